@@ -1,0 +1,94 @@
+"""Build the compiled part. Everything else about the package stands in pyproject.toml.
+
+FASTLAYERS_DEBUG=1   checks indices and keeps assertions, for the debugger
+FASTLAYERS_TRACE=1   traces Cython lines, for coverage
+"""
+
+import os
+import platform
+import sys
+import tempfile
+from pathlib import Path
+
+import numpy as np
+from Cython.Build import cythonize
+from setuptools import Extension, setup
+from setuptools.command.build_ext import build_ext
+
+DEBUG = os.environ.get("FASTLAYERS_DEBUG") == "1"
+TRACE = os.environ.get("FASTLAYERS_TRACE") == "1"
+
+CORE = Path("src/fastlayers/_core")
+MSVC = sys.platform == "win32"
+X86_64 = platform.machine().lower() in ("x86_64", "amd64")
+
+# NumPy rounds each operation on its own, lets integers wrap, and so do the kernels.
+FLAGS = ["/O2", "/fp:precise"] if MSVC else ["-O3", "-fwrapv", "-ffp-contract=off"]
+if DEBUG and not MSVC:
+    FLAGS = ["-O0", "-g", "-fwrapv", "-ffp-contract=off"]
+
+# Instruction sets of the kernels, each a module of its own.
+LEVELS = {"baseline": []}
+if X86_64 and MSVC:
+    LEVELS = {"x86_64_v2": [], "x86_64_v3": ["/arch:AVX2"], "x86_64_v4": ["/arch:AVX512"]}
+elif X86_64:
+    LEVELS = {
+        "x86_64_v2": ["-march=x86-64-v2"],
+        "x86_64_v3": ["-march=x86-64-v3"],
+        "x86_64_v4": ["-march=x86-64-v4", "-mprefer-vector-width=512"],
+    }
+
+
+class BuildExt(build_ext):
+    """Leaves out the instruction sets that the compiler does not know."""
+
+    def build_extensions(self):
+        self.extensions = [e for e in self.extensions if self.compiles(e.extra_compile_args)]
+        super().build_extensions()
+
+    def compiles(self, flags):
+        with tempfile.TemporaryDirectory() as folder:
+            source = Path(folder, "probe.c")
+            source.write_text("int probe;\n")
+            try:
+                self.compiler.compile([str(source)], output_dir=folder, extra_postargs=flags)
+            except Exception as error:
+                print(f"left out, the compiler refuses {' '.join(flags)}: {error}")
+                return False
+        return True
+
+
+def extension(name, flags=()):
+    return Extension(
+        f"fastlayers._core.{name}",
+        [str(CORE / f"{name}.pyx")],
+        include_dirs=[np.get_include(), str(CORE)],
+        define_macros=[
+            ("NPY_NO_DEPRECATED_API", "NPY_2_0_API_VERSION"),
+            ("NPY_TARGET_VERSION", "NPY_2_0_API_VERSION"),
+            *([("CYTHON_TRACE_NOGIL", "1")] if TRACE else []),
+        ],
+        extra_compile_args=[*FLAGS, *flags],
+        depends=[str(path) for path in sorted(CORE.iterdir()) if path.suffix in (".h", ".pxd", ".pxi")],
+    )
+
+
+setup(
+    cmdclass={"build_ext": BuildExt},
+    ext_modules=cythonize(
+        [extension("dispatch"), *(extension(f"kernels_{name}", LEVELS[name]) for name in LEVELS)],
+        # Outside the source tree, and one folder for each set of directives: Cython does not notice
+        # that directives have changed.
+        build_dir=f"build/cython-{'debug' if DEBUG else 'trace' if TRACE else 'release'}",
+        compiler_directives={
+            "language_level": 3,
+            "boundscheck": DEBUG,
+            "initializedcheck": False,
+            "wraparound": False,
+            "cdivision": True,
+            "embedsignature": False,
+            "linetrace": TRACE,
+            "freethreading_compatible": True,
+        },
+    ),
+)
