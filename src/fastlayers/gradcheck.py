@@ -1,0 +1,156 @@
+"""Compare a layer's ``backward`` with central differences of its ``forward``."""
+
+from __future__ import annotations
+
+import copy
+from numbers import Real
+from typing import Any
+
+import numpy as np
+
+from .base import BaseLayer
+
+
+class GradcheckError(RuntimeError):
+    """A gradient that ``backward`` gave disagrees with central differences."""
+
+
+def gradcheck(
+    layer: BaseLayer,
+    x: Any,
+    y: Any,
+    *,
+    eps: float = 1e-6,
+    atol: float = 1e-5,
+    rtol: float = 1e-3,
+) -> bool:
+    """Check that ``layer.backward`` gives the gradients of ``layer.forward``.
+
+    The forward pass is contracted with a fixed vector ``dout`` (standard normal, always the same),
+    which makes a scalar function of every element; its central difference,
+    ``(f(x + eps) - f(x - eps)) / (2 eps)``, is compared with what ``backward(dout)`` gives. A
+    gradient that has a broadcast operand's broadcast shape, as the plain layers give it, is summed
+    to the operand's own shape first.
+
+    Parameters
+    ----------
+    layer : BaseLayer
+        Layer to check. A copy of it is run; the layer itself is left as it was.
+    x, y : float64 ndarray or real number
+        Operands at which to check. They are not modified.
+    eps : float, optional
+        Step of the differences, in units of the operands.
+    atol, rtol : float, optional
+        A gradient ``a`` passes against a difference ``n`` if ``abs(a - n) <= atol + rtol * abs(n)``.
+        The defaults of this function are those of ``torch.autograd.gradcheck``.
+
+    Returns
+    -------
+    bool
+        True; a disagreement raises.
+
+    Raises
+    ------
+    GradcheckError
+        If a gradient disagrees. The message names the operand and the element that disagrees most,
+        both values, and by how much.
+    TypeError
+        If an operand is neither a float64 array nor a real number.
+    ValueError
+        If ``eps`` is not positive and finite, or ``backward`` gives no pair, or a gradient's shape
+        cannot be summed to its operand's.
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> from fastlayers import MulLayer, gradcheck
+    >>> gradcheck(MulLayer(), np.array([1.0, 2.0]), np.array([3.0, -4.0]))
+    True
+    """
+    if not (eps > 0 and np.isfinite(eps)):
+        raise ValueError(f"eps must be positive and finite, got {eps!r}")
+    layer = copy.deepcopy(layer)
+    operands = {"x": _float64_copy("x", x), "y": _float64_copy("y", y)}
+
+    def forward() -> Any:
+        # Copies, since the layer may keep them, or write into them.
+        return layer.forward(*(_as_given(operand.copy()) for operand in operands.values()))
+
+    result = forward()
+    dout = _as_given(np.random.default_rng(0).standard_normal(np.shape(result)))
+    gradients = layer.backward(dout)
+    if not (isinstance(gradients, tuple) and len(gradients) == 2):
+        raise ValueError(
+            f"{type(layer).__name__}.backward must return a pair (dx, dy), got {_described(gradients)}"
+        )
+    for (name, operand), gradient in zip(operands.items(), gradients, strict=True):
+        analytic = _summed_to(operand.shape, gradient, f"d{name}")
+        numeric = np.empty_like(operand)
+        for index in np.ndindex(operand.shape):
+            centre = operand[index]
+            # The step that was really taken, after rounding.
+            operand[index] = above = centre + eps
+            upper = np.array(forward())
+            operand[index] = below = centre - eps
+            lower = np.array(forward())
+            operand[index] = centre
+            numeric[index] = np.sum(dout * (upper - lower)) / (above - below)
+        _compare(type(layer).__name__, name, analytic, numeric, atol, rtol)
+    return True
+
+
+def _float64_copy(name: str, operand: Any) -> np.ndarray:
+    if isinstance(operand, Real) and not isinstance(operand, np.generic):
+        return np.array(float(operand))
+    array = np.asarray(operand)
+    if array.dtype != np.float64:
+        raise TypeError(
+            f"{name} must be a float64 array or a real number for its differences to mean anything, "
+            f"got {_described(operand)}"
+        )
+    return np.array(array)
+
+
+def _as_given(operand: np.ndarray) -> Any:
+    """A 0-d array as a Python float: what elementwise layers return for numbers."""
+    return operand if operand.ndim else float(operand)
+
+
+def _summed_to(shape: tuple[int, ...], gradient: Any, name: str) -> np.ndarray:
+    gradient = np.asarray(gradient)
+    try:
+        fits = np.broadcast_shapes(gradient.shape, shape) == gradient.shape
+    except ValueError:
+        fits = False
+    if not fits:
+        raise ValueError(
+            f"{name} has shape {gradient.shape}, which does not sum to its operand's {shape}"
+        )
+    lead = gradient.ndim - len(shape)
+    stretched = tuple(lead + axis for axis, size in enumerate(shape) if size == 1)
+    return gradient.sum(axis=(*range(lead), *stretched)).reshape(shape)
+
+
+def _compare(
+    layer: str, operand: str, analytic: np.ndarray, numeric: np.ndarray, atol: float, rtol: float
+) -> None:
+    difference = np.abs(analytic - numeric)
+    tolerance = atol + rtol * np.abs(numeric)
+    wrong = ~(difference <= tolerance)  # negated, so that a NaN is wrong
+    if not wrong.any():
+        return
+    # np.argmax takes the first NaN, the worst that there is.
+    excess = np.where(wrong, difference - tolerance, -np.inf)
+    index = tuple(int(i) for i in np.unravel_index(np.argmax(excess), excess.shape))
+    where = f"[{', '.join(map(str, index))}]" if index else ""
+    raise GradcheckError(
+        f"{layer}.backward: d{operand}{where} is {analytic[index]:.9g}, but central differences of "
+        f"forward give {numeric[index]:.9g}: they differ by {difference[index]:.3g}, "
+        f"tolerance {tolerance[index]:.3g} ({np.count_nonzero(wrong)} of {wrong.size} elements of "
+        f"d{operand} disagree)"
+    )
+
+
+def _described(value: Any) -> str:
+    dtype = getattr(value, "dtype", None)
+    return type(value).__name__ if dtype is None else f"{type(value).__name__} of {dtype}"
