@@ -1,0 +1,36 @@
+"""The layers that users import: the plain ones, with the arithmetic handed to `fastlayers.ops`."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from . import reference
+from .ops import add, add_backward, multiply, multiply_backward
+
+
+class MulLayer(reference.MulLayer):
+    __doc__ = reference.MulLayer.__doc__
+
+    def forward(self, x: Any, y: Any, out: Any = None) -> Any:
+        """Return ``x * y`` and keep the operands for ``backward``; see `multiply`."""
+        self.x = x
+        self.y = y
+        return multiply(x, y, out)
+
+    def backward(self, dout: Any, out: Any = None) -> tuple[Any, Any]:
+        """Return ``(dout * y, dout * x)``; see `multiply_backward`."""
+        return multiply_backward(dout, self.x, self.y, out)
+
+
+class AddLayer(reference.AddLayer):
+    __doc__ = reference.AddLayer.__doc__
+
+    def forward(self, x: Any, y: Any, out: Any = None) -> Any:
+        """Return ``x + y`` and keep the operands; see `add`."""
+        self.x = x
+        self.y = y
+        return add(x, y, out)
+
+    def backward(self, dout: Any, out: Any = None) -> tuple[Any, Any]:
+        """Return ``(dout * 1, dout * 1)``; see `add_backward`."""
+        return add_backward(dout, out)
