@@ -1,0 +1,65 @@
+"""The implementations that the suite runs on, and the depth of its random tests."""
+
+from __future__ import annotations
+
+import os
+
+import pytest
+from hypothesis import settings
+from outcome import Described, Outcome, differences
+
+import fastlayers
+from fastlayers import reference
+
+# Demanding native here, too, where nothing is said: without it half of the suite would be missing,
+# and nobody would notice.
+IMPLEMENTATIONS = ["native", "reference"]
+if os.environ.get("FASTLAYERS_IMPLEMENTATION") == "reference":
+    IMPLEMENTATIONS.remove("native")
+if "native" in IMPLEMENTATIONS and fastlayers.IMPLEMENTATION != "native":
+    raise pytest.UsageError(
+        "the compiled part of fastlayers cannot be imported: build it, or set "
+        "FASTLAYERS_IMPLEMENTATION=reference to test plain NumPy alone"
+    )
+
+# Examples that depend on nothing but the code: a failure is a failure tomorrow, too.
+settings.register_profile("suite", derandomize=True, deadline=None, max_examples=1_000)
+settings.register_profile("fuzz", deadline=None, max_examples=20_000, print_blob=True)
+settings.load_profile(os.environ.get("HYPOTHESIS_PROFILE", "suite"))
+
+
+class Implementation:
+    """One implementation's functions and layers."""
+
+    def __init__(self, name, source):
+        self.name = name
+        self.multiply = source.multiply
+        self.add = source.add
+        self.multiply_backward = source.multiply_backward
+        self.add_backward = source.add_backward
+        self.MulLayer = source.MulLayer
+        self.AddLayer = source.AddLayer
+
+    def __repr__(self):
+        return self.name
+
+
+@pytest.fixture(scope="session", params=IMPLEMENTATIONS)
+def implementation(request):
+    source = {"native": fastlayers, "reference": reference}[request.param]
+    return Implementation(request.param, source)
+
+
+def pytest_assertrepr_compare(op, left, right):
+    """Say where two outcomes differ instead of printing both."""
+    if op == "==" and _holds_outcomes(left) and (lines := differences(left, right)):
+        return ["the outcomes differ:", *lines]
+    return None
+
+
+def _holds_outcomes(value):
+    if isinstance(value, dict):
+        value = tuple(value.values())
+    if isinstance(value, tuple):
+        return any(map(_holds_outcomes, value))
+    return isinstance(value, Outcome | Described)

@@ -1,0 +1,206 @@
+"""Everything that a call does, for comparison with ``==``: its results to the bit, or its error.
+
+Alone excused are the payload and the sign of a NaN, in which NumPy itself is not consistent.
+"""
+
+from __future__ import annotations
+
+import itertools
+import warnings
+from dataclasses import dataclass, field, fields
+from typing import Any
+
+import numpy as np
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """What `outcome` saw; ``value`` is what the call returned, and takes no part in ``==``."""
+
+    result: Any
+    exception: tuple[type, str] | None
+    warnings: tuple[tuple[type, str], ...]
+    handled: tuple[Any, ...]
+    value: Any = field(compare=False, repr=False)
+
+
+def outcome(function, *args, errstate=None, **kwargs) -> Outcome:
+    """Call ``function`` and report its whole outcome.
+
+    ``errstate`` is what ``np.errstate`` takes; what the modes ``call`` and ``log`` hand over is
+    reported as ``handled``, unless it brings a handler of its own.
+    """
+    handler = _Handler()
+    value = exception = None
+    with warnings.catch_warnings(record=True) as caught:
+        warnings.simplefilter("always")
+        with np.errstate(**{"call": handler, **(errstate or {})}):
+            try:
+                value = function(*args, **kwargs)
+            except Exception as error:
+                exception = (type(error), str(error))
+    return Outcome(
+        result=described(value),
+        exception=exception,
+        warnings=tuple((w.category, str(w.message)) for w in caught),
+        handled=tuple(handler.received),
+        value=value,
+    )
+
+
+def everything(implementation, x, y, dout, errstate=None) -> dict[str, Outcome]:
+    """The outcome of every function and layer on these operands."""
+    mul, add = implementation.MulLayer(), implementation.AddLayer()
+    calls = {
+        "multiply": (implementation.multiply, x, y),
+        "add": (implementation.add, x, y),
+        "multiply_backward": (implementation.multiply_backward, dout, x, y),
+        "add_backward": (implementation.add_backward, dout),
+        "MulLayer.forward": (mul.forward, x, y),
+        "MulLayer.backward": (mul.backward, dout),
+        "AddLayer.forward": (add.forward, x, y),
+        "AddLayer.backward": (add.backward, dout),
+    }
+    return {name: outcome(*call, errstate=errstate) for name, call in calls.items()}
+
+
+class _Handler:
+    """Handler for the modes ``call``, which calls it, and ``log``, which writes to it."""
+
+    def __init__(self):
+        self.received = []
+
+    def __call__(self, text, flags):
+        self.received.append(("call", text, flags))
+
+    def write(self, text):
+        self.received.append(("log", text))
+
+
+@dataclass(frozen=True)
+class Described:
+    """All that can be seen of an array, its values as bytes (or as a tuple, if objects)."""
+
+    type: type
+    dtype: tuple[str, str, Any]
+    shape: tuple[int, ...]
+    strides: tuple[int, ...]
+    flags: dict[str, bool]
+    values: Any
+    extra: Any = None
+
+
+def described(value: Any) -> Any:
+    """``value`` in a form whose ``==`` tells all that a user could: type, bits, memory order, …"""
+    if isinstance(value, tuple | list):
+        return type(value), tuple(map(described, value))
+    if value is np.ma.masked:  # the one and only
+        extra = None
+    elif isinstance(value, np.ma.MaskedArray):
+        # np.ma.nomask, "no mask", is a NumPy scalar: not the same as an array of False.
+        extra = (described(value.data), described(value.mask), described(value.fill_value))
+    else:
+        extra = getattr(value, "__dict__", None)
+    if isinstance(value, np.ndarray | np.generic):
+        return Described(
+            type=type(value),
+            # The letter tells long from long long, which compare equal.
+            dtype=(value.dtype.str, value.dtype.char, value.dtype.metadata),
+            shape=value.shape,
+            strides=value.strides,
+            flags={
+                "writeable": value.flags.writeable,
+                "owndata": value.flags.owndata,
+                "aligned": value.flags.aligned,
+            },
+            values=_values(np.array(value, order="C", ndmin=1, subok=False)),
+            extra=extra,
+        )
+    # The repr of a Python number tells every bit of it, -0.0 from 0.0 too, and any NaN is 'nan'.
+    return type(value), repr(value)
+
+
+def _values(array: np.ndarray) -> Any:
+    """The elements of a C-contiguous copy, NaNs made alike."""
+    if array.dtype.kind == "O":
+        return tuple(map(described, array.ravel().tolist()))
+    if array.dtype.kind in "fc":
+        with np.errstate(all="ignore"):  # a signalling NaN raises a flag as it is copied
+            array = array.astype(array.dtype.newbyteorder("="))
+            for part in (array.real, array.imag) if array.dtype.kind == "c" else (array,):
+                part[np.isnan(part)] = np.nan
+        if array.dtype.char in "gG" and np.finfo(array.dtype).nmant == 63:
+            # The x87 extended format has 10 bytes; the rest is padding, and never written.
+            return array.view(np.uint8).reshape(-1, np.dtype("g").itemsize)[:, :10].tobytes()
+    return array.tobytes()
+
+
+def differences(left: Any, right: Any, path: str = "") -> list[str]:
+    """The places in which two outcomes differ, a line each."""
+    if left == right:
+        return []
+    if type(left) is type(right) and isinstance(left, Outcome | Described):
+        lines = []
+        for part in fields(left):
+            pair = getattr(left, part.name), getattr(right, part.name)
+            if part.name == "values" and left.dtype == right.dtype and left.shape == right.shape:
+                lines += _element_differences(left, right, f"{path}.values")
+            elif part.compare:
+                lines += differences(*pair, f"{path}.{part.name}")
+        return lines
+    if type(left) is type(right) is tuple and len(left) == len(right):
+        return [
+            line
+            for i, (a, b) in enumerate(zip(left, right, strict=True))
+            for line in differences(a, b, f"{path}[{i}]")
+        ]
+    if type(left) is type(right) is dict and left.keys() == right.keys():
+        return [
+            line for key in left for line in differences(left[key], right[key], f"{path}.{key}")
+        ]
+    return [f"{path.lstrip('.')}: {left!r} != {right!r}"]
+
+
+def _element_differences(left: Described, right: Described, path: str) -> list[str]:
+    if isinstance(left.values, tuple):
+        return differences(left.values, right.values, path)
+    count = max(1, np.prod(left.shape, dtype=int))
+    size = len(left.values) // count
+    unequal = [i for i in range(count) if _item(left, i, size) != _item(right, i, size)]
+    lines = [f"{path.lstrip('.')}: {len(unequal)} of {count} elements differ"] if unequal else []
+    for i in unequal[:5]:
+        index = tuple(map(int, np.unravel_index(i, left.shape or (1,))))
+        a, b = _item(left, i, size), _item(right, i, size)
+        lines.append(f"  {index}: {_shown(a, left)} != {_shown(b, right)}")
+    return lines
+
+
+def _item(array: Described, i: int, size: int) -> bytes:
+    return array.values[i * size : (i + 1) * size]
+
+
+def _shown(item: bytes, array: Described) -> str:
+    dtype = np.dtype(array.dtype[1] if array.dtype[1] not in "SUVmM" else array.dtype[0])
+    hexadecimal = item.hex()
+    if len(item) != dtype.itemsize:
+        return hexadecimal
+    return f"{np.frombuffer(item, dtype)[0]!r} ({hexadecimal})"
+
+
+def arrays_in(value: Any) -> list[np.ndarray]:
+    """The arrays in a result: itself, or the members of a pair."""
+    members = value if isinstance(value, tuple) else (value,)
+    return [m for m in members if isinstance(m, np.ndarray) and m is not np.ma.masked]
+
+
+def sharing(arrays: list[np.ndarray], others: list[np.ndarray] = ()) -> list[tuple[int, int]]:
+    """Positions of two ``arrays``, or of one and (counted on) of one of ``others``, that overlap.
+
+    By their bounds, which for the results of arithmetic, in blocks of their own, is exact.
+    """
+    everything = [*arrays, *others]
+    return [
+        (i, j)
+        for i, j in itertools.combinations(range(len(everything)), 2)
+        if i < len(arrays) and np.may_share_memory(everything[i], everything[j])
+    ]

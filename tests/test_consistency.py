@@ -1,0 +1,68 @@
+"""The compiled part and its plain twin: the same names, signatures and documentation."""
+
+from __future__ import annotations
+
+import doctest
+import importlib
+import inspect
+
+import pytest
+
+import fastlayers
+from fastlayers import layers, reference
+
+FUNCTIONS = ["multiply", "add", "multiply_backward", "add_backward"]
+LAYERS = ["MulLayer", "AddLayer"]
+
+
+def parameters(function):
+    """Names, kinds and defaults; annotations are for type checkers, which read the plain twin."""
+    signature = inspect.signature(function)
+    return [(p.name, p.kind, p.default) for p in signature.parameters.values()]
+
+
+@pytest.mark.parametrize("name", FUNCTIONS)
+def test_functions(implementation, name):
+    function, twin = getattr(implementation, name), getattr(reference, name)
+    assert function.__name__ == name
+    assert parameters(function) == parameters(twin)
+    assert inspect.getdoc(function) == inspect.getdoc(twin)
+
+
+@pytest.mark.parametrize("name", LAYERS)
+def test_layers(name):
+    layer, twin = getattr(layers, name), getattr(reference, name)
+    assert inspect.getdoc(layer) == inspect.getdoc(twin)
+    public = [member for member in dir(twin) if not member.startswith("_")]
+    assert [member for member in dir(layer) if not member.startswith("_")] == public
+    for method in ("forward", "backward", "toString", "__init__", "__repr__"):
+        assert parameters(getattr(layer, method)) == parameters(getattr(twin, method))
+        assert inspect.getdoc(getattr(layer, method)) == inspect.getdoc(getattr(twin, method))
+
+
+def test_names(implementation):
+    assert sorted(reference.__all__) == sorted(FUNCTIONS + LAYERS)
+    compiled = importlib.import_module(implementation.multiply.__module__)
+    assert set(FUNCTIONS) <= set(vars(compiled))
+    assert set(FUNCTIONS + LAYERS) <= set(fastlayers.__all__)
+
+
+@pytest.mark.parametrize("name", [name for name in fastlayers.__all__ if name != "IMPLEMENTATION"])
+def test_public_names_are_documented(name):
+    value = getattr(fastlayers, name)
+    assert inspect.getdoc(value)
+    if inspect.isclass(value) and not issubclass(value, Exception):
+        methods = [m for m in vars(value).values() if inspect.isfunction(m)]
+        assert methods
+        for method in methods:
+            assert method.__name__.startswith("_") or inspect.getdoc(method)
+
+
+@pytest.mark.parametrize(
+    ("module", "has_examples"), [("reference", True), ("gradcheck", True), ("base", False)]
+)
+def test_examples_in_docstrings(module, has_examples):
+    # By its name in full: fastlayers.gradcheck is the function.
+    result = doctest.testmod(importlib.import_module(f"fastlayers.{module}"))
+    assert result.failed == 0
+    assert (result.attempted > 0) == has_examples

@@ -1,0 +1,572 @@
+"""``out=`` follows NumPy's conventions, and nothing is written before all is known to be good."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import Any
+
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from operands import Literal, Operand
+from outcome import arrays_in, described, outcome, sharing
+
+
+class Layers:
+    """The four functions, done by layers."""
+
+    def __init__(self, implementation):
+        self.implementation = implementation
+
+    def __repr__(self):
+        return f"{self.implementation}'s layers"
+
+    def multiply(self, x, y, *, out):
+        return self.implementation.MulLayer().forward(x, y, out=out)
+
+    def add(self, x, y, *, out):
+        return self.implementation.AddLayer().forward(x, y, out=out)
+
+    def multiply_backward(self, dout, x, y, *, out):
+        layer = self.implementation.MulLayer()
+        layer.x, layer.y = x, y
+        return layer.backward(dout, out=out)
+
+    def add_backward(self, dout, *, out):
+        return self.implementation.AddLayer().backward(dout, out=out)
+
+
+@pytest.fixture(scope="session", params=["functions", "layers"])
+def api(implementation, request):
+    return implementation if request.param == "functions" else Layers(implementation)
+
+
+def ufunc_calls(operation, operands):
+    """The NumPy calls that an operation stands for, one a result."""
+    if operation in ("multiply", "add"):
+        return [(getattr(np, operation), operands)]
+    dout, x, y = operands if operation == "multiply_backward" else (*operands, 1, 1)
+    return [(np.multiply, (dout, y)), (np.multiply, (dout, x))]
+
+
+FORWARD = ["multiply", "add"]
+BACKWARD = ["multiply_backward", "add_backward"]
+
+
+def numbers(n=5, dtype="f8", seed=0):
+    return np.random.default_rng(seed).uniform(1, 9, n).astype(dtype)
+
+
+def backward_operands(operation, dout, x, y):
+    return (dout, x, y) if operation == "multiply_backward" else (dout,)
+
+
+# --------------------------------------------------------------------------------- what it writes
+
+
+@pytest.mark.parametrize("dtype", ["f4", "f8", "i4", "i8", "f2", "D", "g", "O", ">f8"])
+@pytest.mark.parametrize("operation", FORWARD)
+def test_forward_returns_out(api, operation, dtype):
+    x, y = numbers(7, dtype), numbers(7, dtype, seed=1)
+    out = np.empty_like(x)
+    assert getattr(api, operation)(x, y, out=out) is out
+    np.testing.assert_array_equal(out, getattr(np, operation)(x, y))
+
+
+@pytest.mark.parametrize("dtype", ["f4", "f8", "i4", "i8", "f2", "D", "g", "O", ">f8"])
+@pytest.mark.parametrize("operation", BACKWARD)
+def test_backward_returns_the_pair(api, operation, dtype):
+    operands = backward_operands(operation, *(numbers(7, dtype, seed) for seed in range(3)))
+    out = np.empty(7, dtype), np.empty(7, dtype)
+    dx, dy = getattr(api, operation)(*operands, out=out)
+    assert dx is out[0]
+    assert dy is out[1]
+    for result, (ufunc, inputs) in zip(out, ufunc_calls(operation, operands), strict=True):
+        np.testing.assert_array_equal(result, ufunc(*inputs))
+
+
+@pytest.mark.parametrize("operation", BACKWARD)
+@pytest.mark.parametrize("given_positions", [(), (0,), (1,)])
+def test_backward_allocates_for_none(api, operation, given_positions):
+    operands = backward_operands(operation, *(numbers(7, "f8", seed) for seed in range(3)))
+    out = tuple(np.empty(7) if i in given_positions else None for i in range(2))
+    results = getattr(api, operation)(*operands, out=out)
+    for i, (ufunc, inputs) in enumerate(ufunc_calls(operation, operands)):
+        assert described(results[i]) == described(ufunc(*inputs))
+        assert (results[i] is out[i]) == (i in given_positions)
+    assert sharing(arrays_in(results), operands) == []
+
+
+def test_tuple_of_one_for_forward(api):
+    # What numpy.multiply takes.
+    out = np.empty(3)
+    assert api.multiply(np.arange(3.0), 2.0, out=(out,)) is out
+    assert out.tolist() == [0.0, 2.0, 4.0]
+    assert api.add(np.arange(3.0), 2.0, out=(None,)).tolist() == [2.0, 3.0, 4.0]
+
+
+@pytest.mark.parametrize("operation", FORWARD)
+@pytest.mark.parametrize(
+    ("x", "y", "shape"),
+    [
+        (np.arange(6.0).reshape(2, 3), np.arange(3.0), (2, 3)),
+        (np.arange(2.0)[:, None], np.arange(3.0), (2, 3)),
+        (np.arange(3.0), 2.5, (3,)),
+        (2, np.arange(3.0), (3,)),
+        (2.0, 3.0, ()),
+        (2, 3, ()),
+        (np.float32(2), np.array(3.0), ()),
+        (np.array(2.0), np.array(3.0), ()),
+        ([1.0, 2.0], [3.0, 4.0], (2,)),
+        (np.arange(3.0), np.arange(3.0), (4, 3)),  # out may be larger than what it is given
+        (np.array(2.0), 3.0, (2, 2)),
+        (np.empty((0, 3)), np.arange(3.0), (0, 3)),
+        (np.empty(0), np.empty(0), (0,)),
+        (np.empty(0), np.empty(1), (0,)),
+    ],
+    ids=str,
+)
+def test_forward_by_shape_and_kind(api, operation, x, y, shape):
+    expected, out = np.full(shape, -1.0), np.full(shape, -1.0)
+    getattr(np, operation)(x, y, out=expected)
+    assert getattr(api, operation)(x, y, out=out) is out
+    assert described(out) == described(expected)
+
+
+@pytest.mark.parametrize("shape", [(2, 3), (4, 2, 3)])
+@pytest.mark.parametrize("operation", BACKWARD)
+def test_backward_broadcasts_up_to_out(api, operation, shape):
+    dout, x, y = numbers(6).reshape(2, 3), numbers(3, seed=1), numbers((2, 1), seed=2)
+    operands = backward_operands(operation, dout, x, y)
+    out = np.full(shape, -1.0), np.full(shape, -1.0)
+    getattr(api, operation)(*operands, out=out)
+    for result, (ufunc, inputs) in zip(out, ufunc_calls(operation, operands), strict=True):
+        np.testing.assert_array_equal(result, np.broadcast_to(ufunc(*inputs), shape))
+
+
+STRIDED = {
+    "every second": lambda n: np.full(2 * n, -1.0)[::2],
+    "backwards": lambda n: np.full(n, -1.0)[::-1],
+    "column": lambda n: np.full((n, 3), -1.0)[:, 1],
+    "unaligned": lambda n: np.full(8 * n + 1, 0xFF, np.uint8)[1:].view("f8"),
+    "byte-swapped": lambda n: np.full(n, -1.0, ">f8"),
+    "single precision": lambda n: np.full(n, -1.0, "f4"),
+    "wider": lambda n: np.full(n, -1.0, "g"),
+    "complex": lambda n: np.full(n, -1.0, "D"),
+    "object": lambda n: np.full(n, -1.0, "O"),
+}
+
+
+@pytest.mark.parametrize("n", [3, 100, 20_000])
+@pytest.mark.parametrize("kind", STRIDED)
+def test_out_of_any_layout_and_same_kind_of_dtype(api, kind, n):
+    dout, x, y = (numbers(n, "f8", seed) for seed in range(3))
+    out, other, expected = (STRIDED[kind](n) for _ in range(3))
+    np.multiply(x, y, out=expected)
+    assert api.multiply(x, y, out=out) is out
+    assert described(out) == described(expected)
+    assert described(out.base) == described(expected.base)  # nothing written between the elements
+    api.multiply_backward(dout, x, y, out=(out, other))
+    np.multiply(dout, y, out=expected)
+    assert described(out) == described(expected)
+    np.multiply(dout, x, out=expected)
+    assert described(other) == described(expected)
+
+
+@pytest.mark.parametrize("kind", [np.matrix, np.ma.MaskedArray])
+def test_out_of_a_subclass(api, kind):
+    x, y = numbers((2, 3)), numbers((2, 3), seed=1)
+    out, expected = np.zeros((2, 3)).view(kind), np.zeros((2, 3)).view(kind)
+    np.multiply(x, y, out=expected)
+    assert api.multiply(x, y, out=out) is out
+    assert described(out) == described(expected)
+    other = np.zeros((2, 3)).view(kind)
+    api.add_backward(x, out=(out, other))
+    np.multiply(x, 1, out=expected)
+    assert described(out) == described(expected)
+    assert described(other) == described(expected)
+
+
+def test_ellipsis_for_forward(implementation):
+    # NumPy 2.3 and later take it for "an array, even where a scalar is usual".
+    for operation in FORWARD:
+        expected = outcome(getattr(np, operation), 2.0, 3.0, out=...)
+        assert outcome(getattr(implementation, operation), 2.0, 3.0, out=...) == expected
+
+
+# ----------------------------------------------------------------------------------------- errors
+
+
+def read_only(array):
+    array.flags.writeable = False
+    return array
+
+
+BAD = {
+    "too short": lambda: np.full(4, -1.0),
+    "too long": lambda: np.full(6, -1.0),
+    "a single element": lambda: np.full(1, -1.0),
+    "no dimension": lambda: np.array(-1.0),
+    "transposed": lambda: np.full((5, 1), -1.0)[:, :0],
+    "integers": lambda: np.full(5, -1),
+    "small integers": lambda: np.full(5, -1, "i1"),
+    "booleans": lambda: np.full(5, True),
+    "dates": lambda: np.full(5, "2020-01-01", "M8[D]"),
+    "structured": lambda: np.zeros(5, "f8,f8"),
+    "read-only": lambda: read_only(np.full(5, -1.0)),
+    "repeated": lambda: np.broadcast_to(-1.0, 5),
+    "a list": lambda: [-1.0] * 5,
+    "a number": lambda: -1.0,
+    "a scalar": lambda: np.float64(-1.0),
+    "a string": lambda: "array",
+    "bytes": lambda: bytearray(40),
+}
+
+
+@pytest.mark.parametrize("operation", FORWARD)
+@pytest.mark.parametrize("bad", BAD)
+def test_forward_refuses_what_numpy_refuses(api, operation, bad):
+    x, y, out = numbers(5), numbers(5, seed=1), BAD[bad]()
+    before = described(out)
+    expected = outcome(getattr(np, operation), x, y, out=out)
+    assert expected.exception is not None
+    assert outcome(getattr(api, operation), x, y, out=out) == expected
+    assert described(out) == before
+
+
+@pytest.mark.parametrize("operation", BACKWARD)
+@pytest.mark.parametrize("position", [0, 1])
+@pytest.mark.parametrize("bad", BAD)
+def test_backward_refuses_before_it_writes(api, operation, position, bad):
+    operands = backward_operands(operation, *(numbers(5, "f8", seed) for seed in range(3)))
+    pair = [np.full(5, -1.0), np.full(5, -1.0)]
+    pair[position] = BAD[bad]()
+    before = described(pair)
+    expected = outcome(np.multiply, operands[0], operands[-1], out=pair[position]).exception
+    with pytest.raises(expected[0]):
+        getattr(api, operation)(*operands, out=tuple(pair))
+    assert described(pair) == before
+
+
+@pytest.mark.parametrize("operation", FORWARD)
+@pytest.mark.parametrize("count", [0, 2, 3])
+def test_forward_refuses_a_tuple_of_another_length(api, operation, count):
+    x, arrays = numbers(5), tuple(np.full(5, -1.0) for _ in range(count))
+    expected = outcome(getattr(np, operation), x, x, out=arrays)
+    assert expected.exception is not None
+    assert outcome(getattr(api, operation), x, x, out=arrays) == expected
+    assert all(np.all(array == -1.0) for array in arrays)
+
+
+@pytest.mark.parametrize("operation", BACKWARD)
+@pytest.mark.parametrize(
+    "out",
+    [
+        (),
+        (np.full(5, -1.0),),
+        tuple(np.full(5, -1.0) for _ in range(3)),
+        [np.full(5, -1.0), np.full(5, -1.0)],
+        np.full(5, -1.0),
+        np.full((2, 5), -1.0),
+        {0: None, 1: None},
+        "ab",
+        5,
+    ],
+    ids=lambda out: f"{type(out).__name__} of {len(out)}" if hasattr(out, "__len__") else "int",
+)
+def test_backward_refuses_what_is_not_a_pair(api, operation, out):
+    operands = backward_operands(operation, *(numbers(5, "f8", seed) for seed in range(3)))
+    before = described(out)
+    # np.divmod is a ufunc of two results, as backward is.
+    expected = outcome(np.divmod, operands[0], operands[-1], out=out).exception
+    with pytest.raises(expected[0], match="out"):
+        getattr(api, operation)(*operands, out=out)
+    assert described(out) == before
+
+
+@pytest.mark.parametrize(
+    "operands",
+    [
+        (np.arange(5.0), np.arange(5.0), np.arange(4.0)),
+        (np.arange(5.0), np.arange(4.0), np.arange(5.0)),
+        (np.arange(4.0), np.arange(5.0), np.arange(5.0)),
+        (np.arange(5.0), None, np.arange(5.0)),
+        (np.arange(5.0), "a", np.arange(5.0)),
+        (np.arange(5.0), np.arange(5.0), 1j),
+        (np.arange(5.0), 1j, np.arange(5.0)),
+        (np.arange(5), np.arange(5), 10**30),
+        (np.arange(5.0), np.arange(5.0), np.array("2020-01-01", "M8[D]")),
+    ],
+    ids=str,
+)
+def test_bad_operands_leave_the_pair_as_it_was(api, operands):
+    pair = np.full(5, -1.0), np.full(5, -1.0)
+    errors = [
+        outcome(f, *args, out=np.empty(5)) for f, args in ufunc_calls("multiply_backward", operands)
+    ]
+    expected = next(error.exception for error in errors if error.exception)
+    with pytest.raises(expected[0]):
+        api.multiply_backward(*operands, out=pair)
+    assert described(pair) == described((np.full(5, -1.0), np.full(5, -1.0)))
+
+
+def test_layer_works_on_after_a_refusal(implementation):
+    layer, x, y = implementation.MulLayer(), numbers(5), numbers(5, seed=1)
+    out = np.empty(5)
+    with pytest.raises(ValueError, match=r"\(4,\)"):
+        layer.forward(x, y, out=np.empty(4))
+    assert layer.forward(x, y, out=out) is out
+    with pytest.raises(ValueError, match="out"):
+        layer.backward(x, out=(out,))
+    dx, dy = layer.backward(x, out=(out, None))
+    assert (dx.tolist(), dy.tolist()) == ((x * y).tolist(), (x * x).tolist())
+
+
+# --------------------------------------------------------------------------------------- errstate
+
+
+@pytest.mark.parametrize("n", [5, 3_000, 100_000])
+@pytest.mark.parametrize("dtype", ["f4", "f8"])
+@pytest.mark.parametrize("mode", ["ignore", "warn", "raise", "call", "log"])
+def test_errstate_when_the_operand_is_overwritten(api, mode, dtype, n):
+    # Whoever computes the product again, for NumPy to word the warning, needs operands that
+    # are no longer there.
+    def operands():
+        x = numbers(n, dtype)
+        x[n // 2] = np.finfo(dtype).max
+        return x, numbers(n, dtype, seed=1)
+
+    x, y = operands()
+    expected = outcome(np.multiply, x, y, out=x, errstate={"all": mode})
+    x_again, y = operands()
+    actual = outcome(api.multiply, x_again, y, out=x_again, errstate={"all": mode})
+    assert actual == expected
+    assert (actual.exception is not None) == (mode == "raise")
+    assert described(x_again) == described(x)
+
+
+@pytest.mark.parametrize("n", [5, 3_000, 100_000])
+@pytest.mark.parametrize("dtype", ["f4", "f8"])
+@pytest.mark.parametrize("mode", ["ignore", "warn", "call", "log"])
+@pytest.mark.parametrize("overwritten", [(0, 1), (1, 0), (2, 1), (2, 0), (1, 2)])
+def test_errstate_when_backward_overwrites(api, mode, dtype, n, overwritten):
+    def operands():
+        dout, x, y = (numbers(n, dtype, seed) for seed in range(3))
+        y[n // 3] = np.finfo(dtype).max
+        return dout, x, y
+
+    dout, x, y = operands()
+    first = outcome(np.multiply, dout, y, errstate={"all": mode})
+    second = outcome(np.multiply, dout, x, errstate={"all": mode})
+    given_operands = operands()
+    pair = tuple(given_operands[i] for i in overwritten)
+    actual = outcome(api.multiply_backward, *given_operands, out=pair, errstate={"all": mode})
+    assert described(pair) == described((first.value, second.value))
+    assert actual.warnings == first.warnings + second.warnings
+    assert actual.handled == first.handled + second.handled
+    assert (actual.warnings + actual.handled == ()) == (mode == "ignore")
+
+
+def test_errstate_raise_from_backward(api):
+    dout, x, y = np.full(5, 2.0), np.ones(5), np.full(5, 1e308)
+    pair = np.empty(5), np.empty(5)
+    with (
+        np.errstate(over="raise"),
+        pytest.raises(FloatingPointError, match=r"^overflow encountered in multiply$"),
+    ):
+        api.multiply_backward(dout, x, y, out=pair)
+    api.multiply_backward(dout, x, x, out=pair)
+    assert pair[0].tolist() == [2.0] * 5
+
+
+@pytest.mark.parametrize(
+    ("operands", "dtype"),
+    [
+        (
+            (np.ones(5, "f4"), np.ones(5, "f4"), 1e300),
+            "f4",
+        ),  # the number overflows, not the product
+        ((np.full(5, 2.0), np.ones(5), 1e300), "f4"),  # neither, but the result as it is cast
+    ],
+)
+def test_casts_warn_once_a_product(api, operands, dtype):
+    expected = [
+        outcome(f, *args, out=np.empty(5, dtype)).warnings
+        for f, args in ufunc_calls("multiply_backward", operands)
+    ]
+    pair = np.empty(5, dtype), np.empty(5, dtype)
+    actual = outcome(api.multiply_backward, *operands, out=pair)
+    assert len(expected[0]) == 1
+    assert actual.warnings == expected[0] + expected[1]
+
+
+# ---------------------------------------------------------------------------------------- overlap
+
+
+@dataclass(frozen=True)
+class View:
+    """A window on memory; offset and strides count elements."""
+
+    offset: int
+    shape: tuple[int, ...]
+    strides: tuple[int, ...]
+
+    def of(self, memory: np.ndarray) -> np.ndarray:
+        size = memory.itemsize
+        strides = tuple(size * stride for stride in self.strides)
+        return np.ndarray(self.shape, memory.dtype, memory, size * self.offset, strides)
+
+
+@dataclass(frozen=True)
+class Overlap:
+    """Operands and results that lie in one piece of memory; equal views are one object."""
+
+    operation: str
+    memory: Operand
+    operands: tuple[View | Literal, ...]
+    out: tuple[View | None, ...]
+    errstate: dict[str, str] = field(default_factory=dict)
+
+    def build(self) -> tuple[np.ndarray, list[Any], tuple[np.ndarray | None, ...]]:
+        memory, built = self.memory.build(), {None: None}
+
+        def one(part):
+            if part not in built:
+                built[part] = part.of(memory) if isinstance(part, View) else part.build()
+            return built[part]
+
+        return memory, [one(part) for part in self.operands], tuple(one(part) for part in self.out)
+
+    def by_numpy(self) -> tuple[list[Any], np.ndarray]:
+        """The outcome of each product, alone on untouched memory; and memory, both written."""
+        outcomes, (memory, _, written) = [], self.build()
+        for position, result in enumerate(written):
+            _, operands, out = self.build()
+            ufunc, inputs = ufunc_calls(self.operation, operands)[position]
+            one = outcome(ufunc, *inputs, out=out[position], errstate=self.errstate)
+            outcomes.append(one)
+            if result is not None and one.exception is None:
+                result[...] = out[position]
+        return outcomes, memory
+
+
+@st.composite
+def views(draw, shape):
+    axes = range(len(shape))
+    order = axes if draw(st.booleans()) else reversed(axes)
+    strides, extent = [0] * len(shape), draw(st.sampled_from([1, 1, 1, 2]))
+    offset = draw(st.sampled_from([0, 0, 0, 1, 2, 3, 4, 5, 8]))
+    backwards = draw(st.sampled_from([0, 0, 0, 0, 1, 2, 3]))
+    for axis in order:
+        strides[axis] = extent
+        extent *= shape[axis]
+        if backwards >> axis & 1 and shape[axis]:
+            offset += strides[axis] * (shape[axis] - 1)
+            strides[axis] *= -1
+    return View(offset, shape, tuple(strides))
+
+
+@st.composite
+def overlaps(draw):
+    operation = draw(st.sampled_from([*FORWARD, *BACKWARD, *BACKWARD]))
+    shape = draw(
+        st.one_of(
+            st.tuples(st.integers(0, 130)),
+            st.tuples(st.integers(0, 130)),
+            st.tuples(st.integers(0, 5), st.integers(0, 19)),
+            st.tuples(st.integers(1, 3), st.integers(1, 4), st.integers(1, 9)),
+        )
+    )
+    same = views(shape)
+    narrower = st.sampled_from([shape[1:], (1, *shape[1:]), (*shape[:-1], 1), ()]).flatmap(views)
+    number = st.sampled_from(["2", "-3", "1.5", "1000.0", "nan"]).map(Literal)
+    part = st.one_of(same, same, same, same, narrower, number)
+    count = {"add_backward": 1, "multiply_backward": 3}.get(operation, 2)
+    operands = [draw(part) for _ in range(count)]
+    in_place = [part for part in operands if getattr(part, "shape", None) == shape]
+    target = st.one_of(same, same, st.sampled_from(in_place) if in_place else same)
+    if operation in BACKWARD:
+        target = st.one_of(target, target, target, st.none())
+    if draw(st.integers(0, 19)) == 19:
+        target = st.one_of(target, narrower, views((2, *shape)))
+    return Overlap(
+        operation,
+        Operand(
+            # Not complex: whether NumPy uses FMA for that depends on the overlap.
+            draw(st.sampled_from(["f4", "f8", "i4", "i8", "f8", "f2", ">f8"])),
+            (700,),
+            values=draw(st.sampled_from(["ordinary", "ordinary", "spot", "special", "bits"])),
+            seed=draw(st.integers(0, 2**16)),
+        ),
+        tuple(operands),
+        tuple(draw(target) for _ in range(2 if operation in BACKWARD else 1)),
+        draw(st.sampled_from([{}, {}, {"all": "ignore"}, {"all": "warn"}, {"all": "call"}])),
+    )
+
+
+@given(overlap=overlaps())
+def test_overlap_does_what_numpy_does_on_copies(api, overlap):
+    expected, expected_memory = overlap.by_numpy()
+    memory, operands, out = overlap.build()
+    untouched = described(memory)
+    actual = outcome(
+        getattr(api, overlap.operation),
+        *operands,
+        out=out if overlap.operation in BACKWARD else out[0],
+        errstate=overlap.errstate,
+    )
+    errors = [one.exception for one in expected if one.exception]
+    if errors:
+        assert actual.exception[0] is errors[0][0]
+        assert described(memory) == untouched
+        return
+    assert actual.exception is None
+    assert described(memory) == described(expected_memory)
+    results = actual.value if overlap.operation in BACKWARD else (actual.value,)
+    for result, target, one in zip(results, out, expected, strict=True):
+        assert result is target if target is not None else described(result) == one.result
+    assert actual.warnings == sum((one.warnings for one in expected), ())
+    assert actual.handled == sum((one.handled for one in expected), ())
+
+
+IN_PLACE = {
+    "dx in dout": lambda dout, x, y: (dout, None),
+    "dy in dout": lambda dout, x, y: (None, dout),
+    "dx in x, dy in y": lambda dout, x, y: (x, y),
+    "dx in y, dy in x": lambda dout, x, y: (y, x),
+    "dx in dout, dy in x": lambda dout, x, y: (dout, x),
+    "dx in y, dy in dout": lambda dout, x, y: (y, dout),
+    "both in one": lambda dout, x, y: (x, x),
+}
+
+
+@pytest.mark.parametrize("n", [3, 100, 40_000])
+@pytest.mark.parametrize("dtype", ["f4", "f8", "i4", "i8"])
+@pytest.mark.parametrize("kind", IN_PLACE)
+def test_gradients_written_over_the_operands(api, kind, dtype, n):
+    dout, x, y = (numbers(n, dtype, seed) for seed in range(3))
+    dx, dy = dout * y, dout * x
+    out = IN_PLACE[kind](dout, x, y)
+    results = api.multiply_backward(dout, x, y, out=out)
+    # Where both are one array, dy was written last.
+    assert described(results[0]) == described(dy if out[0] is out[1] else dx)
+    assert described(results[1]) == described(dy)
+
+
+@pytest.mark.parametrize("shift", [-40, -9, -1, 1, 3, 8, 40])
+@pytest.mark.parametrize("n", [50, 100_000])
+def test_results_shifted_against_the_operands(api, n, shift):
+    # Long enough for threads: a chunk must not read what its neighbour has written.
+    memory = numbers(n + 40)
+    start = max(0, -shift)
+    x, out = memory[start : start + n], memory[start + shift :][:n]
+    expected = x * x
+    api.multiply(x, x, out=out)
+    np.testing.assert_array_equal(out, expected)
+    memory = numbers(n + 40)
+    dout, dx, dy = memory[start : start + n], memory[start + shift :][:n], np.empty(n)
+    expected = dout.copy()
+    api.add_backward(dout, out=(dx, dy))
+    np.testing.assert_array_equal(dx, expected)
+    np.testing.assert_array_equal(dy, expected)
