@@ -1,7 +1,7 @@
 """Build the compiled part. Everything else about the package stands in pyproject.toml.
 
-FASTLAYERS_DEBUG=1   checks indices and keeps assertions, for the debugger
-FASTLAYERS_TRACE=1   traces Cython lines, for coverage
+FASTLAYERS_DEBUG=1   checks indices, does not optimise: for the debugger
+FASTLAYERS_TRACE=1   traces Cython lines: for coverage
 """
 
 import os
@@ -23,11 +23,16 @@ MSVC = sys.platform == "win32"
 X86_64 = platform.machine().lower() in ("x86_64", "amd64")
 
 # NumPy rounds each operation on its own, lets integers wrap, and so do the kernels.
-FLAGS = ["/O2", "/fp:precise"] if MSVC else ["-O3", "-fwrapv", "-ffp-contract=off"]
-if DEBUG and not MSVC:
-    FLAGS = ["-O0", "-g", "-fwrapv", "-ffp-contract=off"]
+FLAGS = ["/O2", "/fp:precise"] if MSVC else ["-O3", "-g0", "-fwrapv", "-ffp-contract=off"]
+if DEBUG:
+    FLAGS += ["/Od"] if MSVC else ["-O0", "-g"]
 
-# Instruction sets of the kernels, each a module of its own.
+# What compilers call OpenMP: flags to compile with, flags to link with.
+OPENMP = [(["-fopenmp"], ["-fopenmp"]), (["-Xpreprocessor", "-fopenmp"], ["-lomp"])]
+if MSVC:
+    OPENMP = [(["/openmp"], [])]
+
+# Instruction sets of the kernels; each makes a module of its own.
 LEVELS = {"baseline": []}
 if X86_64 and MSVC:
     LEVELS = {"x86_64_v2": [], "x86_64_v3": ["/arch:AVX2"], "x86_64_v4": ["/arch:AVX512"]}
@@ -40,20 +45,32 @@ elif X86_64:
 
 
 class BuildExt(build_ext):
-    """Leaves out the instruction sets that the compiler does not know."""
+    """Leaves out what the compiler does not know: instruction sets, OpenMP."""
 
     def build_extensions(self):
-        self.extensions = [e for e in self.extensions if self.compiles(e.extra_compile_args)]
+        self.extensions = [e for e in self.extensions if self.builds("", e.extra_compile_args)]
+        program = "#include <omp.h>\nint threads(void) { return omp_get_max_threads(); }\n"
+        for compile_flags, link_flags in OPENMP:
+            if self.builds(program, compile_flags, link_flags):
+                for e in self.extensions:
+                    e.extra_compile_args += compile_flags
+                    e.extra_link_args += link_flags
+                break
         super().build_extensions()
 
-    def compiles(self, flags):
+    def builds(self, program, compile_flags, link_flags=()):
         with tempfile.TemporaryDirectory() as folder:
             source = Path(folder, "probe.c")
-            source.write_text("int probe;\n")
+            source.write_text(program + "int probe;\n", encoding="ascii")
             try:
-                self.compiler.compile([str(source)], output_dir=folder, extra_postargs=flags)
-            except Exception as error:
-                print(f"left out, the compiler refuses {' '.join(flags)}: {error}")
+                objects = self.compiler.compile(
+                    [str(source)], output_dir=folder, extra_postargs=list(compile_flags)
+                )
+                self.compiler.link_shared_object(
+                    objects, str(Path(folder, "probe.so")), extra_postargs=list(link_flags)
+                )
+            except Exception as error:  # each compiler class has errors of its own
+                print(f"left out {' '.join(compile_flags)}: {error}")
                 return False
         return True
 
@@ -69,16 +86,20 @@ def extension(name, flags=()):
             *([("CYTHON_TRACE_NOGIL", "1")] if TRACE else []),
         ],
         extra_compile_args=[*FLAGS, *flags],
-        depends=[str(path) for path in sorted(CORE.iterdir()) if path.suffix in (".h", ".pxd", ".pxi")],
+        depends=["setup.py", *(str(p) for p in sorted(CORE.iterdir()) if p.suffix in (".h", ".pxd", ".pxi"))],
     )
 
 
 setup(
     cmdclass={"build_ext": BuildExt},
     ext_modules=cythonize(
-        [extension("dispatch"), *(extension(f"kernels_{name}", LEVELS[name]) for name in LEVELS)],
-        # Outside the source tree, and one folder for each set of directives: Cython does not notice
-        # that directives have changed.
+        [
+            extension("dispatch"),
+            extension("memory"),
+            *(extension(f"kernels_{name}", flags) for name, flags in LEVELS.items()),
+        ],
+        # Outside the source tree, and a folder for each set of directives: Cython does not notice
+        # when these change.
         build_dir=f"build/cython-{'debug' if DEBUG else 'trace' if TRACE else 'release'}",
         compiler_directives={
             "language_level": 3,
@@ -86,7 +107,6 @@ setup(
             "initializedcheck": False,
             "wraparound": False,
             "cdivision": True,
-            "embedsignature": False,
             "linetrace": TRACE,
             "freethreading_compatible": True,
         },

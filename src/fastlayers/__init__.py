@@ -4,6 +4,14 @@ from .base import BaseLayer
 from .gradcheck import GradcheckError, gradcheck
 from .layers import AddLayer, MulLayer
 from .ops import IMPLEMENTATION, add, add_backward, multiply, multiply_backward
+from .runtime import (
+    cache_info,
+    empty_cache,
+    get_num_threads,
+    recycling,
+    set_cache_limit,
+    set_num_threads,
+)
 
 __all__ = [
     "IMPLEMENTATION",
@@ -13,9 +21,15 @@ __all__ = [
     "MulLayer",
     "add",
     "add_backward",
+    "cache_info",
+    "empty_cache",
+    "get_num_threads",
     "gradcheck",
     "multiply",
     "multiply_backward",
+    "recycling",
+    "set_cache_limit",
+    "set_num_threads",
 ]
 
 __version__ = "0.1.0"

@@ -34,9 +34,15 @@ class ElementwiseLayer(BaseLayer):
 
     name: str
 
-    def __init__(self) -> None:
-        self.x: Any = None
-        self.y: Any = None
+    # Also of the class, for subclasses that do not call this __init__.
+    x: Any = None
+    y: Any = None
+    sum_to_shape: bool = False
+
+    def __init__(self, *, sum_to_shape: bool = False) -> None:
+        self.x = None
+        self.y = None
+        self.sum_to_shape = sum_to_shape
 
     def toString(self) -> None:
         """Print the layer's name and the shapes of its operands, a line each.

@@ -9,6 +9,7 @@ from typing import Any
 import numpy as np
 
 from .base import BaseLayer
+from .reference import sum_to
 
 
 class GradcheckError(RuntimeError):
@@ -77,8 +78,8 @@ def gradcheck(
         return layer.forward(*(_as_given(operand.copy()) for operand in operands.values()))
 
     result = forward()
-    dout = _as_given(np.random.default_rng(0).standard_normal(np.shape(result)))
-    gradients = layer.backward(dout)
+    dout = np.asarray(np.random.default_rng(0).standard_normal(np.shape(result)))
+    gradients = layer.backward(_as_given(dout.copy()))
     if not (isinstance(gradients, tuple) and len(gradients) == 2):
         raise ValueError(
             f"{type(layer).__name__}.backward must return a pair (dx, dy), got {_described(gradients)}"
@@ -126,9 +127,7 @@ def _summed_to(shape: tuple[int, ...], gradient: Any, name: str) -> np.ndarray:
         raise ValueError(
             f"{name} has shape {gradient.shape}, which does not sum to its operand's {shape}"
         )
-    lead = gradient.ndim - len(shape)
-    stretched = tuple(lead + axis for axis, size in enumerate(shape) if size == 1)
-    return gradient.sum(axis=(*range(lead), *stretched)).reshape(shape)
+    return np.asarray(sum_to(gradient, np.empty(shape), gradient.shape))
 
 
 def _compare(

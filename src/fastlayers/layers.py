@@ -19,7 +19,7 @@ class MulLayer(reference.MulLayer):
 
     def backward(self, dout: Any, out: Any = None) -> tuple[Any, Any]:
         """Return ``(dout * y, dout * x)``; see `multiply_backward`."""
-        return multiply_backward(dout, self.x, self.y, out)
+        return multiply_backward(dout, self.x, self.y, out, self.sum_to_shape)
 
 
 class AddLayer(reference.AddLayer):
@@ -33,4 +33,4 @@ class AddLayer(reference.AddLayer):
 
     def backward(self, dout: Any, out: Any = None) -> tuple[Any, Any]:
         """Return ``(dout * 1, dout * 1)``; see `add_backward`."""
-        return add_backward(dout, out)
+        return add_backward(dout, self.x, self.y, out, self.sum_to_shape)

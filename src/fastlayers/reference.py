@@ -6,6 +6,8 @@ do not serve, and are measured against them.
 
 from __future__ import annotations
 
+import warnings
+from numbers import Number
 from typing import Any
 
 import numpy as np
@@ -89,7 +91,9 @@ def add(x: Any, y: Any, out: Any = None) -> Any:
     return np.add(x, y, out=out)
 
 
-def multiply_backward(dout: Any, x: Any, y: Any, out: Any = None) -> tuple[Any, Any]:
+def multiply_backward(
+    dout: Any, x: Any, y: Any, out: Any = None, sum_to_shape: bool = False
+) -> tuple[Any, Any]:
     """Gradients of ``x * y``: ``(dout * y, dout * x)``.
 
     By the product rule, d(xy)/dx = y and d(xy)/dy = x, each times the gradient of the output.
@@ -103,12 +107,19 @@ def multiply_backward(dout: Any, x: Any, y: Any, out: Any = None) -> tuple[Any, 
     out : tuple of two (ndarray or None), optional
         Arrays to write ``dx`` and ``dy`` into; None allocates that one. They may overlap the
         operands and each other.
+    sum_to_shape : bool, optional
+        Sum each gradient over the axes along which its operand was broadcast, so that
+        ``dx.shape == x.shape`` and ``dy.shape == y.shape``: the complete gradient.
 
     Returns
     -------
     dx, dy : ndarray or scalar
         What the two products give, in value, type, dtype, shape and memory order. Where operands
         were broadcast, each gradient has the shape of its product, not that of its operand.
+
+        With ``sum_to_shape`` they are of the products' dtype and the operands' shapes; a Python
+        number's gradient is a number. Sums are at least as accurate as ``numpy.sum``, but need not
+        round as that does.
 
     Raises
     ------
@@ -123,12 +134,18 @@ def multiply_backward(dout: Any, x: Any, y: Any, out: Any = None) -> tuple[Any, 
     >>> multiply_backward(np.array([1.0, 10.0]), np.array([1.0, 2.0]), np.array([3.0, 4.0]))
     (array([ 3., 40.]), array([ 1., 20.]))
     """
+    if sum_to_shape:
+        shape = np.broadcast_shapes(np.shape(dout), np.shape(x), np.shape(y))
+        dx, dy = sum_to(dout * y, x, shape), sum_to(dout * x, y, shape)
+        return (dx, dy) if out is None else _products(1, dx, dy, out)
     if out is None:
         return dout * y, dout * x
     return _products(dout, y, x, out)
 
 
-def add_backward(dout: Any, out: Any = None) -> tuple[Any, Any]:
+def add_backward(
+    dout: Any, x: Any = None, y: Any = None, out: Any = None, sum_to_shape: bool = False
+) -> tuple[Any, Any]:
     """Gradients of ``x + y``: ``(dout * 1, dout * 1)``, two copies that share nothing.
 
     Since d(x + y)/dx = d(x + y)/dy = 1, the gradient of the output passes on unchanged.
@@ -137,14 +154,22 @@ def add_backward(dout: Any, out: Any = None) -> tuple[Any, Any]:
     ----------
     dout : array_like
         Gradient of the output.
+    x, y : array_like, optional
+        The operands that ``add`` was given; only ``sum_to_shape`` looks at them.
     out : tuple of two (ndarray or None), optional
         Arrays to write ``dx`` and ``dy`` into; None allocates that one. They may overlap
         ``dout`` and each other.
+    sum_to_shape : bool, optional
+        Sum each gradient over the axes along which its operand was broadcast, so that
+        ``dx.shape == x.shape`` and ``dy.shape == y.shape``: the complete gradient.
 
     Returns
     -------
     dx, dy : ndarray or scalar
         What ``dout * 1`` gives, twice: distinct, owned, writable arrays, neither of them ``dout``.
+
+        With ``sum_to_shape`` they are of the operands' shapes; a Python number's gradient is a
+        number. Sums are at least as accurate as ``numpy.sum``, but need not round as that does.
 
     Raises
     ------
@@ -159,9 +184,36 @@ def add_backward(dout: Any, out: Any = None) -> tuple[Any, Any]:
     >>> add_backward(np.array([1.0, 10.0]))
     (array([ 1., 10.]), array([ 1., 10.]))
     """
+    if sum_to_shape:
+        if x is None or y is None:
+            raise TypeError("add_backward needs x and y to sum the gradients to their shapes")
+        shape = np.broadcast_shapes(np.shape(dout), np.shape(x), np.shape(y))
+        dx, dy = sum_to(dout * 1, x, shape), sum_to(dout * 1, y, shape)
+        return (dx, dy) if out is None else _products(1, dx, dy, out)
     if out is None:
         return dout * 1, dout * 1
     return _products(dout, 1, 1, out)
+
+
+def sum_to(gradient: Any, operand: Any, shape: tuple[int, ...]) -> Any:
+    """Sum a gradient to the shape of the operand that was broadcast to ``shape``.
+
+    A gradient that does not depend on all axes of ``shape`` counts once for each of their elements.
+    """
+    if np.shape(gradient) != shape:
+        gradient = np.broadcast_to(gradient, shape, subok=True)
+    target = np.shape(operand)
+    lead = len(shape) - len(target)
+    stretched = tuple(
+        lead + axis for axis, length in enumerate(target) if length == 1 != shape[lead + axis]
+    )
+    axes = (*range(lead), *stretched)
+    if axes:
+        dtype = None if gradient.dtype == bool else gradient.dtype
+        gradient = np.sum(gradient, axis=axes, dtype=dtype).reshape(target)
+    if isinstance(operand, Number) and not isinstance(operand, np.generic):
+        return gradient.item() if isinstance(gradient, np.generic | np.ndarray) else gradient
+    return gradient
 
 
 def _products(dout: Any, first: Any, second: Any, out: Any) -> tuple[Any, Any]:
@@ -171,31 +223,49 @@ def _products(dout: Any, first: Any, second: Any, out: Any) -> tuple[Any, Any]:
     if len(out) != 2:
         raise ValueError(f"'out' must be a tuple of two arrays (dx, dy), not of {len(out)}")
     dx, dy = out
-    # With where=False NumPy checks all that it ever checks, and writes nothing.
-    for factor, result in ((first, dx), (second, dy)):
-        if result is not None:
-            np.multiply(dout, factor, out=result, where=False)
-    if isinstance(dx, np.ndarray):
-        # The second product must not see what the first one writes.
-        dout_second, second = _copy_if_shared(dout, dx), _copy_if_shared(second, dx)
-    else:
-        dout_second = dout
-    return np.multiply(dout, first, out=dx), np.multiply(dout_second, second, out=dy)
+    _check_outputs(dout, ((first, dx), (second, dy)))
+    if not (_share_memory(dout, dx) or _share_memory(second, dx)):
+        return np.multiply(dout, first, out=dx), np.multiply(dout, second, out=dy)
+    # The second product must not see what the first one writes.
+    products = np.multiply(dout, first), np.multiply(dout, second)
+    np.copyto(dx, products[0], casting="same_kind")
+    if dy is None:
+        return dx, products[1]
+    np.copyto(dy, products[1], casting="same_kind")
+    return dx, dy
 
 
-def _copy_if_shared(operand: Any, result: np.ndarray) -> Any:
-    if isinstance(operand, np.ndarray) and np.may_share_memory(operand, result):
-        return operand.copy(order="K")
-    return operand
+def _check_outputs(dout: Any, products: tuple[tuple[Any, Any], ...]) -> None:
+    """Raise what NumPy raises for the outputs, before any of them is written."""
+    # With where=False NumPy checks all that it ever checks, and writes nothing; but it converts
+    # what happens to be in its buffers, and would warn of that.
+    with warnings.catch_warnings(), np.errstate(all="ignore"):
+        warnings.simplefilter("ignore")
+        for factor, result in products:
+            if result is not None:
+                np.multiply(dout, factor, out=result, where=False)
+
+
+def _share_memory(operand: Any, result: Any) -> bool:
+    arrays = isinstance(operand, np.ndarray) and isinstance(result, np.ndarray)
+    return arrays and np.may_share_memory(operand, result)
 
 
 class MulLayer(ElementwiseLayer):
     """A node that multiplies: ``x * y``.
 
+    Parameters
+    ----------
+    sum_to_shape : bool, optional
+        Let ``backward`` sum each gradient to the shape of its operand, over the axes along which
+        that was broadcast. By default a gradient has the shape that the plain expression gives.
+
     Attributes
     ----------
     x, y : object
         The operands of the last ``forward``, the very objects that it was given; None before.
+    sum_to_shape : bool
+        As given; may be changed at any time.
 
     Examples
     --------
@@ -219,18 +289,26 @@ class MulLayer(ElementwiseLayer):
 
     def backward(self, dout: Any, out: Any = None) -> tuple[Any, Any]:
         """Return ``(dout * y, dout * x)``; see `multiply_backward`."""
-        if out is None:
+        if out is None and not self.sum_to_shape:
             return dout * self.y, dout * self.x
-        return multiply_backward(dout, self.x, self.y, out)
+        return multiply_backward(dout, self.x, self.y, out, self.sum_to_shape)
 
 
 class AddLayer(ElementwiseLayer):
     """A node that adds: ``x + y``.
 
+    Parameters
+    ----------
+    sum_to_shape : bool, optional
+        Let ``backward`` sum each gradient to the shape of its operand, over the axes along which
+        that was broadcast. By default a gradient has the shape that the plain expression gives.
+
     Attributes
     ----------
     x, y : object
         The operands of the last ``forward``, the very objects that it was given; None before.
+    sum_to_shape : bool
+        As given; may be changed at any time.
 
     Examples
     --------
@@ -254,6 +332,6 @@ class AddLayer(ElementwiseLayer):
 
     def backward(self, dout: Any, out: Any = None) -> tuple[Any, Any]:
         """Return ``(dout * 1, dout * 1)``; see `add_backward`."""
-        if out is None:
+        if out is None and not self.sum_to_shape:
             return dout * 1, dout * 1
-        return add_backward(dout, out)
+        return add_backward(dout, self.x, self.y, out, self.sum_to_shape)

@@ -1,8 +1,8 @@
-"""The compiled part: kernels, and the functions that hand work to them."""
+"""The compiled part: kernels, the functions that hand work to them, and recycled memory."""
 
 from . import simd
 from .dispatch import add, add_backward, multiply, multiply_backward
 
 __all__ = ["add", "add_backward", "multiply", "multiply_backward"]
 
-simd.use(simd.best())
+simd.use_preferred()

@@ -13,12 +13,14 @@ from cpython.pycapsule cimport PyCapsule_GetPointer
 from cpython.ref cimport Py_INCREF
 from libc.float cimport FLT_MAX, FLT_MIN
 from libc.math cimport fabs, isfinite
+from libc.string cimport memset
 from libc.stdint cimport INT32_MAX, INT32_MIN, int32_t, int64_t
 
 from .job cimport (
     ADD, ADD_BACKWARD, DTYPES, FLOAT32, FLOAT64, INT32, INT64, MAX_DIMS, MAX_OPERANDS, MULTIPLY,
     MULTIPLY_BACKWARD, UNSERVED, DType, Job, Operation, Run,
 )
+from .memory cimport free_block, is_recycling, new_block, own_block
 from .ndarray cimport (
     NPY_ARRAY_ALIGNED, NPY_ARRAY_C_CONTIGUOUS, NPY_ARRAY_F_CONTIGUOUS, NPY_ARRAY_WRITEABLE,
     NPY_FLOAT32, NPY_FLOAT64, NPY_INT32, NPY_INT64, Array, Descr, PyArray_CheckExact, PyArray_DATA,
@@ -30,6 +32,7 @@ from .ndarray cimport (
 import numpy as np
 
 from .. import reference
+from . import memory
 
 cdef extern from "Python.h":
     const Py_ssize_t PY_SSIZE_T_MAX
@@ -41,6 +44,15 @@ cdef extern from "fpstatus.h":
         FP_OVERFLOW
         FP_UNDERFLOW
         FP_INVALID
+
+cdef extern from "threads.h" nogil:
+    const bint HAVE_OPENMP
+    int openmp_threads()
+    int is_forked_child
+    void notice_fork()
+
+cdef extern from "clock.h" nogil:
+    double clock_seconds()
 
 cdef extern from "cpu.h":
     int c_cpu_level "cpu_level"()
@@ -193,6 +205,8 @@ cdef bint begin(Call *call, Operation operation, int operands) noexcept:
     job.inputs = call.inputs
     job.operands = operands
     job.item = item
+    job.chunks = 0
+    job.blocked = False
     call.order = shared_order(call, ALL_INPUTS, &shaped)
     if call.order:
         call.ndim = shaped.ndim
@@ -308,10 +322,25 @@ cdef object attach(Call *call, int slot, int sources, object out):
 cdef inline object allocate(const Call *call, int order, const Py_ssize_t *strides):
     """A new array, in a memory order or by its strides."""
     cdef Descr *descr = canonical[call.dtype]
+    cdef int flags = NPY_ARRAY_F_CONTIGUOUS if order == NPY_ARRAY_F_CONTIGUOUS else 0
+    cdef size_t size = call.job.size * item_size[call.dtype]
+    cdef void *block = NULL
+    if size >= thresholds.recycling and is_recycling():
+        # Where there is no memory NumPy tries, and says so.
+        block = new_block(size)
+    if block != NULL:
+        flags |= NPY_ARRAY_WRITEABLE
     Py_INCREF(<object> descr)  # PyArray_NewFromDescr steals it
-    return PyArray_NewFromDescr(
-        &PyArray_Type, descr, call.ndim, call.shape, strides, NULL,
-        NPY_ARRAY_F_CONTIGUOUS if order == NPY_ARRAY_F_CONTIGUOUS else 0, NULL)
+    try:
+        array = PyArray_NewFromDescr(
+            &PyArray_Type, descr, call.ndim, call.shape, strides, block, flags, NULL)
+    except:
+        if block != NULL:
+            free_block(block)
+        raise
+    if block != NULL:
+        own_block(array, size)
+    return array
 
 
 cdef void keep_order(const Call *call, int sources, Py_ssize_t *strides) noexcept:
@@ -413,9 +442,80 @@ cdef bint overlaps(const Operand *operand, Py_ssize_t item, char *start, char *e
 
 cdef Run run_kernels = NULL
 
-# A call on fewer elements keeps the GIL: it takes some 5 us, too little for another thread to gain
-# from it, and releasing the GIL and taking it again costs 0.1 us when nobody waits.
-cdef Py_ssize_t GIL_THRESHOLD = 1 << 14
+# From what size on things are done. Tests lower these, by `set_thresholds`, to see small arrays
+# take the paths of large ones.
+cdef struct Thresholds:
+    Py_ssize_t gil              # elements
+    Py_ssize_t threads          # elements
+    Py_ssize_t streaming        # bytes, of all operands
+    Py_ssize_t recycling        # bytes, of a result
+
+cdef Thresholds thresholds
+
+# A call on fewer elements takes some 5 us, too little for another thread to gain from it; to
+# release the GIL and take it again costs 0.1 us when nobody waits.
+thresholds.gil = 1 << 14
+
+# Waking a second thread costs some 2 us. Steps on float64, one thread against two, us: 10k elements
+# 7.1 / 7.2, 16k 10.8 / 8.8, 30k 25 / 13, 65k 99 / 33 (Xeon of the Sapphire Rapids family, 2 cores,
+# 2 MiB L2 each).
+thresholds.threads = 1 << 14
+
+# Results that will not be in the last-level cache when they are next read. Where that is larger than
+# 32 MiB it is shared by many cores: on the machine above, whose 480 MiB serve all guests of a host,
+# steps on 1M float64 elements gain 1.1 times from streaming, on 2M 1.5 times, on 524k they lose.
+thresholds.streaming = 1 << 25
+
+# Blocks from the recycler cost no more than NumPy's, but are aligned and warm; below 1 KiB NumPy
+# keeps a cache of its own.
+thresholds.recycling = 1 << 11
+
+
+def get_thresholds():
+    """Return the sizes from which on things are done, by name."""
+    return thresholds
+
+
+def set_thresholds(*, gil=None, threads=None, streaming=None, recycling=None):
+    """Change sizes from which on things are done; None leaves one as it is."""
+    if gil is not None:
+        thresholds.gil = gil
+    if threads is not None:
+        thresholds.threads = threads
+    if streaming is not None:
+        thresholds.streaming = streaming
+    if recycling is not None:
+        thresholds.recycling = recycling
+
+
+# 0 where nobody has asked: then as many as OpenMP would use, but no more than the quota.
+cdef int threads_asked = 0
+cdef int threads_quota = 1
+cdef int openmp_threads_at_import = openmp_threads()
+notice_fork()
+
+
+cdef inline int thread_count() noexcept nogil:
+    """How many threads a large call uses."""
+    cdef int openmp = openmp_threads()
+    if is_forked_child or not HAVE_OPENMP:
+        return 1
+    if threads_asked == 0:
+        return min(openmp, threads_quota)
+    # Lowered since, as by threadpoolctl: that goes for everybody.
+    return min(threads_asked, openmp) if openmp < openmp_threads_at_import else threads_asked
+
+
+def get_thread_count():
+    """Return how many threads a large call uses."""
+    return thread_count()
+
+
+def set_thread_count(int asked, int quota):
+    """Set how many threads a large call uses; 0 asks for as many as OpenMP and the quota allow."""
+    global threads_asked, threads_quota
+    threads_asked = asked
+    threads_quota = quota
 
 
 def cpu_level():
@@ -429,16 +529,55 @@ def use_kernels(capsule):
     run_kernels = <Run> PyCapsule_GetPointer(capsule, "fastlayers._core.kernels")
 
 
+# Where other work keeps the cores busy, a thread may have to wait some milliseconds for its turn,
+# and the others wait for it: a call that takes 30 us alone then takes 4 ms. After a call that was so
+# late, the next ones use one thread, for some twenty times as long as it took.
+#
+# Late is what takes longer than any memory needs: DDR3 moves more than 8 GB/s.
+#
+# The variable is a hint that any thread may change at any time; it is written and read whole.
+cdef volatile double one_thread_until = 0
+
+
+cdef inline void share_out(Job *job, Py_ssize_t most) noexcept nogil:
+    """Set how many threads run a job, at most so many."""
+    job.threads = <int> max(<Py_ssize_t> 1, min(<Py_ssize_t> thread_count(), most))
+    if job.threads > 1 and clock_seconds() < one_thread_until:
+        job.threads = 1
+
+
+cdef inline int run_timed(const Job *job) noexcept nogil:
+    """Run a job; remember if its threads were late."""
+    global one_thread_until
+    cdef int raised
+    cdef double start, taken
+    if job.threads == 1:
+        return run_kernels(job)
+    start = clock_seconds()
+    raised = run_kernels(job)
+    taken = clock_seconds() - start
+    if taken > 1e-4 + <double> (job.size * job.item * job.operands) / 8e9:
+        one_thread_until = start + 20 * taken
+    return raised
+
+
 cdef inline bint run(Call *call) except -1:
     """Run the job; False if it raised a floating-point exception that the user wants to hear of."""
     cdef int raised
+    cdef Job *job = &call.job
     if not call.order:
-        arrange(call)
-    if call.job.size < GIL_THRESHOLD:
-        raised = run_kernels(&call.job)
+        arrange(job, job.inputs)
+    job.streaming = job.size * job.item * job.operands >= thresholds.streaming
+    if job.size < thresholds.threads:
+        job.threads = 1
+    else:
+        # Each gets no less than half of what is worth two threads.
+        share_out(job, 2 * job.size // max(thresholds.threads, 1))
+    if job.size < thresholds.gil:
+        raised = run_kernels(job)
     else:
         with nogil:
-            raised = run_kernels(&call.job)
+            raised = run_timed(job)
     return raised == 0 or is_ignored(raised)
 
 
@@ -451,19 +590,19 @@ cdef bint is_ignored(int raised) except -1:
     )
 
 
-cdef void arrange(Call *call) noexcept:
-    """Order a job's axes as the first result lies in memory, and merge those that run on."""
-    cdef Job *job = &call.job
+cdef void arrange(Job *job, int leader) noexcept:
+    """Order a job's axes as the leading operand lies in memory, and merge those that run on."""
     cdef Job sorted = job[0]
     cdef int axes[MAX_DIMS]
     cdef int slot, axis, position
     cdef int ndim = 0
-    cdef int result = call.inputs
     for axis in range(job.ndim):
         if job.shape[axis] == 1:
             continue
         position = ndim
-        while position > 0 and job.strides[axes[position - 1]][result] < job.strides[axis][result]:
+        while position > 0 and (
+            abs(job.strides[axes[position - 1]][leader]) < abs(job.strides[axis][leader])
+        ):
             axes[position] = axes[position - 1]
             position -= 1
         axes[position] = axis
@@ -482,12 +621,26 @@ cdef void arrange(Call *call) noexcept:
         sorted.ndim = 1
         sorted.shape[0] = 1
         for slot in range(job.operands):
-            sorted.strides[0][slot] = item_size[call.dtype]
+            sorted.strides[0][slot] = job.item
     for slot in range(job.operands, MAX_OPERANDS):
-        sorted.strides[sorted.ndim - 1][slot] = item_size[call.dtype]
+        sorted.strides[sorted.ndim - 1][slot] = job.item
     job[0] = sorted
-    if call.inputs == 2 and job.strides[job.ndim - 1][0] == 0:
+    job.blocked = is_across(job)
+    if job.inputs == 2 and job.strides[job.ndim - 1][0] == 0:
         exchange_inputs(job)
+
+
+cdef inline bint is_across(const Job *job) noexcept:
+    """Whether an input runs faster along the axis before the last than along the last."""
+    cdef int slot
+    cdef Py_ssize_t before
+    if job.ndim < 2 or job.chunks:
+        return False
+    for slot in range(job.inputs):
+        before = abs(job.strides[job.ndim - 2][slot])
+        if before and before < abs(job.strides[job.ndim - 1][slot]):
+            return True
+    return False
 
 
 cdef inline bint runs_on(const Job *outer, const Job *job, int axis) noexcept:
@@ -507,7 +660,7 @@ cdef void exchange_inputs(Job *job) noexcept:
         job.strides[axis][0], job.strides[axis][1] = job.strides[axis][1], job.strides[axis][0]
 
 
-# ---- the functions ----
+# ---- operations ----
 
 cdef inline object binary(Operation operation, object x, object y, object out):
     """The result of a binary operation, or None where it is not served."""
@@ -566,52 +719,237 @@ cdef inline object binary_backward(
     return dx, dy
 
 
-cdef inline bint has_shape(const Operand *dout, const Call *call) noexcept:
-    """Whether ``dout`` has the shape of the call; if not, the gradients may differ in shape."""
+# Jobs whose results are summed are cut into chunks by their size alone, so that the order of the
+# additions does not depend on the number of threads. A chunk of 32k elements takes some 10 us.
+cdef enum:
+    CHUNK = 1 << 15
+    MAX_CHUNKS = 64
+
+
+cdef object summed_backward(Operation operation, object dout, object x, object y):
+    """The pair of gradients, each summed to its operand's shape, or None where it is not served."""
+    cdef Call call
+    cdef Job *job = &call.job
+    cdef int inputs = 3 if operation == MULTIPLY_BACKWARD else 2
+    cdef int result, slot
+    cdef size_t size
+    cdef Operand operands[2]
+    cdef char *workspace
+    if not PyArray_CheckExact(dout):
+        return None
+    call.dtype = array_dtype(<Array *> dout)
+    if call.dtype != FLOAT64 and call.dtype != FLOAT32:
+        return None
+    if not describe(x, call.dtype, &operands[0]) or not describe(y, call.dtype, &operands[1]):
+        return None
+    call.order = 0
+    call.inputs = inputs
+    describe(dout, call.dtype, &call.input[0])
+    if operation == MULTIPLY_BACKWARD:
+        call.input[1], call.input[2] = operands[0], operands[1]
+        for slot in range(2):
+            if operands[slot].ndim == 0:  # a number lies in the struct that was copied
+                describe((x, y)[slot], call.dtype, &call.input[slot + 1])
+    else:
+        describe(1, call.dtype, &call.input[1])
+    job.operation = operation
+    job.dtype = call.dtype
+    job.inputs = inputs
+    job.operands = inputs + 2
+    job.item = item_size[call.dtype]
+    if not broadcast(&call) or not has_shape(&call.input[0], &call):
+        return None
+    job.chunks = max(1, min(job.size // CHUNK, <Py_ssize_t> MAX_CHUNKS))
+    results = []
+    for result in range(2):
+        if not fits(&operands[result], &call):
+            return None
+        job.sums[result].wanted = not has_shape(&operands[result], &call)
+        if job.sums[result].wanted:
+            results.append(attach_sum(&call, result, &operands[result]))
+        else:
+            results.append(attach(
+                &call, inputs + result, DOUT | 1 << (2 if result == 0 and inputs == 3 else 1), None))
+    # Axis 0 after this is the one that is cut. Where a result keeps it, each chunk has sums of its
+    # own there; where it is summed over, each needs a set of all.
+    arrange(job, 0)
+    job.chunks = min(<Py_ssize_t> job.chunks, job.shape[0])
+    for result in range(2):
+        if job.sums[result].wanted and job.strides[0][inputs + result] == 0:
+            # No more than an eighth of what the operands take.
+            job.chunks = max(1, min(<Py_ssize_t> job.chunks, job.size // (8 * job.sums[result].count)))
+    size = 0
+    for result in range(2):
+        if job.sums[result].wanted:
+            job.sums[result].errors = job.sums[result].count * sizeof(double)
+            job.sums[result].next_chunk = 0
+            if job.strides[0][inputs + result] == 0:
+                job.sums[result].next_chunk = 2 * job.sums[result].errors
+            size += 2 * job.sums[result].errors * (
+                job.chunks if job.sums[result].next_chunk else 1)
+    workspace = <char *> new_block(size)
+    if workspace == NULL:
+        raise MemoryError(f"no memory for {size} bytes of partial sums")
+    memset(workspace, 0, size)
+    size = 0
+    for result in range(2):
+        if job.sums[result].wanted:
+            job.data[inputs + result] = workspace + size
+            size += 2 * job.sums[result].errors * (
+                job.chunks if job.sums[result].next_chunk else 1)
+    job.streaming = False
+    job.threads = 1
+    if job.size >= thresholds.threads:
+        share_out(job, job.chunks)
+    cdef int raised
+    with nogil:
+        raised = run_timed(job)
+    free_block(workspace)
+    # The exact sums of overflowing products raise more than plain sums do: NumPy is to say what.
+    if raised:
+        return None
+    for result in range(2):
+        if operands[result].ndim == 0:
+            # A Python number for a Python number, a NumPy scalar for what else has no axes.
+            array = results[result]
+            results[result] = array.item() if is_number((x, y)[result]) else array[()]
+    return tuple(results)
+
+
+cdef bint fits(const Operand *operand, const Call *call) noexcept:
+    """Whether an operand broadcasts to the shape of the call."""
     cdef int axis
-    if dout.ndim != call.ndim:
+    cdef int lead = call.ndim - operand.ndim
+    if lead < 0:
         return False
-    for axis in range(call.ndim):
-        if dout.shape[axis] != call.shape[axis]:
+    for axis in range(operand.ndim):
+        if operand.shape[axis] != 1 and operand.shape[axis] != call.shape[lead + axis]:
             return False
     return True
 
 
-cdef inline object product(object x, object y):
-    result = binary(MULTIPLY, x, y, None)
-    return x * y if result is None else result
+cdef object attach_sum(Call *call, int result, const Operand *operand):
+    """A new array of the operand's shape, for the gradient summed to it."""
+    cdef Job *job = &call.job
+    cdef int slot = call.inputs + result
+    cdef int axis
+    cdef int lead = call.ndim - operand.ndim
+    cdef Py_ssize_t count = 1
+    cdef Call target
+    for axis in range(call.ndim - 1, -1, -1):
+        if axis < lead or operand.shape[axis - lead] == 1:
+            job.strides[axis][slot] = 0
+        else:
+            job.strides[axis][slot] = count * sizeof(double)
+            count *= operand.shape[axis - lead]
+    target.dtype = call.dtype
+    target.ndim = operand.ndim
+    target.shape = operand.shape
+    target.job.size = count
+    array = allocate(&target, NPY_ARRAY_C_CONTIGUOUS, NULL)
+    job.sums[result].count = count
+    job.sums[result].result = <char *> PyArray_DATA(<Array *> array)
+    return array
 
+
+cdef inline bint has_shape(const Operand *operand, const Call *call) noexcept:
+    """Whether an operand has the shape of the call, so that nothing of it is repeated."""
+    cdef int axis
+    if operand.ndim != call.ndim:
+        return False
+    for axis in range(call.ndim):
+        if operand.shape[axis] != call.shape[axis]:
+            return False
+    return True
+
+
+# ---- what the kernels do not serve ----
+
+cdef object fall_back(function, tuple operands, tuple options):
+    """Call the plain expression; its results are recycled too."""
+    if not is_large(operands) or not is_recycling():
+        return function(*operands, *options)
+    previous = memory.set_handler(memory.recycling_handler())
+    try:
+        return function(*operands, *options)
+    finally:
+        memory.set_handler(previous)
+
+
+cdef bint is_large(tuple operands) except -1:
+    """Whether a result may be large enough to be recycled, by the operands that are arrays."""
+    cdef Py_ssize_t largest = 0
+    cdef Py_ssize_t product = 1
+    cdef Py_ssize_t item = 1
+    cdef bint alike = True
+    shape = None
+    for operand in operands:
+        if not isinstance(operand, np.ndarray) or operand.size <= 1:
+            continue
+        alike = alike and (shape is None or shape == operand.shape)
+        shape = operand.shape
+        item = max(item, operand.itemsize)
+        largest = max(largest, operand.size)
+        product = min(product, PY_SSIZE_T_MAX // operand.size) * operand.size
+    return (largest if alike else product) >= thresholds.recycling // item
+
+
+# ---- the functions ----
 
 def multiply(x, y, out=None):
     result = binary(MULTIPLY, x, y, out)
     if result is not None:
         return result
-    return x * y if out is None else reference.multiply(x, y, out)
+    if out is None and is_number(x) and is_number(y):
+        return x * y
+    return fall_back(reference.multiply, (x, y), (out,))
 
 
 def add(x, y, out=None):
     result = binary(ADD, x, y, out)
     if result is not None:
         return result
-    return x + y if out is None else reference.add(x, y, out)
+    if out is None and is_number(x) and is_number(y):
+        return x + y
+    return fall_back(reference.add, (x, y), (out,))
 
 
-def multiply_backward(dout, x, y, out=None):
-    result = binary_backward(MULTIPLY_BACKWARD, dout, x, y, out)
+def multiply_backward(dout, x, y, out=None, sum_to_shape=False):
+    result = None
+    if not sum_to_shape:
+        result = binary_backward(MULTIPLY_BACKWARD, dout, x, y, out)
+    elif out is None:
+        result = summed_backward(MULTIPLY_BACKWARD, dout, x, y)
     if result is not None:
         return result
-    if out is not None:
-        return reference.multiply_backward(dout, x, y, out)
-    return product(dout, y), product(dout, x)
+    if out is None and not sum_to_shape:
+        return product(dout, y), product(dout, x)
+    return fall_back(reference.multiply_backward, (dout, x, y), (out, sum_to_shape))
 
 
-def add_backward(dout, out=None):
-    result = binary_backward(ADD_BACKWARD, dout, 1, None, out)
+def add_backward(dout, x=None, y=None, out=None, sum_to_shape=False):
+    result = None
+    if not sum_to_shape:
+        result = binary_backward(ADD_BACKWARD, dout, 1, None, out)
+    elif out is None:
+        result = summed_backward(ADD_BACKWARD, dout, x, y)
     if result is not None:
         return result
-    if out is not None:
-        return reference.add_backward(dout, out)
-    return dout * 1, dout * 1
+    if out is None and not sum_to_shape and is_number(dout):
+        return dout * 1, dout * 1
+    return fall_back(reference.add_backward, (dout, x, y), (out, sum_to_shape))
+
+
+cdef inline bint is_number(object value) noexcept:
+    return PyFloat_CheckExact(value) or PyLong_CheckExact(value)
+
+
+cdef inline object product(object x, object y):
+    """``x * y``, from the kernels if they serve it."""
+    if is_number(x) and is_number(y):
+        return x * y
+    result = binary(MULTIPLY, x, y, None)
+    return fall_back(reference.multiply, (x, y), ()) if result is None else result
 
 
 # One text for both implementations.

@@ -20,6 +20,16 @@ cdef enum:
     MAX_OPERANDS = 5
     MAX_DIMS = 8
 
+# A result that is summed over the axes along which its strides are 0. Until the end it is kept as
+# two doubles an element, the sum and what rounding took from it; the job's data and strides for
+# that operand are those of the sums.
+cdef struct Sum:
+    bint wanted
+    char *result                # where it goes in the end, in the job's dtype, contiguous
+    Py_ssize_t count            # elements
+    Py_ssize_t errors           # bytes from a sum to its error
+    Py_ssize_t next_chunk       # bytes from a chunk's sums to the next one's; 0: chunks share them
+
 cdef struct Job:
     Operation operation
     DType dtype
@@ -27,8 +37,13 @@ cdef struct Job:
     int operands                # how many the operation has: inputs, then outputs
     Py_ssize_t item             # bytes of an element
     int ndim                    # at least 1; the last axis is the innermost
+    int threads                 # how many share the work
+    bint streaming              # whether results bypass the caches
+    bint blocked                # whether an input runs across the last two axes: walk both in blocks
     Py_ssize_t size             # the product of the shape
     Py_ssize_t shape[MAX_DIMS]
+    int chunks                  # 0, or where results are summed, into how many parts axis 0 is cut
+    Sum sums[2]                 # one a result, where chunks is not 0
     char *data[MAX_OPERANDS]
     Py_ssize_t strides[MAX_DIMS][MAX_OPERANDS]  # in bytes; 0 repeats an element
 

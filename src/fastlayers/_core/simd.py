@@ -1,39 +1,57 @@
-"""Which instruction sets the kernels were built for, and which of them this CPU has."""
+"""Which instruction sets the kernels were built for, and which of them is used."""
 
 from __future__ import annotations
 
+import os
 from importlib import import_module
 from importlib.util import find_spec
 
 from .dispatch import cpu_level, use_kernels
 
-# From the least to the best: x86-64 by the levels that its psABI defines, others by what every
-# compiler targets without being told.
-X86_64_LEVELS = {"x86_64_v2": 2, "x86_64_v3": 3, "x86_64_v4": 4}
-BASELINE = "baseline"
+# From the least to the best. x86-64 by the levels of its psABI, with the number of each; elsewhere
+# what the compiler targets without being told.
+LEVELS = {"baseline": 0, "x86-64-v2": 2, "x86-64-v3": 3, "x86-64-v4": 4}
+
+
+def built() -> list[str]:
+    """Name the instruction sets that the kernels were built for, the best one last."""
+    return [name for name in LEVELS if find_spec(_module(name))]
 
 
 def available() -> list[str]:
-    """Name the instruction sets that were built and that this CPU has, the best one last."""
-    level = cpu_level()
-    names = [BASELINE, *(name for name, needed in X86_64_LEVELS.items() if needed <= level)]
-    return [name for name in names if find_spec(_module(name))]
-
-
-def best() -> str:
-    """Name the best instruction set; raise ImportError where there is none."""
-    names = available()
-    if not names:
-        raise ImportError(
-            f"fastlayers has no kernels for this CPU: they need x86-64-v2, and it has level {cpu_level()}"
-        )
-    return names[-1]
+    """Name those of the built instruction sets that this CPU has, the best one last."""
+    return [name for name in built() if LEVELS[name] <= cpu_level()]
 
 
 def use(name: str) -> None:
-    """Hand all further calls to the kernels of one of the available instruction sets."""
+    """Hand all further calls to the kernels of an available instruction set."""
+    global _in_use
     use_kernels(import_module(_module(name)).kernels)
+    _in_use = name
+
+
+def in_use() -> str:
+    """Name the instruction set that calls are handed to."""
+    return _in_use
+
+
+def use_preferred() -> None:
+    """Use what FASTLAYERS_SIMD names, or else the best available."""
+    name = os.environ.get("FASTLAYERS_SIMD")
+    choices = available()
+    if name and name not in choices:
+        raise ValueError(
+            f"FASTLAYERS_SIMD is {name!r}; this CPU and this build have {', '.join(choices)}"
+        )
+    if not choices:
+        raise ImportError(
+            f"its kernels were built for {', '.join(built())}, and this CPU has none of them"
+        )
+    use(name or choices[-1])
 
 
 def _module(name: str) -> str:
-    return f"{__package__}.kernels_{name}"
+    return f"{__package__}.kernels_{name.replace('-', '_')}"
+
+
+_in_use = ""

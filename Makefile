@@ -1,0 +1,62 @@
+# Every command sets up what it needs in .venv. PYTHON=python3.12 make test takes another interpreter
+# (make clean first).
+
+PYTHON ?= python3
+VENV := .venv
+BIN := $(VENV)/bin
+PIP := $(BIN)/python -m pip --quiet
+BENCH := build/benchmarks
+BENCH_OPTIONS := --benchmark-storage=$(BENCH) --benchmark-quiet --benchmark-min-time=0.0001 \
+	--benchmark-max-time=0.75 --benchmark-min-rounds=10
+SOURCES := pyproject.toml setup.py README.md $(shell find src -type f -not -path '*/__pycache__/*')
+
+.PHONY: demo test fuzz bench wheel lint clean
+
+demo: $(VENV)/installed $(VENV)/group-demo
+	$(BIN)/python examples/flat_field.py
+
+test: $(VENV)/installed $(VENV)/group-test
+	$(BIN)/python -m pytest
+
+fuzz: $(VENV)/installed $(VENV)/group-test
+	$(BIN)/python -m pytest tests/test_differential.py --hypothesis-profile=fuzz
+
+# Each implementation in a process of its own. pytest-benchmark sorts the two by name.
+bench: $(VENV)/installed $(VENV)/group-bench
+	mkdir -p $(BENCH)
+	$(BIN)/python -m pytest benchmarks --implementation reference $(BENCH_OPTIONS) \
+		--benchmark-json=$(BENCH)/1-reference.json
+	$(BIN)/python -m pytest benchmarks --implementation native $(BENCH_OPTIONS) \
+		--benchmark-json=$(BENCH)/2-native.json
+	$(BIN)/pytest-benchmark --storage=$(BENCH) compare --between=median --time-unit=us \
+		$(BENCH)/1-reference.json $(BENCH)/2-native.json
+	$(BIN)/python benchmarks/compare.py $(BENCH)/1-reference.json $(BENCH)/2-native.json
+
+wheel: $(VENV)/group-wheel
+	$(BIN)/python -m build
+
+lint: $(VENV)/installed $(VENV)/group-lint $(VENV)/group-test $(VENV)/group-demo
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/cython-lint src
+	$(BIN)/mypy
+
+clean:
+	rm -rf $(VENV) build dist .benchmarks .pytest_cache .hypothesis .mypy_cache .ruff_cache
+	find . -name __pycache__ -prune -exec rm -rf {} +
+	find src -name '*.egg-info' -prune -exec rm -rf {} +
+
+# pip older than 25.1 knows no dependency groups.
+$(BIN)/pip-upgraded:
+	$(PYTHON) -m venv $(VENV)
+	$(PIP) install --upgrade 'pip>=25.1'
+	touch $@
+
+# The package is installed as users have it, not in place: nothing is built into the source tree.
+$(VENV)/installed: $(SOURCES) $(VENV)/group-build
+	$(PIP) install --no-build-isolation --force-reinstall --no-deps .
+	touch $@
+
+$(VENV)/group-%: pyproject.toml $(BIN)/pip-upgraded
+	$(PIP) install --group $*
+	touch $@

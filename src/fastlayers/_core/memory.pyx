@@ -1,0 +1,390 @@
+# The recycler: large arrays own blocks that outlive them.
+#
+# Fresh memory from the operating system is handed over page by page, zeroed, at the first touch: a
+# layer step on 30k to 1M elements spends 70 to 95 % of its time there when every result is a new
+# allocation. A block that comes back here when its array dies is given to the next array of its
+# size, still mapped and still warm.
+#
+# NumPy has an interface for this, NEP 49: an array carries a handler, and hands its memory back to
+# that. An array that owns a recycled block is like any other; it may be resized, outlive the cache's
+# being emptied, or be freed by any thread.
+#
+# All state is below, in `cache`, and guarded by the mutex of os.h, never by the GIL: NumPy may free
+# an array's memory, and free-threaded Python run anything here, at any time and on any thread.
+
+cimport numpy as cnp
+from cpython.object cimport PyObject
+from cpython.pycapsule cimport PyCapsule_New
+from cpython.ref cimport Py_INCREF, Py_XDECREF
+from libc.stdint cimport uint8_t, uint64_t
+from libc.string cimport memcpy, memset
+
+cdef extern from "os.h" nogil:
+    void os_lock()
+    void os_unlock()
+    void os_survive_fork()
+    void *os_aligned_alloc(size_t alignment, size_t size)
+    void os_aligned_free(void *block)
+    void *os_map(size_t size)
+    void os_unmap(void *block, size_t size)
+
+cdef extern from "clock.h" nogil:
+    double clock_seconds()
+
+cdef extern from "numpy/arrayobject.h":
+    ctypedef struct ArrayFields "PyArrayObject_fields":
+        PyObject *mem_handler
+    PyObject *PyDataMem_DefaultHandler
+    PyObject *PyDataMem_GetHandler()
+    object PyDataMem_SetHandler(object)
+    void PyArray_ENABLEFLAGS(cnp.ndarray, int)
+    void *PyArray_DATA(cnp.ndarray)
+
+cdef extern from "Python.h":
+    int PyTraceMalloc_Track(unsigned int domain, size_t pointer, size_t size)
+
+cnp.import_array()
+
+
+# ---- blocks ----
+
+# What stands before the memory that an array gets.
+cdef struct Block:
+    Block *next                 # in the cache
+    size_t capacity             # bytes for the array
+    int bin
+    int mapped
+
+cdef enum:
+    ALIGNMENT = 64              # a cache line, and the widest vector
+    HEADER = 64                 # keeps that alignment
+
+    # From here on blocks come from the operating system, not from malloc, which would keep them
+    # when they are released, and could not advise huge pages.
+    MAPPED_BYTES = 1 << 20
+
+    # Capacities: eight to a doubling, so that an eighth at most is unused (and never touched).
+    STEPS = 8
+    SMALLEST_POWER = 11
+    LARGEST_POWER = 46
+    BINS = (LARGEST_POWER - SMALLEST_POWER) * STEPS + 1
+
+
+cdef inline int bin_of(size_t size) noexcept nogil:
+    """The bin of the smallest capacity that holds ``size`` bytes; BINS if none does."""
+    cdef int power = SMALLEST_POWER
+    if size <= <size_t> 1 << SMALLEST_POWER:
+        return 0
+    if size > <size_t> 1 << LARGEST_POWER:
+        return BINS
+    while size > <size_t> 2 << power:
+        power += 1
+    # 2**power < size <= 2**(power + 1)
+    return ((power - SMALLEST_POWER) * STEPS
+            + <int> ((size - (<size_t> 1 << power) - 1) >> (power - 3)) + 1)
+
+
+cdef inline size_t capacity_of(int bin) noexcept nogil:
+    cdef int power = SMALLEST_POWER + bin // STEPS
+    return (<size_t> 1 << power) + (<size_t> (bin % STEPS) << (power - 3))
+
+
+cdef inline Block *header_of(void *memory) noexcept nogil:
+    return <Block *> (<char *> memory - HEADER)
+
+
+cdef inline void *memory_of(Block *block) noexcept nogil:
+    return <char *> block + HEADER
+
+
+cdef Block *obtain(size_t size, int bin) noexcept nogil:
+    """A block from the operating system, or NULL."""
+    cdef size_t capacity = capacity_of(bin) if bin < BINS else size
+    cdef int mapped = capacity >= MAPPED_BYTES
+    cdef Block *block = NULL
+    if capacity <= <size_t> -1 - HEADER - MAPPED_BYTES:
+        if mapped:
+            block = <Block *> os_map(capacity + HEADER)
+        else:
+            block = <Block *> os_aligned_alloc(ALIGNMENT, capacity + HEADER)
+    if block != NULL:
+        block.next = NULL
+        block.capacity = capacity
+        block.bin = bin
+        block.mapped = mapped
+    return block
+
+
+cdef void release(Block *block) noexcept nogil:
+    """Give a list of blocks back to the operating system."""
+    cdef Block *next
+    while block != NULL:
+        next = block.next
+        if block.mapped:
+            os_unmap(block, block.capacity + HEADER)
+        else:
+            os_aligned_free(block)
+        block = next
+
+
+# ---- the cache ----
+
+# Blocks that were not needed for so long, in seconds, are given back: a program that has moved on
+# does not hold memory for ever.
+cdef double IDLE_SECONDS = 10.0
+
+# Reading the clock costs as much as the rest of an allocation.
+cdef enum:
+    CALLS_BETWEEN_LOOKS = 256
+
+cdef struct Bin:
+    Block *first
+    Py_ssize_t count
+    Py_ssize_t idle             # the lowest count since the last sweep: so many nobody needed
+    uint64_t last_used          # counted in calls
+
+cdef struct Cache:
+    Bin bins[BINS]
+    size_t limit
+    size_t bytes
+    Py_ssize_t blocks
+    uint64_t hits
+    uint64_t misses
+    uint64_t calls
+    double last_sweep
+
+cdef Cache cache
+memset(&cache, 0, sizeof(cache))
+os_survive_fork()
+
+
+cdef inline Block *pop(int bin) noexcept nogil:
+    cdef Block *block = cache.bins[bin].first
+    cache.bins[bin].first = block.next
+    cache.bins[bin].count -= 1
+    cache.bins[bin].idle = min(cache.bins[bin].idle, cache.bins[bin].count)
+    cache.bytes -= block.capacity
+    cache.blocks -= 1
+    block.next = NULL
+    return block
+
+
+cdef Block *shrink(size_t bytes) noexcept nogil:
+    """Take blocks out until the cache holds no more than so many bytes, longest unused bins first."""
+    cdef Block *taken = NULL
+    cdef Block *block
+    cdef int bin, oldest
+    while cache.bytes > bytes:
+        oldest = -1
+        for bin in range(BINS):
+            if cache.bins[bin].count and (
+                oldest < 0 or cache.bins[bin].last_used < cache.bins[oldest].last_used
+            ):
+                oldest = bin
+        block = pop(oldest)
+        block.next = taken
+        taken = block
+    return taken
+
+
+cdef Block *sweep(double now) noexcept nogil:
+    """Take out what nobody has needed since the last sweep, if that is long enough ago."""
+    cdef Block *taken = NULL
+    cdef Block *block
+    cdef int bin
+    cdef Py_ssize_t idle
+    if now - cache.last_sweep < IDLE_SECONDS:
+        return NULL
+    cache.last_sweep = now
+    for bin in range(BINS):
+        for idle in range(cache.bins[bin].idle):
+            block = pop(bin)
+            block.next = taken
+            taken = block
+        cache.bins[bin].idle = cache.bins[bin].count
+    return taken
+
+
+cdef Block *take_all() noexcept nogil:
+    os_lock()
+    cdef Block *taken = shrink(0)
+    os_unlock()
+    return taken
+
+
+cdef void *new_block(size_t size) noexcept nogil:
+    """Uninitialised memory for an array, or NULL."""
+    cdef int bin = bin_of(size)
+    cdef Block *block = NULL
+    os_lock()
+    if bin < BINS:
+        cache.bins[bin].last_used = cache.calls
+        if cache.bins[bin].first != NULL:
+            block = pop(bin)
+    if block != NULL:
+        cache.hits += 1
+    else:
+        cache.misses += 1
+    os_unlock()
+    if block == NULL:
+        block = obtain(size, bin)
+    if block == NULL:
+        # The memory may be there, kept in other sizes.
+        release(take_all())
+        block = obtain(size, bin)
+    return NULL if block == NULL else memory_of(block)
+
+
+cdef void free_block(void *memory) noexcept nogil:
+    cdef Block *block = header_of(memory)
+    cdef Block *excess = NULL
+    cdef Bin *bin
+    os_lock()
+    cache.calls += 1
+    if block.bin < BINS and block.capacity <= cache.limit:
+        bin = &cache.bins[block.bin]
+        bin.last_used = cache.calls
+        block.next = bin.first
+        bin.first = block
+        bin.count += 1
+        cache.bytes += block.capacity
+        cache.blocks += 1
+        block = NULL
+        if cache.bytes > cache.limit:
+            excess = shrink(cache.limit)
+        elif cache.calls % CALLS_BETWEEN_LOOKS == 0:
+            excess = sweep(clock_seconds())
+    os_unlock()
+    release(block)
+    release(excess)
+
+
+# ---- NumPy's side ----
+
+cdef void *handler_malloc(void *context, size_t size) noexcept nogil:
+    return new_block(size)
+
+
+cdef void *handler_calloc(void *context, size_t count, size_t item) noexcept nogil:
+    cdef void *memory
+    if item and count > <size_t> -1 // item:
+        return NULL
+    memory = new_block(count * item)
+    if memory != NULL:
+        memset(memory, 0, count * item)
+    return memory
+
+
+cdef void handler_free(void *context, void *memory, size_t size) noexcept nogil:
+    # The size is no help: an array that was given another shape or dtype reports another one.
+    if memory != NULL:
+        free_block(memory)
+
+
+cdef void *handler_realloc(void *context, void *memory, size_t size) noexcept nogil:
+    cdef void *moved
+    cdef size_t capacity
+    if memory == NULL:
+        return new_block(size)
+    capacity = header_of(memory).capacity
+    if bin_of(size) == header_of(memory).bin and size <= capacity:
+        return memory
+    moved = new_block(size)
+    if moved != NULL:
+        memcpy(moved, memory, min(size, capacity))
+        free_block(memory)
+    return moved
+
+
+cdef extern from "numpy/arrayobject.h":
+    ctypedef struct Allocator "PyDataMemAllocator":
+        void *ctx
+        void *(*malloc)(void *, size_t) noexcept nogil
+        void *(*calloc)(void *, size_t, size_t) noexcept nogil
+        void *(*realloc)(void *, void *, size_t) noexcept nogil
+        void (*free)(void *, void *, size_t) noexcept nogil
+    ctypedef struct Handler "PyDataMem_Handler":
+        char name[127]
+        uint8_t version
+        Allocator allocator
+
+cdef Handler handler_struct
+memset(&handler_struct, 0, sizeof(handler_struct))
+memcpy(handler_struct.name, b"fastlayers", sizeof(b"fastlayers"))
+handler_struct.version = 1
+handler_struct.allocator.malloc = handler_malloc
+handler_struct.allocator.calloc = handler_calloc
+handler_struct.allocator.realloc = handler_realloc
+handler_struct.allocator.free = handler_free
+handler = PyCapsule_New(&handler_struct, "mem_handler", NULL)
+
+
+cdef bint is_recycling() except -1:
+    """Whether NumPy's own handler is in force, or this one: a user's own is not passed over."""
+    cdef PyObject *current = PyDataMem_GetHandler()
+    if current == NULL:
+        return -1  # with NumPy's exception set
+    Py_XDECREF(current)
+    return current == PyDataMem_DefaultHandler or current == <PyObject *> handler
+
+
+cdef void own_block(object array, size_t size) noexcept:
+    """Make an array, made around a new block of its own, the owner of that.
+
+    It is what NumPy does when it allocates with a handler, but costs nothing; setting the handler
+    and setting it back would take some 150 ns.
+    """
+    Py_INCREF(handler)
+    (<ArrayFields *> array).mem_handler = <PyObject *> handler
+    PyArray_ENABLEFLAGS(<cnp.ndarray> array, cnp.NPY_ARRAY_OWNDATA)
+    PyTraceMalloc_Track(TRACE_DOMAIN, <size_t> PyArray_DATA(<cnp.ndarray> array), size)
+
+
+cdef enum:
+    TRACE_DOMAIN = 389047       # numpy.lib.tracemalloc_domain
+
+
+def set_handler(new):
+    """Make a handler NumPy's current one, in this context; return the one before."""
+    return PyDataMem_SetHandler(new)
+
+
+def recycling_handler():
+    """The recycler, for `set_handler`."""
+    return handler
+
+
+# ---- knobs ----
+
+def cache_state():
+    """Return (hits, misses, blocks, bytes, limit)."""
+    os_lock()
+    cdef uint64_t hits = cache.hits
+    cdef uint64_t misses = cache.misses
+    cdef Py_ssize_t blocks = cache.blocks
+    cdef size_t bytes = cache.bytes
+    cdef size_t limit = cache.limit
+    os_unlock()  # before objects are made: that may run the garbage collector, and that this module
+    return hits, misses, blocks, bytes, limit
+
+
+def set_limit(size_t limit):
+    """Keep at most so many bytes; give back what is beyond."""
+    os_lock()
+    cache.limit = limit
+    cdef Block *excess = shrink(limit)
+    os_unlock()
+    release(excess)
+
+
+def empty():
+    """Give all blocks back that no array owns."""
+    release(take_all())
+
+
+def trim():
+    """Give back what nobody has needed for long."""
+    os_lock()
+    cdef Block *idle = sweep(clock_seconds())
+    os_unlock()
+    release(idle)

@@ -1,0 +1,90 @@
+/* What differs between operating systems about memory: aligned, by the page, and a mutex for it. */
+#ifndef FASTLAYERS_OS_H
+#define FASTLAYERS_OS_H
+
+#include <stddef.h>
+#include <stdlib.h>
+
+#if defined(_WIN32)
+
+#ifndef WIN32_LEAN_AND_MEAN
+#define WIN32_LEAN_AND_MEAN
+#endif
+#include <malloc.h>
+#include <windows.h>
+
+static SRWLOCK os_mutex = SRWLOCK_INIT;
+static void os_lock(void) { AcquireSRWLockExclusive(&os_mutex); }
+static void os_unlock(void) { ReleaseSRWLockExclusive(&os_mutex); }
+static void os_survive_fork(void) {}
+
+static void *os_aligned_alloc(size_t alignment, size_t size) { return _aligned_malloc(size, alignment); }
+static void os_aligned_free(void *block) { _aligned_free(block); }
+
+static void *os_map(size_t size)
+{
+    return VirtualAlloc(NULL, size, MEM_RESERVE | MEM_COMMIT, PAGE_READWRITE);
+}
+static void os_unmap(void *block, size_t size)
+{
+    (void)size;
+    VirtualFree(block, 0, MEM_RELEASE);
+}
+
+#else
+
+#include <pthread.h>
+#include <stdint.h>
+#include <sys/mman.h>
+
+static pthread_mutex_t os_mutex = PTHREAD_MUTEX_INITIALIZER;
+static void os_lock(void) { pthread_mutex_lock(&os_mutex); }
+static void os_unlock(void) { pthread_mutex_unlock(&os_mutex); }
+/* A child that is forked while another thread holds the mutex would wait for it for ever. */
+static void os_survive_fork(void) { pthread_atfork(os_lock, os_unlock, os_unlock); }
+
+static void *os_aligned_alloc(size_t alignment, size_t size)
+{
+    void *block = NULL;
+    return posix_memalign(&block, alignment, size) ? NULL : block;
+}
+static void os_aligned_free(void *block) { free(block); }
+
+#ifndef MAP_ANONYMOUS
+#define MAP_ANONYMOUS MAP_ANON
+#endif
+
+enum { OS_HUGE_PAGE = 1 << 21 };
+
+/* Zeroed memory, in huge pages where it is large enough and the kernel gives them on advice. */
+static void *os_map(size_t size)
+{
+    const int access = PROT_READ | PROT_WRITE, kind = MAP_PRIVATE | MAP_ANONYMOUS;
+    char *block;
+#ifdef MADV_HUGEPAGE
+    if (size >= 2 * (size_t)OS_HUGE_PAGE) {
+        /* A huge page must begin at a multiple of its size: map more, and give back the edges. */
+        size_t edge;
+        block = mmap(NULL, size + OS_HUGE_PAGE, access, kind, -1, 0);
+        if (block == MAP_FAILED) {
+            return NULL;
+        }
+        edge = (size_t)(-(uintptr_t)block & (OS_HUGE_PAGE - 1));
+        if (edge) {
+            munmap(block, edge);
+        }
+        if (edge < OS_HUGE_PAGE) {
+            munmap(block + edge + size, OS_HUGE_PAGE - edge);
+        }
+        block += edge;
+        madvise(block, size, MADV_HUGEPAGE);
+        return block;
+    }
+#endif
+    block = mmap(NULL, size, access, kind, -1, 0);
+    return block == MAP_FAILED ? NULL : block;
+}
+static void os_unmap(void *block, size_t size) { munmap(block, size); }
+
+#endif
+#endif

@@ -1,0 +1,226 @@
+"""The knobs: threads, and the memory that large results are recycled from."""
+
+from __future__ import annotations
+
+import gc
+import os
+from contextlib import ContextDecorator
+from typing import Any, NamedTuple
+
+from . import limits
+from .ops import IMPLEMENTATION
+
+if IMPLEMENTATION == "native":
+    from ._core import dispatch, memory
+
+# Of the memory that the process may use, this share may be kept for further results.
+CACHE_SHARE = 1 / 8
+
+
+class CacheInfo(NamedTuple):
+    """State of the memory cache.
+
+    Attributes
+    ----------
+    hits, misses : int
+        Results that got a recycled block, and those that needed a new one, since the import.
+    blocks, bytes : int
+        What the cache holds now, owned by no array.
+    limit : int
+        The most bytes that it holds.
+    """
+
+    hits: int
+    misses: int
+    blocks: int
+    bytes: int
+    limit: int
+
+
+def set_num_threads(n: int) -> None:
+    """Set how many threads a large call uses.
+
+    The default is what OpenMP would use (``OMP_NUM_THREADS``, the process's affinity), at most
+    what the container's quota of CPUs allows. ``FASTLAYERS_NUM_THREADS`` sets it at import. A limit
+    that threadpoolctl sets later goes for these threads too. Calls on small arrays use one thread
+    whatever the number, as does the child of a fork.
+
+    Parameters
+    ----------
+    n : int
+        Number of threads, at least 1.
+
+    Raises
+    ------
+    ValueError
+        If ``n`` is less than 1.
+    TypeError
+        If ``n`` is not an integer.
+
+    Examples
+    --------
+    >>> import fastlayers
+    >>> before = fastlayers.get_num_threads()
+    >>> fastlayers.set_num_threads(1)
+    >>> fastlayers.get_num_threads()
+    1
+    >>> fastlayers.set_num_threads(before)
+    """
+    n = _integer("n", n)
+    if not 1 <= n <= MAX_THREADS:
+        raise ValueError(f"the number of threads must be from 1 to {MAX_THREADS}, got {n}")
+    if IMPLEMENTATION == "native":
+        dispatch.set_thread_count(n, _cpu_quota)
+
+
+def get_num_threads() -> int:
+    """Return how many threads a large call uses; 1 without OpenMP, or after a fork.
+
+    Examples
+    --------
+    >>> import fastlayers
+    >>> fastlayers.get_num_threads() >= 1
+    True
+    """
+    return dispatch.get_thread_count() if IMPLEMENTATION == "native" else 1
+
+
+def cache_info() -> CacheInfo:
+    """Return what the memory cache holds and how often it served.
+
+    Returns
+    -------
+    CacheInfo
+        A named tuple (hits, misses, blocks, bytes, limit); all 0 on the reference implementation,
+        which recycles nothing.
+
+    Examples
+    --------
+    >>> import fastlayers
+    >>> fastlayers.cache_info().bytes <= fastlayers.cache_info().limit
+    True
+    """
+    if IMPLEMENTATION == "native":
+        return CacheInfo(*memory.cache_state())
+    return CacheInfo(0, 0, 0, 0, 0)
+
+
+def set_cache_limit(limit: int) -> None:
+    """Set how many bytes the memory cache may keep; what is beyond is given back at once.
+
+    The default is an eighth of the memory that the process may use (that of the machine, or of the
+    container). ``FASTLAYERS_CACHE_LIMIT`` sets it at import. Blocks that nobody has needed for some
+    ten seconds are given back in any case.
+
+    Parameters
+    ----------
+    limit : int
+        In bytes; 0 keeps nothing.
+
+    Raises
+    ------
+    ValueError
+        If ``limit`` is negative.
+    TypeError
+        If ``limit`` is not an integer.
+
+    Examples
+    --------
+    >>> import fastlayers
+    >>> before = fastlayers.cache_info().limit
+    >>> fastlayers.set_cache_limit(0)
+    >>> fastlayers.cache_info().bytes
+    0
+    >>> fastlayers.set_cache_limit(before)
+    """
+    limit = _integer("limit", limit)
+    if limit < 0:
+        raise ValueError(f"the cache limit must not be negative, got {limit} bytes")
+    if IMPLEMENTATION == "native":
+        memory.set_limit(min(limit, 2**63 - 1))
+
+
+def empty_cache() -> None:
+    """Give all memory back that the cache holds; arrays keep theirs.
+
+    Examples
+    --------
+    >>> import fastlayers
+    >>> fastlayers.empty_cache()
+    """
+    if IMPLEMENTATION == "native":
+        memory.empty()
+
+
+class recycling(ContextDecorator):
+    """Let all arrays that NumPy makes own recycled memory: a context manager and a decorator.
+
+    The results of fastlayers do anyway; this gives the same to code of one's own, of any dtype. An
+    array made inside is an ordinary array, and may be used outside. Blocks are of at least 2 KiB.
+
+    As NumPy's allocation handlers (NEP 49) it goes for the current thread or asynchronous task. A
+    handler that was in force before is in force again afterwards.
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> import fastlayers
+    >>> with fastlayers.recycling():
+    ...     y = np.sqrt(np.ones((512, 512)))
+    >>> @fastlayers.recycling()
+    ... def relu(x):
+    ...     return np.maximum(x, 0)
+    """
+
+    def __init__(self) -> None:
+        self._previous: list[Any] = []
+
+    def _recreate_cm(self) -> recycling:
+        return type(self)()  # a decorated function may be running more than once
+
+    def __enter__(self) -> recycling:
+        if IMPLEMENTATION == "native":
+            self._previous.append(memory.set_handler(memory.recycling_handler()))
+        return self
+
+    def __exit__(self, *exception: object) -> None:
+        if IMPLEMENTATION == "native":
+            memory.set_handler(self._previous.pop())
+
+
+# More than any machine has, and few enough for OpenMP not to give up.
+MAX_THREADS = 1024
+
+
+def _integer(name: str, value: Any) -> int:
+    if not hasattr(value, "__index__"):
+        raise TypeError(f"{name} must be an integer, got {value!r}")
+    return int(value.__index__())
+
+
+def _from_environment(name: str, smallest: int) -> int | None:
+    text = os.environ.get(name)
+    if not text:
+        return None
+    if not text.strip().isdecimal() or int(text) < smallest:
+        raise ValueError(f"{name} is {text!r}; it must be an integer of at least {smallest}")
+    return int(text)
+
+
+def _give_back_idle_memory(phase: str, info: dict[str, int]) -> None:
+    # The garbage collector runs now and then in any program, also in one that has done with
+    # fastlayers.
+    if phase == "stop":
+        memory.trim()
+
+
+_cpu_quota = limits.cpu_quota()
+_threads = _from_environment("FASTLAYERS_NUM_THREADS", 1)
+_limit = _from_environment("FASTLAYERS_CACHE_LIMIT", 0)
+
+if IMPLEMENTATION == "native":
+    dispatch.set_thread_count(0, _cpu_quota)
+    gc.callbacks.append(_give_back_idle_memory)
+if _threads is not None:
+    set_num_threads(_threads)
+set_cache_limit(int(limits.memory_bytes() * CACHE_SHARE) if _limit is None else _limit)
