@@ -10,7 +10,7 @@ BENCH_OPTIONS := --benchmark-storage=$(BENCH) --benchmark-quiet --benchmark-min-
 	--benchmark-max-time=0.75 --benchmark-min-rounds=10
 SOURCES := pyproject.toml setup.py README.md $(shell find src -type f -not -path '*/__pycache__/*')
 
-.PHONY: demo test fuzz bench wheel lint clean
+.PHONY: demo test fuzz bench side-by-side wheel lint clean
 
 demo: $(VENV)/installed $(VENV)/group-demo
 	$(BIN)/python examples/flat_field.py
@@ -31,6 +31,9 @@ bench: $(VENV)/installed $(VENV)/group-bench
 	$(BIN)/pytest-benchmark --storage=$(BENCH) compare --between=median --time-unit=us \
 		$(BENCH)/1-reference.json $(BENCH)/2-native.json
 	$(BIN)/python benchmarks/compare.py $(BENCH)/1-reference.json $(BENCH)/2-native.json
+
+side-by-side: $(VENV)/installed $(VENV)/group-peers
+	$(BIN)/python benchmarks/side_by_side.py
 
 wheel: $(VENV)/group-wheel
 	$(BIN)/python -m build

@@ -86,7 +86,10 @@ def extension(name, flags=()):
             *([("CYTHON_TRACE_NOGIL", "1")] if TRACE else []),
         ],
         extra_compile_args=[*FLAGS, *flags],
-        depends=["setup.py", *(str(p) for p in sorted(CORE.iterdir()) if p.suffix in (".h", ".pxd", ".pxi"))],
+        depends=[
+            "setup.py",
+            *(str(p) for p in sorted(CORE.iterdir()) if p.suffix in (".h", ".pxd", ".pxi")),
+        ],
     )
 
 

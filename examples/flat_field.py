@@ -78,7 +78,8 @@ class Camera:
 
     def correct(self, raw: np.ndarray) -> np.ndarray:
         """Recover the scene from a raw frame."""
-        return (raw - self.offset) / self.gain
+        corrected: np.ndarray = (raw - self.offset) / self.gain
+        return corrected
 
 
 def hidden_camera(shape: tuple[int, int, int], rng: np.random.Generator) -> Camera:

@@ -42,8 +42,9 @@ def gradcheck(
     eps : float, optional
         Step of the differences, in units of the operands.
     atol, rtol : float, optional
-        A gradient ``a`` passes against a difference ``n`` if ``abs(a - n) <= atol + rtol * abs(n)``.
-        The defaults of this function are those of ``torch.autograd.gradcheck``.
+        A gradient ``a`` passes against a difference ``n`` if
+        ``abs(a - n) <= atol + rtol * abs(n)``. The defaults, and that of ``eps``, are those of
+        ``torch.autograd.gradcheck``.
 
     Returns
     -------
@@ -82,7 +83,8 @@ def gradcheck(
     gradients = layer.backward(_as_given(dout.copy()))
     if not (isinstance(gradients, tuple) and len(gradients) == 2):
         raise ValueError(
-            f"{type(layer).__name__}.backward must return a pair (dx, dy), got {_described(gradients)}"
+            f"{type(layer).__name__}.backward must return a pair (dx, dy), "
+            f"got {_described(gradients)}"
         )
     for (name, operand), gradient in zip(operands.items(), gradients, strict=True):
         analytic = _summed_to(operand.shape, gradient, f"d{name}")
@@ -106,8 +108,8 @@ def _float64_copy(name: str, operand: Any) -> np.ndarray:
     array = np.asarray(operand)
     if array.dtype != np.float64:
         raise TypeError(
-            f"{name} must be a float64 array or a real number for its differences to mean anything, "
-            f"got {_described(operand)}"
+            f"{name} must be a float64 array or a real number, for its differences to mean "
+            f"anything, got {_described(operand)}"
         )
     return np.array(array)
 
@@ -127,7 +129,7 @@ def _summed_to(shape: tuple[int, ...], gradient: Any, name: str) -> np.ndarray:
         raise ValueError(
             f"{name} has shape {gradient.shape}, which does not sum to its operand's {shape}"
         )
-    return np.asarray(sum_to(gradient, np.empty(shape), gradient.shape))
+    return np.asarray(sum_to(gradient, shape))
 
 
 def _compare(

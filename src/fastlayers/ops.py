@@ -16,7 +16,8 @@ IMPLEMENTATION = os.environ.get("FASTLAYERS_IMPLEMENTATION") or "native"
 
 if IMPLEMENTATION not in ("native", "reference"):
     raise ValueError(
-        f"FASTLAYERS_IMPLEMENTATION is {IMPLEMENTATION!r}; it must be 'native' or 'reference', or unset"
+        f"FASTLAYERS_IMPLEMENTATION is {IMPLEMENTATION!r}; "
+        "it must be 'native' or 'reference', or unset"
     )
 
 if IMPLEMENTATION == "native":
@@ -25,12 +26,13 @@ if IMPLEMENTATION == "native":
     except ImportError as error:
         if os.environ.get("FASTLAYERS_IMPLEMENTATION"):
             raise ImportError(
-                "FASTLAYERS_IMPLEMENTATION=native, but the compiled part of fastlayers cannot be imported "
-                f"({error}); reinstall fastlayers, or unset the variable to run on plain NumPy"
+                "FASTLAYERS_IMPLEMENTATION=native, but the compiled part of fastlayers cannot be "
+                f"imported ({error}); reinstall fastlayers, or unset the variable to run on plain "
+                "NumPy"
             ) from error
         warnings.warn(
-            f"the compiled part of fastlayers cannot be imported ({error}); running on plain NumPy, "
-            "with the same answers but none of the speed; reinstall fastlayers to mend it",
+            f"the compiled part of fastlayers cannot be imported ({error}); running on plain "
+            "NumPy, with the same answers but none of the speed; reinstall fastlayers to mend it",
             RuntimeWarning,
             stacklevel=2,
         )

@@ -136,7 +136,7 @@ def multiply_backward(
     """
     if sum_to_shape:
         shape = np.broadcast_shapes(np.shape(dout), np.shape(x), np.shape(y))
-        dx, dy = sum_to(dout * y, x, shape), sum_to(dout * x, y, shape)
+        dx, dy = _gradient(dout * y, x, shape), _gradient(dout * x, y, shape)
         return (dx, dy) if out is None else _products(1, dx, dy, out)
     if out is None:
         return dout * y, dout * x
@@ -188,36 +188,39 @@ def add_backward(
         if x is None or y is None:
             raise TypeError("add_backward needs x and y to sum the gradients to their shapes")
         shape = np.broadcast_shapes(np.shape(dout), np.shape(x), np.shape(y))
-        dx, dy = sum_to(dout * 1, x, shape), sum_to(dout * 1, y, shape)
+        dx, dy = _gradient(dout * 1, x, shape), _gradient(dout * 1, y, shape)
         return (dx, dy) if out is None else _products(1, dx, dy, out)
     if out is None:
         return dout * 1, dout * 1
     return _products(dout, 1, 1, out)
 
 
-def sum_to(gradient: Any, operand: Any, shape: tuple[int, ...]) -> Any:
-    """Sum a gradient to the shape of the operand that was broadcast to ``shape``.
-
-    A gradient that does not depend on all axes of ``shape`` counts once for each of their elements.
-    """
-    if np.shape(gradient) != shape:
-        gradient = np.broadcast_to(gradient, shape, subok=True)
-    target = np.shape(operand)
-    lead = len(shape) - len(target)
-    stretched = tuple(
-        lead + axis for axis, length in enumerate(target) if length == 1 != shape[lead + axis]
-    )
-    axes = (*range(lead), *stretched)
-    if axes:
-        dtype = None if gradient.dtype == bool else gradient.dtype
-        gradient = np.sum(gradient, axis=axes, dtype=dtype).reshape(target)
+def _gradient(product: Any, operand: Any, shape: tuple[int, ...]) -> Any:
+    """The product, of what was broadcast to ``shape``, summed to its operand's shape."""
+    if np.shape(product) != shape:
+        # It does not depend on all axes, and counts once for each of their elements.
+        product = np.broadcast_to(product, shape, subok=True)
+    gradient = sum_to(product, np.shape(operand))
     if isinstance(operand, Number) and not isinstance(operand, np.generic):
         return gradient.item() if isinstance(gradient, np.generic | np.ndarray) else gradient
     return gradient
 
 
+def sum_to(array: Any, shape: tuple[int, ...]) -> Any:
+    """Sum an array over the axes along which ``shape`` was broadcast to its own."""
+    lead = np.ndim(array) - len(shape)
+    stretched = tuple(
+        lead + axis for axis, length in enumerate(shape) if length == 1 != array.shape[lead + axis]
+    )
+    axes = (*range(lead), *stretched)
+    if not axes:
+        return array
+    dtype = None if array.dtype == bool else array.dtype  # np.sum would widen small integers
+    return np.sum(array, axis=axes, dtype=dtype).reshape(shape)
+
+
 def _products(dout: Any, first: Any, second: Any, out: Any) -> tuple[Any, Any]:
-    """``(dout * first, dout * second)`` into the pair ``out``, as one ufunc of two outputs would."""
+    """``(dout * first, dout * second)`` into ``out``, as one ufunc of two outputs would."""
     if not isinstance(out, tuple):
         raise TypeError(f"'out' must be a tuple of two arrays (dx, dy), not {type(out).__name__}")
     if len(out) != 2:

@@ -39,7 +39,7 @@ cdef struct Job:
     int ndim                    # at least 1; the last axis is the innermost
     int threads                 # how many share the work
     bint streaming              # whether results bypass the caches
-    bint blocked                # whether an input runs across the last two axes: walk both in blocks
+    bint blocked                # whether an input lies across the last two axes: go by blocks
     Py_ssize_t size             # the product of the shape
     Py_ssize_t shape[MAX_DIMS]
     int chunks                  # 0, or where results are summed, into how many parts axis 0 is cut

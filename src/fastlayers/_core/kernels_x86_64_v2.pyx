@@ -1,1 +1,1 @@
-include "kernels.pxi"
+include "jobs.pxi"

@@ -6,8 +6,8 @@
 # size, still mapped and still warm.
 #
 # NumPy has an interface for this, NEP 49: an array carries a handler, and hands its memory back to
-# that. An array that owns a recycled block is like any other; it may be resized, outlive the cache's
-# being emptied, or be freed by any thread.
+# that. An array that owns a recycled block is like any other; it may be resized, outlive the
+# cache's being emptied, or be freed by any thread.
 #
 # All state is below, in `cache`, and guarded by the mutex of os.h, never by the GIL: NumPy may free
 # an array's memory, and free-threaded Python run anything here, at any time and on any thread.
@@ -170,7 +170,7 @@ cdef inline Block *pop(int bin) noexcept nogil:
 
 
 cdef Block *shrink(size_t bytes) noexcept nogil:
-    """Take blocks out until the cache holds no more than so many bytes, longest unused bins first."""
+    """Take blocks out until no more than so many bytes are left, longest unused bins first."""
     cdef Block *taken = NULL
     cdef Block *block
     cdef int bin, oldest
@@ -197,10 +197,12 @@ cdef Block *sweep(double now) noexcept nogil:
         return NULL
     cache.last_sweep = now
     for bin in range(BINS):
-        for idle in range(cache.bins[bin].idle):
+        idle = cache.bins[bin].idle
+        while idle:
             block = pop(bin)
             block.next = taken
             taken = block
+            idle -= 1
         cache.bins[bin].idle = cache.bins[bin].count
     return taken
 

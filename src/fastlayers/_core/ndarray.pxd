@@ -19,7 +19,8 @@ cdef extern from "numpy/arrayobject.h" nogil:
     PyTypeObject PyArray_Type
     Descr *PyArray_DescrFromType(int)  # a new reference
     object PyArray_NewFromDescr(
-        PyTypeObject *, Descr *, int, const Py_ssize_t *, const Py_ssize_t *, void *, int, PyObject *)
+        PyTypeObject *, Descr *, int, const Py_ssize_t *, const Py_ssize_t *, void *, int,
+        PyObject *)
     void PyArray_ScalarAsCtype(object, void *)
     bint PyArray_ISNBO(char)
     enum:

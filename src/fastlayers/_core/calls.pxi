@@ -1,0 +1,348 @@
+# From operands to a job: broadcast them, lay out the results as NumPy would, order the axes.
+
+# A call on its way to the kernels: what it was given, and the job that this becomes.
+cdef struct Call:
+    DType dtype
+    int inputs
+    Operand input[3]
+    int order                   # C or Fortran: the call is one contiguous row. 0: it has axes
+    int ndim                    # of the results
+    const Py_ssize_t *shape
+    Py_ssize_t broadcast_shape[MAX_DIMS]
+    Job job
+
+
+# Sets of inputs, a bit for each.
+cdef enum:
+    DOUT = 1
+    ALL_INPUTS = 7
+
+
+cdef bint begin(Call *call, Operation operation, int operands) noexcept:
+    """Find the shape of the results and lay the inputs along it; False if it is not served."""
+    cdef Job *job = &call.job
+    cdef const Operand *shaped
+    cdef int slot
+    begin_job(call, operation, operands)
+    call.order = shared_order(call, ALL_INPUTS, &shaped)
+    if call.order:
+        call.ndim = shaped.ndim
+        call.shape = shaped.shape
+        job.size = 1
+        for slot in range(call.ndim):
+            job.size *= call.shape[slot]
+        job.ndim = 1
+        job.shape[0] = job.size
+        for slot in range(call.inputs):
+            job.data[slot] = call.input[slot].data
+            job.strides[0][slot] = job.item if call.input[slot].ndim else 0
+        for slot in range(operands, MAX_OPERANDS):
+            job.strides[0][slot] = job.item
+        return True
+    return broadcast(call)
+
+
+cdef inline void begin_job(Call *call, Operation operation, int operands) noexcept:
+    cdef Job *job = &call.job
+    job.operation = operation
+    job.dtype = call.dtype
+    job.inputs = call.inputs
+    job.operands = operands
+    job.item = item_size[call.dtype]
+    job.chunks = 0
+    job.blocked = False
+    job.streaming = False
+
+
+cdef inline int shared_order(const Call *call, int sources, const Operand **shaped) noexcept:
+    """The memory order of inputs that are of one shape and contiguous in one order, or 0.
+
+    ``sources`` has a bit for each input that counts. Numbers go with every shape and order;
+    ``shaped`` is set to an input that has the shape.
+    """
+    cdef int flags = NPY_ARRAY_C_CONTIGUOUS | NPY_ARRAY_F_CONTIGUOUS
+    cdef int slot, axis
+    cdef const Operand *operand
+    shaped[0] = NULL
+    for slot in range(call.inputs):
+        operand = &call.input[slot]
+        if operand.ndim == 0 or not sources >> slot & 1:
+            continue
+        flags &= operand.flags
+        if shaped[0] == NULL:
+            shaped[0] = operand
+            continue
+        if operand.ndim != shaped[0].ndim:
+            return 0
+        for axis in range(operand.ndim):
+            if operand.shape[axis] != shaped[0].shape[axis]:
+                return 0
+    if shaped[0] == NULL:
+        return 0
+    if flags & NPY_ARRAY_C_CONTIGUOUS:
+        return NPY_ARRAY_C_CONTIGUOUS
+    return flags & NPY_ARRAY_F_CONTIGUOUS
+
+
+cdef bint broadcast(Call *call) noexcept:
+    """Broadcast the inputs: give the job an axis for each of the result's, as they come."""
+    cdef Job *job = &call.job
+    cdef const Operand *operand
+    cdef int slot, axis, lead
+    cdef Py_ssize_t length
+    call.ndim = 0
+    for slot in range(call.inputs):
+        call.ndim = max(call.ndim, call.input[slot].ndim)
+    if not 0 < call.ndim <= MAX_DIMS:
+        return False
+    call.shape = call.broadcast_shape
+    for axis in range(call.ndim):
+        call.broadcast_shape[axis] = 1
+    for slot in range(call.inputs):
+        operand = &call.input[slot]
+        job.data[slot] = operand.data
+        lead = call.ndim - operand.ndim
+        for axis in range(call.ndim):
+            length = operand.shape[axis - lead] if axis >= lead else 1
+            job.strides[axis][slot] = operand.strides[axis - lead] if length != 1 else 0
+            if length == 1 or length == call.broadcast_shape[axis]:
+                continue
+            if call.broadcast_shape[axis] != 1:
+                return False
+            call.broadcast_shape[axis] = length
+    job.ndim = call.ndim
+    job.size = 1
+    for axis in range(call.ndim):
+        length = job.shape[axis] = call.shape[axis]
+        if length == 0 or job.size > PY_SSIZE_T_MAX // item_size[call.dtype] // length:
+            return False
+        job.size *= length
+    return True
+
+
+cdef object attach(Call *call, int slot, int sources, object out):
+    """The array that a result goes into: ``out``, or where this is None a new one.
+
+    ``sources`` has a bit for each input that the result is computed from: as in NumPy their memory
+    order decides the new array's. None if the kernels may not write into ``out``.
+    """
+    cdef Job *job = &call.job
+    cdef const Operand *shaped
+    cdef Py_ssize_t strides[MAX_DIMS]
+    cdef int axis, order
+    if out is None:
+        order = call.order or shared_order(call, sources, &shaped)
+        if order:
+            out = allocate(call, order, NULL)
+        else:
+            keep_order(call, sources, strides)
+            out = allocate(call, 0, strides)
+    elif not is_served_out(call, slot, out):
+        return None
+    job.data[slot] = <char *> PyArray_DATA(<Array *> out)
+    if call.order:
+        job.strides[0][slot] = item_size[call.dtype]
+    else:
+        for axis in range(call.ndim):
+            job.strides[axis][slot] = PyArray_STRIDES(<Array *> out)[axis]
+    return out
+
+
+cdef inline object allocate(const Call *call, int order, const Py_ssize_t *strides):
+    """A new array, in a memory order or by its strides."""
+    cdef Descr *descr = canonical[call.dtype]
+    cdef int flags = NPY_ARRAY_F_CONTIGUOUS if order == NPY_ARRAY_F_CONTIGUOUS else 0
+    cdef size_t size = call.job.size * item_size[call.dtype]
+    cdef void *block = NULL
+    if size >= thresholds.recycling and is_recycling():
+        # Where there is no memory NumPy tries, and says so.
+        block = new_block(size)
+    if block != NULL:
+        flags |= NPY_ARRAY_WRITEABLE
+    Py_INCREF(<object> descr)  # PyArray_NewFromDescr steals it
+    try:
+        array = PyArray_NewFromDescr(
+            &PyArray_Type, descr, call.ndim, call.shape, strides, block, flags, NULL)
+    except BaseException:
+        if block != NULL:
+            free_block(block)
+        raise
+    if block != NULL:
+        own_block(array, size)
+    return array
+
+
+cdef void keep_order(const Call *call, int sources, Py_ssize_t *strides) noexcept:
+    """The strides that NumPy gives a result of the given inputs, its order "K".
+
+    An axis goes inside another if its stride is the smaller one in all inputs; where they disagree,
+    or repeat their elements along an axis, the later axis goes inside.
+    """
+    cdef int inner_first[MAX_DIMS]
+    cdef int axis, other, comparison, i, j, position
+    cdef Py_ssize_t stride = item_size[call.dtype]
+    for i in range(call.ndim):
+        axis = call.ndim - 1 - i
+        position = i
+        # An insertion sort; an axis that compares with none of its neighbours may still pass them.
+        for j in range(i - 1, -1, -1):
+            other = inner_first[j]
+            comparison = compare_axes(call, axis, other, sources)
+            if comparison < 0:
+                position = j
+            elif comparison > 0:
+                break
+        for j in range(i, position, -1):
+            inner_first[j] = inner_first[j - 1]
+        inner_first[position] = axis
+    for i in range(call.ndim):
+        axis = inner_first[i]
+        strides[axis] = stride
+        stride *= call.shape[axis]
+
+
+cdef inline int compare_axes(const Call *call, int axis, int other, int sources) noexcept:
+    """-1 if ``axis`` belongs inside ``other``, 1 if outside, 0 if no input can tell."""
+    cdef int slot
+    cdef int result = 0
+    cdef Py_ssize_t a, b
+    for slot in range(call.inputs):
+        a = abs(call.job.strides[axis][slot])
+        b = abs(call.job.strides[other][slot])
+        if a == 0 or b == 0 or not sources >> slot & 1:
+            continue
+        if b <= a:
+            return 1
+        result = -1
+    return result
+
+
+cdef bint is_served_out(const Call *call, int slot, object out) noexcept:
+    """Whether the kernels may write into ``out``, the array for the given slot."""
+    cdef Array *array = <Array *> out
+    cdef Operand target
+    cdef char *start
+    cdef char *end
+    cdef int i
+    if not describe(out, call.dtype, &target):
+        return False
+    if not PyArray_CheckExact(out) or not target.flags & NPY_ARRAY_WRITEABLE:
+        return False
+    if target.ndim != call.ndim:
+        return False
+    for i in range(call.ndim):
+        if target.shape[i] != call.shape[i]:
+            return False
+    if call.order:
+        if not target.flags & call.order:
+            return False
+    elif not target.flags & (NPY_ARRAY_C_CONTIGUOUS | NPY_ARRAY_F_CONTIGUOUS):
+        return False
+    # What overlaps is left to NumPy, work in place included: were an exception raised, the
+    # operands would be gone by the time that NumPy repeats the call to report it.
+    start = target.data
+    end = start + call.job.size * item_size[call.dtype]
+    for i in range(call.inputs):
+        if overlaps(&call.input[i], item_size[call.dtype], start, end):
+            return False
+    # So is one result that overlaps another.
+    for i in range(call.inputs, slot):
+        if start < call.job.data[i] + (end - start) and call.job.data[i] < end:
+            return False
+    return True
+
+
+cdef bint overlaps(const Operand *operand, Py_ssize_t item, char *start, char *end) noexcept:
+    """Whether memory from ``start`` to ``end`` meets the span of an operand's elements."""
+    cdef char *low = operand.data
+    cdef char *high = operand.data + item
+    cdef int axis
+    for axis in range(operand.ndim):
+        if operand.shape[axis] == 0:
+            return False
+        if operand.strides[axis] < 0:
+            low += (operand.shape[axis] - 1) * operand.strides[axis]
+        else:
+            high += (operand.shape[axis] - 1) * operand.strides[axis]
+    return low < end and start < high
+
+
+cdef inline bint has_shape(const Operand *operand, const Call *call) noexcept:
+    """Whether an operand has the shape of the call, so that nothing of it is repeated."""
+    cdef int axis
+    if operand.ndim != call.ndim:
+        return False
+    for axis in range(call.ndim):
+        if operand.shape[axis] != call.shape[axis]:
+            return False
+    return True
+
+
+cdef void arrange(Job *job, int leader) noexcept:
+    """Order a job's axes as the leading operand lies in memory, and merge those that run on."""
+    cdef Job sorted = job[0]
+    cdef int axes[MAX_DIMS]
+    cdef int slot, axis, position
+    cdef int ndim = 0
+    for axis in range(job.ndim):
+        if job.shape[axis] == 1:
+            continue
+        position = ndim
+        while position > 0 and (
+            abs(job.strides[axes[position - 1]][leader]) < abs(job.strides[axis][leader])
+        ):
+            axes[position] = axes[position - 1]
+            position -= 1
+        axes[position] = axis
+        ndim += 1
+    sorted.ndim = 0
+    for position in range(ndim):
+        axis = axes[position]
+        if sorted.ndim and runs_on(&sorted, job, axis):
+            sorted.shape[sorted.ndim - 1] *= job.shape[axis]
+        else:
+            sorted.shape[sorted.ndim] = job.shape[axis]
+            sorted.ndim += 1
+        for slot in range(job.operands):
+            sorted.strides[sorted.ndim - 1][slot] = job.strides[axis][slot]
+    if sorted.ndim == 0:  # a single element
+        sorted.ndim = 1
+        sorted.shape[0] = 1
+        for slot in range(job.operands):
+            sorted.strides[0][slot] = job.item
+    for slot in range(job.operands, MAX_OPERANDS):
+        sorted.strides[sorted.ndim - 1][slot] = job.item
+    job[0] = sorted
+    job.blocked = is_across(job)
+    if job.inputs == 2 and job.strides[job.ndim - 1][0] == 0:
+        exchange_inputs(job)
+
+
+cdef inline bint is_across(const Job *job) noexcept:
+    """Whether an input runs faster along the axis before the last than along the last."""
+    cdef int slot
+    cdef Py_ssize_t before
+    if job.ndim < 2:
+        return False
+    for slot in range(job.inputs):
+        before = abs(job.strides[job.ndim - 2][slot])
+        if before and before < abs(job.strides[job.ndim - 1][slot]):
+            return True
+    return False
+
+
+cdef inline bint runs_on(const Job *outer, const Job *job, int axis) noexcept:
+    """Whether one step along the last axis of ``outer`` is a whole length of the given axis."""
+    cdef int slot
+    for slot in range(job.operands):
+        if outer.strides[outer.ndim - 1][slot] != job.strides[axis][slot] * job.shape[axis]:
+            return False
+    return True
+
+
+cdef void exchange_inputs(Job *job) noexcept:
+    """Exchange two inputs of a job that is symmetric in them: kernels like to repeat the second."""
+    cdef int axis
+    job.data[0], job.data[1] = job.data[1], job.data[0]
+    for axis in range(job.ndim):
+        job.strides[axis][0], job.strides[axis][1] = job.strides[axis][1], job.strides[axis][0]

@@ -1,0 +1,184 @@
+# Jobs: cut into rows, and into shares for threads.
+
+include "rows.pxi"
+
+from cpython.pycapsule cimport PyCapsule_New
+from cython.parallel cimport prange
+
+from .job cimport MAX_DIMS
+
+cdef extern from "fpstatus.h" nogil:
+    void fp_clear()
+    int fp_raised()
+
+
+cdef void walk(const Job *job, Py_ssize_t start, Py_ssize_t stop) noexcept nogil:
+    """Run the elements from start to stop, counted in the job's own order, row by row."""
+    cdef int axis, operand
+    cdef int last = job.ndim - 1
+    cdef Py_ssize_t n
+    cdef Py_ssize_t rest = start
+    cdef Py_ssize_t index[MAX_DIMS]
+    cdef char *data[MAX_OPERANDS]
+    for operand in range(job.operands):
+        data[operand] = job.data[operand]
+    for axis in range(last, -1, -1):
+        index[axis] = rest % job.shape[axis]
+        rest = rest // job.shape[axis]
+        for operand in range(job.operands):
+            data[operand] += index[axis] * job.strides[axis][operand]
+    while True:
+        n = min(job.shape[last] - index[last], stop - start)
+        row(job, data, n)
+        start += n
+        if start >= stop:
+            return
+        # Back to the head of the row, then on to the next one, as an odometer goes.
+        for operand in range(job.operands):
+            data[operand] -= index[last] * job.strides[last][operand]
+        index[last] = 0
+        axis = last - 1
+        while True:
+            index[axis] += 1
+            for operand in range(job.operands):
+                data[operand] += job.strides[axis][operand]
+            if index[axis] < job.shape[axis]:
+                break
+            for operand in range(job.operands):
+                data[operand] -= job.shape[axis] * job.strides[axis][operand]
+            index[axis] = 0
+            axis -= 1
+
+
+# Where an operand lies across the others (a transposed array), a row would touch as many cache
+# lines as it has elements, and use an eighth of each. A block of this many rows and columns uses
+# them up while they are in the L1 cache.
+cdef enum:
+    BLOCK = 32
+
+
+cdef inline Py_ssize_t count_blocks(const Job *job) noexcept nogil:
+    """How many blocks of rows a blocked job has."""
+    cdef Py_ssize_t rows = job.shape[job.ndim - 2]
+    return (job.size // job.shape[job.ndim - 1] // rows) * ((rows + BLOCK - 1) // BLOCK)
+
+
+cdef void walk_blocks(const Job *job, Py_ssize_t start, Py_ssize_t stop) noexcept nogil:
+    """Run blocks of rows of the last two axes, each block of columns by block of columns."""
+    cdef int last = job.ndim - 1
+    cdef Py_ssize_t blocks = (job.shape[last - 1] + BLOCK - 1) // BLOCK
+    cdef Py_ssize_t block, outer, row_index, rows, column, columns
+    cdef int axis, operand
+    cdef char *origin[MAX_OPERANDS]
+    cdef char *data[MAX_OPERANDS]
+    for block in range(start, stop):
+        outer = block // blocks
+        row_index = block % blocks * BLOCK
+        rows = min(<Py_ssize_t> BLOCK, job.shape[last - 1] - row_index)
+        for operand in range(job.operands):
+            origin[operand] = job.data[operand] + row_index * job.strides[last - 1][operand]
+        for axis in range(last - 2, -1, -1):
+            for operand in range(job.operands):
+                origin[operand] += outer % job.shape[axis] * job.strides[axis][operand]
+            outer //= job.shape[axis]
+        for column in range(0, job.shape[last], 32):
+            columns = min(<Py_ssize_t> BLOCK, job.shape[last] - column)
+            for row_index in range(rows):
+                for operand in range(job.operands):
+                    data[operand] = (
+                        origin[operand] + row_index * job.strides[last - 1][operand]
+                        + column * job.strides[last][operand])
+                row(job, data, columns)
+
+
+cdef int run_part(const Job *job, int part) noexcept nogil:
+    """Run one thread's share of a job; return the floating-point exceptions that it raised."""
+    # Shares begin at a cache line of the results, and are the same whenever the size is: in
+    # backward a thread finds in its cache what it had in forward.
+    cdef Py_ssize_t size = count_blocks(job) if job.blocked else job.size
+    cdef Py_ssize_t unit = 1 if job.blocked else CACHE_LINE
+    cdef Py_ssize_t share = (size // job.threads // unit + 1) * unit
+    cdef Py_ssize_t start = min(part * share, size)
+    cdef Py_ssize_t stop = min(start + share, size)
+    fp_clear()
+    if start < stop:
+        if job.blocked:
+            walk_blocks(job, start, stop)
+        else:
+            walk(job, start, stop)
+    if job.streaming:
+        stream_finish()
+    return fp_raised()
+
+
+cdef int run_chunk(const Job *job, int chunk) noexcept nogil:
+    """Run one chunk of a job whose results are summed."""
+    cdef Job part = job[0]
+    cdef int operand, result
+    cdef Py_ssize_t start = job.shape[0] * chunk // job.chunks
+    part.shape[0] = job.shape[0] * (chunk + 1) // job.chunks - start
+    part.size = job.size // job.shape[0] * part.shape[0]
+    for operand in range(job.operands):
+        part.data[operand] += start * job.strides[0][operand]
+    for result in range(job.operands - job.inputs):
+        if job.sums[result].wanted:
+            part.data[job.inputs + result] += chunk * job.sums[result].next_chunk
+    fp_clear()
+    walk(&part, 0, part.size)
+    return fp_raised()
+
+
+cdef int finish_sum(const Job *job, const Sum *sum, char *sums) noexcept nogil:
+    """Add the chunks' sums up, in their order, and round them to the job's dtype."""
+    cdef Py_ssize_t i
+    cdef int chunk
+    cdef double *total
+    cdef char *part
+    fp_clear()
+    if sum.next_chunk:
+        for chunk in range(1, job.chunks):
+            part = sums + chunk * sum.next_chunk
+            for i in range(sum.count):
+                total = <double *> sums + i
+                add_exactly(
+                    (<double *> part)[i], total, <double *> (<char *> total + sum.errors))
+                (<double *> (<char *> total + sum.errors))[0] += (
+                    <double *> (part + sum.errors))[i]
+    if job.dtype == FLOAT64:
+        round_typed_sums(<double *> sum.result, sums, sum)
+    else:
+        round_typed_sums(<float *> sum.result, sums, sum)
+    return fp_raised()
+
+
+cdef inline void round_typed_sums(Real *result, char *sums, const Sum *sum) noexcept nogil:
+    (<TernaryKernel> <void *> round_sums[Real])(
+        borrow(sums, sum.count, sizeof(double)),
+        borrow(sums + sum.errors, sum.count, sizeof(double)),
+        borrow(<char *> result, sum.count, sizeof(Real)))
+
+
+cdef int run(const Job *job) noexcept nogil:
+    cdef int raised = 0
+    cdef int part
+    if job.chunks:
+        for part in prange(
+            job.chunks, num_threads=job.threads, schedule="static"
+        ):
+            raised |= run_chunk(job, part)
+        for part in range(job.operands - job.inputs):
+            if job.sums[part].wanted:
+                raised |= finish_sum(job, &job.sums[part], job.data[job.inputs + part])
+        return raised
+    if job.threads == 1:
+        if job.ndim == 1 and not job.streaming:
+            fp_clear()
+            row(job, <char **> job.data, job.size)
+            return fp_raised()
+        return run_part(job, 0)
+    for part in prange(job.threads, num_threads=job.threads, schedule="static", chunksize=1):
+        raised |= run_part(job, part)
+    return raised
+
+
+kernels = PyCapsule_New(<void *> run, "fastlayers._core.kernels", NULL)

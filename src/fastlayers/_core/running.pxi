@@ -1,0 +1,151 @@
+# Running a job: on how many threads, past the caches or not, and what its exceptions mean.
+
+cdef Run run_kernels = NULL
+
+# From what size on things are done. Tests lower these, by `set_thresholds`, to see small arrays
+# take the paths of large ones.
+cdef struct Thresholds:
+    Py_ssize_t gil              # elements
+    Py_ssize_t threads          # elements
+    Py_ssize_t streaming        # bytes, of all operands
+    Py_ssize_t recycling        # bytes, of a result
+
+cdef Thresholds thresholds
+
+# A call on fewer elements takes some 5 us, too little for another thread to gain from it; to
+# release the GIL and take it again costs 0.1 us when nobody waits.
+thresholds.gil = 1 << 14
+
+# Waking a second thread costs some 2 us. Steps on float64, one thread against two, us: 10k elements
+# 7.1 / 7.2, 16k 10.8 / 8.8, 30k 25 / 13, 65k 99 / 33 (Xeon of the Sapphire Rapids family, 2 cores,
+# 2 MiB L2 each).
+thresholds.threads = 1 << 14
+
+# Results that will not be in the last-level cache when they are next read. Where that is larger
+# than 32 MiB it is shared by many cores: on the machine above, whose 480 MiB serve all guests of a
+# host, steps on 1M float64 elements gain 1.1 times from streaming, on 2M 1.5 times, on 524k they
+# lose.
+thresholds.streaming = 1 << 25
+
+# Blocks from the recycler cost no more than NumPy's, but are aligned and warm; below 1 KiB NumPy
+# keeps a cache of its own.
+thresholds.recycling = 1 << 11
+
+
+def get_thresholds():
+    """Return the sizes from which on things are done, by name."""
+    return thresholds
+
+
+def set_thresholds(*, gil=None, threads=None, streaming=None, recycling=None):
+    """Change sizes from which on things are done; None leaves one as it is."""
+    if gil is not None:
+        thresholds.gil = gil
+    if threads is not None:
+        thresholds.threads = threads
+    if streaming is not None:
+        thresholds.streaming = streaming
+    if recycling is not None:
+        thresholds.recycling = recycling
+
+
+# 0 where nobody has asked: then as many as OpenMP would use, but no more than the quota.
+cdef int threads_asked = 0
+cdef int threads_quota = 1
+cdef int openmp_threads_at_import = openmp_threads()
+notice_fork()
+
+
+cdef inline int thread_count() noexcept nogil:
+    """How many threads a large call uses."""
+    cdef int openmp = openmp_threads()
+    if is_forked_child or not HAVE_OPENMP:
+        return 1
+    if threads_asked == 0:
+        return min(openmp, threads_quota)
+    # Lowered since, as by threadpoolctl: that goes for everybody.
+    return min(threads_asked, openmp) if openmp < openmp_threads_at_import else threads_asked
+
+
+def get_thread_count():
+    """Return how many threads a large call uses."""
+    return thread_count()
+
+
+def set_thread_count(int asked, int quota):
+    """Set how many threads a large call uses; 0 asks for as many as OpenMP and the quota allow."""
+    global threads_asked, threads_quota
+    threads_asked = asked
+    threads_quota = quota
+
+
+def cpu_level():
+    """The x86-64 microarchitecture level of this CPU, 1 to 4; 0 on other architectures."""
+    return c_cpu_level()
+
+
+def use_kernels(capsule):
+    """Hand all further calls to the ``kernels`` of a kernel module."""
+    global run_kernels
+    run_kernels = <Run> PyCapsule_GetPointer(capsule, "fastlayers._core.kernels")
+
+
+# Where other work keeps the cores busy, a thread may have to wait some milliseconds for its turn,
+# and the others wait for it: a call that takes 30 us alone then takes 4 ms. After a call that was
+# so late, the next ones use one thread, for some twenty times as long as it took.
+#
+# Late is what takes longer than any memory needs: DDR3 moves more than 8 GB/s.
+#
+# The variable is a hint that any thread may change at any time; it is written and read whole.
+cdef volatile double one_thread_until = 0
+
+
+cdef inline void share_out(Job *job, Py_ssize_t most) noexcept nogil:
+    """Set how many threads run a job, at most so many."""
+    job.threads = <int> max(<Py_ssize_t> 1, min(<Py_ssize_t> thread_count(), most))
+    if job.threads > 1 and clock_seconds() < one_thread_until:
+        job.threads = 1
+
+
+cdef inline int run_timed(const Job *job) noexcept nogil:
+    """Run a job; remember if its threads were late."""
+    global one_thread_until
+    cdef int raised
+    cdef double start, taken
+    if job.threads == 1:
+        return run_kernels(job)
+    start = clock_seconds()
+    raised = run_kernels(job)
+    taken = clock_seconds() - start
+    if taken > 1e-4 + <double> (job.size * job.item * job.operands) / 8e9:
+        one_thread_until = start + 20 * taken
+    return raised
+
+
+cdef inline bint run(Call *call) except -1:
+    """Run the job; False if it raised a floating-point exception that the user wants to hear of."""
+    cdef int raised
+    cdef Job *job = &call.job
+    if not call.order:
+        arrange(job, job.inputs)
+    job.streaming = job.size * job.item * job.operands >= thresholds.streaming
+    if job.size < thresholds.threads:
+        job.threads = 1
+    else:
+        # Each gets no less than half of what is worth two threads.
+        share_out(job, 2 * job.size // max(thresholds.threads, 1))
+    if job.size < thresholds.gil:
+        raised = run_kernels(job)
+    else:
+        with nogil:
+            raised = run_timed(job)
+    return raised == 0 or is_ignored(raised)
+
+
+cdef bint is_ignored(int raised) except -1:
+    handling = np.geterr()
+    return not (
+        (raised & FP_OVERFLOW and handling["over"] != "ignore")
+        or (raised & FP_UNDERFLOW and handling["under"] != "ignore")
+        or (raised & FP_INVALID and handling["invalid"] != "ignore")
+    )
