@@ -10,6 +10,7 @@ import datetime
 import decimal
 import fractions
 import gc
+import math
 import pickle
 import sys
 import warnings
@@ -275,6 +276,21 @@ def test_the_plain_layers_ask_the_operands(case):
     # Or else the cases above would show nothing.
     x, y, _ = OPERANDS[case]
     assert type(plain.multiply(x, y)) is not np.ndarray
+
+
+PYTHON_NUMBERS = [
+    *(0, 1, -1, 2, -3, 2**31, 2**63, -(2**63), 10**30, 10**400, True, False),
+    *(0.0, -0.0, 1.0, -1.0, 1.5, 5e-324, -1e308, math.inf, -math.inf, math.nan),
+    *(0j, 1j, complex(-0.0, math.inf)),
+]
+
+
+@pytest.mark.parametrize("x", PYTHON_NUMBERS)
+def test_python_numbers(implementation, x):
+    # Signs of zeros, ints that no float holds: a compiler's short cuts are not Python's arithmetic.
+    for y in PYTHON_NUMBERS:
+        assert everything(implementation, x, y, x) == everything(plain, x, y, x)
+        assert everything(implementation, y, x, y) == everything(plain, y, x, y)
 
 
 @pytest.mark.parametrize("elements", [1 << 45, 1 << 58])

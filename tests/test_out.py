@@ -480,7 +480,9 @@ def overlaps(draw):
     )
     same = views(shape)
     narrower = st.sampled_from([shape[1:], (1, *shape[1:]), (*shape[:-1], 1), ()]).flatmap(views)
-    number = st.sampled_from(["2", "-3", "1.5", "1000.0", "nan"]).map(Literal)
+    # Of numbers whose products fit every dtype: which step of a conversion NumPy names in its
+    # warning depends on the overlap.
+    number = st.sampled_from(["2", "-3", "1.5", "nan"]).map(Literal)
     part = st.one_of(same, same, same, same, narrower, number)
     count = {"add_backward": 1, "multiply_backward": 3}.get(operation, 2)
     operands = [draw(part) for _ in range(count)]

@@ -7,6 +7,7 @@ do not serve, and are measured against them.
 from __future__ import annotations
 
 import warnings
+from contextlib import AbstractContextManager, nullcontext
 from numbers import Number
 from typing import Any
 
@@ -241,12 +242,19 @@ def _products(dout: Any, first: Any, second: Any, out: Any) -> tuple[Any, Any]:
 def _check_outputs(dout: Any, products: tuple[tuple[Any, Any], ...]) -> None:
     """Raise what NumPy raises for the outputs, before any of them is written."""
     # With where=False NumPy checks all that it ever checks, and writes nothing; but it converts
-    # what happens to be in its buffers, and would warn of that.
-    with warnings.catch_warnings(), np.errstate(all="ignore"):
-        warnings.simplefilter("ignore")
-        for factor, result in products:
-            if result is not None:
-                np.multiply(dout, factor, out=result, where=False)
+    # what it finds in the outputs, and would warn of that.
+    for factor, result in products:
+        if result is None:
+            continue
+        with np.errstate(all="ignore"), _no_complex_warning(result):
+            np.multiply(dout, factor, out=result, where=False)
+
+
+def _no_complex_warning(result: Any) -> AbstractContextManager[Any]:
+    # Only where it is needed: filters of warnings are shared by all threads.
+    if np.iscomplexobj(result):
+        return warnings.catch_warnings(action="ignore", category=np.exceptions.ComplexWarning)
+    return nullcontext()
 
 
 def _share_memory(operand: Any, result: Any) -> bool:

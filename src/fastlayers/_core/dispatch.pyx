@@ -8,6 +8,7 @@
 cimport numpy as cnp
 from cpython.float cimport PyFloat_AS_DOUBLE, PyFloat_CheckExact
 from cpython.long cimport PyLong_CheckExact
+from cpython.number cimport PyNumber_Add, PyNumber_Multiply
 from cpython.object cimport PyObject, PyTypeObject
 from cpython.pycapsule cimport PyCapsule_GetPointer
 from cpython.ref cimport Py_INCREF
@@ -151,23 +152,25 @@ cdef bint is_large(tuple operands) except -1:
     return (largest if alike else product) >= thresholds.recycling // item
 
 
+# PyNumber_Multiply, not ``*``: Cython has shortcuts for that, which lose the sign of a zero.
+
 def multiply(x, y, out=None):
     if out is None and is_number(x) and is_number(y):
-        return x * y
+        return PyNumber_Multiply(x, y)
     result = binary(MULTIPLY, x, y, out)
     return fall_back(reference.multiply, (x, y), (out,)) if result is None else result
 
 
 def add(x, y, out=None):
     if out is None and is_number(x) and is_number(y):
-        return x + y
+        return PyNumber_Add(x, y)
     result = binary(ADD, x, y, out)
     return fall_back(reference.add, (x, y), (out,)) if result is None else result
 
 
 def multiply_backward(dout, x, y, out=None, sum_to_shape=False):
     if out is None and is_number(dout) and is_number(x) and is_number(y):
-        return dout * y, dout * x
+        return PyNumber_Multiply(dout, y), PyNumber_Multiply(dout, x)
     if not sum_to_shape:
         result = binary_backward(MULTIPLY_BACKWARD, dout, x, y, out)
     else:
@@ -181,7 +184,7 @@ def multiply_backward(dout, x, y, out=None, sum_to_shape=False):
 
 def add_backward(dout, x=None, y=None, out=None, sum_to_shape=False):
     if out is None and not sum_to_shape and is_number(dout):
-        return dout * 1, dout * 1
+        return PyNumber_Multiply(dout, 1), PyNumber_Multiply(dout, 1)
     if not sum_to_shape:
         result = binary_backward(ADD_BACKWARD, dout, 1, None, out)
     else:
