@@ -150,26 +150,35 @@ cdef object attach(Call *call, int slot, int sources, object out):
 
 cdef inline object allocate(const Call *call, int order, const Py_ssize_t *strides):
     """A new array, in a memory order or by its strides."""
-    cdef Descr *descr = canonical[call.dtype]
-    cdef int flags = NPY_ARRAY_F_CONTIGUOUS if order == NPY_ARRAY_F_CONTIGUOUS else 0
     cdef size_t size = call.job.size * item_size[call.dtype]
-    cdef void *block = NULL
+    cdef int flags = NPY_ARRAY_F_CONTIGUOUS if order == NPY_ARRAY_F_CONTIGUOUS else 0
     if size >= thresholds.recycling and is_recycling():
-        # Where there is no memory NumPy tries, and says so.
-        block = new_block(size)
-    if block != NULL:
-        flags |= NPY_ARRAY_WRITEABLE
-    Py_INCREF(<object> descr)  # PyArray_NewFromDescr steals it
+        return allocate_recycled(call, size, strides, flags)
+    return new_array(call, strides, NULL, flags)
+
+
+cdef object allocate_recycled(
+    const Call *call, size_t size, const Py_ssize_t *strides, int flags
+):
+    cdef void *block = new_block(size)
+    if block == NULL:
+        return new_array(call, strides, NULL, flags)  # NumPy tries, too, and says what failed
     try:
-        array = PyArray_NewFromDescr(
-            &PyArray_Type, descr, call.ndim, call.shape, strides, block, flags, NULL)
+        array = new_array(call, strides, block, flags | NPY_ARRAY_WRITEABLE)
     except BaseException:
-        if block != NULL:
-            free_block(block)
+        free_block(block)
         raise
-    if block != NULL:
-        own_block(array, size)
+    own_block(array, size)
     return array
+
+
+cdef inline object new_array(
+    const Call *call, const Py_ssize_t *strides, void *block, int flags
+):
+    cdef Descr *descr = canonical[call.dtype]
+    Py_INCREF(<object> descr)  # PyArray_NewFromDescr steals it
+    return PyArray_NewFromDescr(
+        &PyArray_Type, descr, call.ndim, call.shape, strides, block, flags, NULL)
 
 
 cdef void keep_order(const Call *call, int sources, Py_ssize_t *strides) noexcept:
