@@ -319,25 +319,45 @@ cdef void arrange(Job *job, int leader) noexcept:
         sorted.shape[0] = 1
         for slot in range(job.operands):
             sorted.strides[0][slot] = job.item
-    for slot in range(job.operands, MAX_OPERANDS):
-        sorted.strides[sorted.ndim - 1][slot] = job.item
+    # The kernels take an operand that an operation does not have for a contiguous one.
+    for axis in range(sorted.ndim):
+        for slot in range(job.operands, MAX_OPERANDS):
+            sorted.strides[axis][slot] = job.item
     job[0] = sorted
-    job.blocked = is_across(job)
     if job.inputs == 2 and job.strides[job.ndim - 1][0] == 0:
         exchange_inputs(job)
 
 
-cdef inline bint is_across(const Job *job) noexcept:
-    """Whether an input runs faster along the axis before the last than along the last."""
+# A row of fewer elements costs less when it is run across, with its neighbours. 4 columns of 250k
+# float64 rows took 3 times as long row by row (Xeon of the Sapphire Rapids family).
+cdef enum:
+    SHORT_ROW = 16
+
+
+cdef inline void choose_blocks(Job *job) noexcept:
+    """Let a job be run by blocks where rows are short, or an input lies across the others."""
+    cdef int last = job.ndim - 1
     cdef int slot
     cdef Py_ssize_t before
-    if job.ndim < 2:
-        return False
+    if last == 0:
+        return
+    if job.shape[last] < SHORT_ROW and job.shape[last] < job.shape[last - 1]:
+        exchange_last_axes(job)
+        job.blocked = True
+        return
     for slot in range(job.inputs):
-        before = abs(job.strides[job.ndim - 2][slot])
-        if before and before < abs(job.strides[job.ndim - 1][slot]):
-            return True
-    return False
+        before = abs(job.strides[last - 1][slot])
+        if before and before < abs(job.strides[last][slot]):
+            job.blocked = True
+
+
+cdef void exchange_last_axes(Job *job) noexcept:
+    cdef int last = job.ndim - 1
+    cdef int slot
+    job.shape[last - 1], job.shape[last] = job.shape[last], job.shape[last - 1]
+    for slot in range(MAX_OPERANDS):
+        job.strides[last - 1][slot], job.strides[last][slot] = (
+            job.strides[last][slot], job.strides[last - 1][slot])
 
 
 cdef inline bint runs_on(const Job *outer, const Job *job, int axis) noexcept:

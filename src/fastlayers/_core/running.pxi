@@ -128,6 +128,7 @@ cdef inline bint run(Call *call) except -1:
     cdef Job *job = &call.job
     if not call.order:
         arrange(job, job.inputs)
+        choose_blocks(job)
     job.streaming = job.size * job.item * job.operands >= thresholds.streaming
     if job.size < thresholds.threads:
         job.threads = 1
