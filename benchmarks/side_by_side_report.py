@@ -94,16 +94,22 @@ def versions(result: Mapping[str, Any]) -> str:
 
 def preface(result: Mapping[str, Any]) -> str:
     about = result["circumstances"]
+    rounds = f"{about['rounds']} round{'s' if about['rounds'] > 1 else ''}"
+    shared = [
+        f"`{name}`" for name, contestant in CONTESTANTS.items() if not contestant.process_per_size
+    ]
     lines = [
         f"{machine(result)}; {about['date']}",
         versions(result),
-        f"Median of {about['rounds']} rounds, each with fresh processes, of the median time of a "
-        "step: forward, then backward. Threads as each library has them by default"
+        f"Median of {rounds}, each with fresh processes, of the median time of a step: forward, "
+        "then backward. Threads as each library has them by default"
         + "".join(f", {name}={value}" for name, value in about["environment"].items())
         + ".",
+        f"A process for every figure, except that {', '.join(shared)} go through the sizes in one, "
+        "in ascending order, which can only favour them: their memory is warm.",
         "A ratio is the other's time over fastlayers': above 1 fastlayers is the faster, below 1 "
         "(in bold) the slower.",
-        "PyTorch and JAX give dout itself for both gradients of a sum, where the others give two "
+        "PyTorch gives dout itself for both gradients of a sum, where the others give two "
         "arrays of their own.",
     ]
     if about["load"] is not None:
@@ -267,7 +273,7 @@ def draw(result: Mapping[str, Any], file: Path) -> bool:
     matplotlib = import_module("matplotlib")
     matplotlib.use("agg")
     matplotlib.rcParams["svg.hashsalt"] = "side by side"  # the same file for the same figures
-    pyplot = import_module("matplotlib.pyplot")
+    pyplot, ticker = (import_module(f"matplotlib.{name}") for name in ("pyplot", "ticker"))
 
     figure, axes = pyplot.subplots(figsize=(9, 5.2), layout="constrained")
     axes.set(xscale="log", yscale="log")
@@ -285,10 +291,14 @@ def draw(result: Mapping[str, Any], file: Path) -> bool:
             markersize=5 if ours else 3,
             zorder=3 if ours else 2,
         )
+    sizes_drawn = [size for line in lines.values() for size in line]
+    axes.set_xlim(min(sizes_drawn) / 1.5, max(sizes_drawn) * 1.2)
     label_ends(axes, lines)
     axes.set_xlabel("elements of x")
     axes.set_ylabel("speed-up: plain layers' time / contestant's")
     axes.xaxis.set_major_formatter(lambda value, _: si(value))
+    axes.yaxis.set_major_locator(ticker.LogLocator(subs=(1, 2, 5)))
+    axes.yaxis.set_minor_locator(ticker.NullLocator())
     axes.yaxis.set_major_formatter(lambda value, _: f"{value:g}")
     axes.grid(which="major", color="0.9")
     axes.spines[["top", "right"]].set_visible(False)
@@ -304,14 +314,14 @@ def label_ends(axes: Any, lines: Mapping[str, Mapping[int, float]]) -> None:
     """Write each contestant's name beside the end of its line, apart from the others."""
     low, high = (math.log(limit) for limit in axes.get_ylim())
     gap = (high - low) / 20
-    right = max(max(line) for line in lines.values())
     bottom = -math.inf
     for name, line in sorted(lines.items(), key=lambda item: item[1][max(item[1])]):
         bottom = max(math.log(line[max(line)]), bottom + gap)
         axes.annotate(
             name,
-            (right, math.exp(bottom)),
-            xytext=(8, 0),
+            (1, math.exp(bottom)),
+            xycoords=axes.get_yaxis_transform(),
+            xytext=(4, 0),
             textcoords="offset points",
             va="center",
             color=COLOURS[name],

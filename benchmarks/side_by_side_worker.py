@@ -134,9 +134,9 @@ def run_in_threads(work: Callable[[int], object], threads: int, seconds: float) 
 def bandwidth(task: dict[str, Any]) -> Iterator[dict[str, Any]]:
     """Measure the bytes a second that copying moves: those read and those written.
 
-    NumPy's copy is C's memmove, which knows best how its machine wants to be written to; NumPy
-    copies without the GIL. The copied arrays take up as much memory together as the arrays of a
-    step do, since the caches may hold a part of either.
+    NumPy's copy is C's memmove, without the GIL; the faster of one thread and all CPUs counts. The
+    two arrays take up as much memory as the six of a step do, since the caches may hold a part of
+    either.
     """
     try:
         cpus = len(os.sched_getaffinity(0))
@@ -158,5 +158,8 @@ def bandwidth(task: dict[str, Any]) -> Iterator[dict[str, Any]]:
 
 if __name__ == "__main__":
     request = json.loads(sys.argv[1])
-    for line in (bandwidth if "footprints" in request else measure)(request):
-        print(json.dumps(line), flush=True)
+    try:
+        for line in (bandwidth if "footprints" in request else measure)(request):
+            print(json.dumps(line), flush=True)
+    except KeyboardInterrupt:
+        sys.exit(130)  # side_by_side.py was interrupted too, and says so

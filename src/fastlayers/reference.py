@@ -138,7 +138,7 @@ def multiply_backward(
     if sum_to_shape:
         shape = np.broadcast_shapes(np.shape(dout), np.shape(x), np.shape(y))
         dx, dy = _gradient(dout * y, x, shape), _gradient(dout * x, y, shape)
-        return (dx, dy) if out is None else _products(1, dx, dy, out)
+        return (dx, dy) if out is None else _stored(dx, dy, out)
     if out is None:
         return dout * y, dout * x
     return _products(dout, y, x, out)
@@ -190,7 +190,7 @@ def add_backward(
             raise TypeError("add_backward needs x and y to sum the gradients to their shapes")
         shape = np.broadcast_shapes(np.shape(dout), np.shape(x), np.shape(y))
         dx, dy = _gradient(dout * 1, x, shape), _gradient(dout * 1, y, shape)
-        return (dx, dy) if out is None else _products(1, dx, dy, out)
+        return (dx, dy) if out is None else _stored(dx, dy, out)
     if out is None:
         return dout * 1, dout * 1
     return _products(dout, 1, 1, out)
@@ -204,6 +204,8 @@ def _gradient(product: Any, operand: Any, shape: tuple[int, ...]) -> Any:
     gradient = sum_to(product, np.shape(operand))
     if isinstance(operand, Number) and not isinstance(operand, np.generic):
         return gradient.item() if isinstance(gradient, np.generic | np.ndarray) else gradient
+    if isinstance(gradient, np.ndarray) and not gradient.flags.owndata:
+        return gradient.copy()  # a view, from reshaping or broadcasting
     return gradient
 
 
@@ -222,11 +224,7 @@ def sum_to(array: Any, shape: tuple[int, ...]) -> Any:
 
 def _products(dout: Any, first: Any, second: Any, out: Any) -> tuple[Any, Any]:
     """``(dout * first, dout * second)`` into ``out``, as one ufunc of two outputs would."""
-    if not isinstance(out, tuple):
-        raise TypeError(f"'out' must be a tuple of two arrays (dx, dy), not {type(out).__name__}")
-    if len(out) != 2:
-        raise ValueError(f"'out' must be a tuple of two arrays (dx, dy), not of {len(out)}")
-    dx, dy = out
+    dx, dy = _pair(out)
     _check_outputs(dout, ((first, dx), (second, dy)))
     if not (_share_memory(dout, dx) or _share_memory(second, dx)):
         return np.multiply(dout, first, out=dx), np.multiply(dout, second, out=dy)
@@ -237,6 +235,26 @@ def _products(dout: Any, first: Any, second: Any, out: Any) -> tuple[Any, Any]:
         return dx, products[1]
     np.copyto(dy, products[1], casting="same_kind")
     return dx, dy
+
+
+def _stored(dx: Any, dy: Any, out: Any) -> tuple[Any, Any]:
+    """Gradients that share memory with nothing, each copied into its output if there is one."""
+    # To multiply by True is to copy, in any dtype, by the rules for outputs of ufuncs.
+    outputs = _pair(out)
+    _check_outputs(True, ((dx, outputs[0]), (dy, outputs[1])))
+    dx, dy = (
+        gradient if result is None else np.multiply(True, gradient, out=result)
+        for gradient, result in zip((dx, dy), outputs, strict=True)
+    )
+    return dx, dy
+
+
+def _pair(out: Any) -> tuple[Any, Any]:
+    if not isinstance(out, tuple):
+        raise TypeError(f"'out' must be a tuple of two arrays (dx, dy), not {type(out).__name__}")
+    if len(out) != 2:
+        raise ValueError(f"'out' must be a tuple of two arrays (dx, dy), not of {len(out)}")
+    return out
 
 
 def _check_outputs(dout: Any, products: tuple[tuple[Any, Any], ...]) -> None:

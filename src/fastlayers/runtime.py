@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import gc
 import os
+import sys
 from contextlib import ContextDecorator
 from typing import Any, NamedTuple
 
@@ -137,7 +138,7 @@ def set_cache_limit(limit: int) -> None:
     if limit < 0:
         raise ValueError(f"the cache limit must not be negative, got {limit} bytes")
     if IMPLEMENTATION == "native":
-        memory.set_limit(min(limit, 2**63 - 1))
+        memory.set_limit(min(limit, sys.maxsize))
 
 
 def empty_cache() -> None:
@@ -198,12 +199,13 @@ def _integer(name: str, value: Any) -> int:
     return int(value.__index__())
 
 
-def _from_environment(name: str, smallest: int) -> int | None:
+def _from_environment(name: str, smallest: int, largest: float = float("inf")) -> int | None:
     text = os.environ.get(name)
     if not text:
         return None
-    if not text.strip().isdecimal() or int(text) < smallest:
-        raise ValueError(f"{name} is {text!r}; it must be an integer of at least {smallest}")
+    if not text.strip().isdecimal() or not smallest <= int(text) <= largest:
+        most = "" if largest == float("inf") else f" and at most {largest}"
+        raise ValueError(f"{name} is {text!r}; it must be an integer of at least {smallest}{most}")
     return int(text)
 
 
@@ -215,7 +217,7 @@ def _give_back_idle_memory(phase: str, info: dict[str, int]) -> None:
 
 
 _cpu_quota = limits.cpu_quota()
-_threads = _from_environment("FASTLAYERS_NUM_THREADS", 1)
+_threads = _from_environment("FASTLAYERS_NUM_THREADS", 1, MAX_THREADS)
 _limit = _from_environment("FASTLAYERS_CACHE_LIMIT", 0)
 
 if IMPLEMENTATION == "native":

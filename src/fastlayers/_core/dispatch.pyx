@@ -51,6 +51,7 @@ cdef extern from "threads.h" nogil:
     int openmp_threads()
     int is_forked_child
     void notice_fork()
+    bint can_start_threads(int count)
 
 cdef extern from "clock.h" nogil:
     double clock_seconds()

@@ -82,9 +82,9 @@ cdef inline void add_backward(
 #
 # Sums are kept to twice the precision of a double: with each addition the part that rounding took
 # is computed (exactly: Knuth, The Art of Computer Programming vol. 2, 4.2.2, theorem B) and summed
-# too. Whole rows of results are summed so, element by element; along a row, 256 elements at a time
-# are first summed in 32 lanes. Neither depends on the width of a vector or on who computes it, so
-# all instruction sets and thread counts give the same bits.
+# too. Whole rows of results are added so, element by element; along a row, 256 elements at a time
+# are summed in 32 lanes. Neither depends on the width of a vector or on who computes it, so all
+# instruction sets and thread counts give the same bits.
 
 cdef enum:
     SEGMENT = 256
@@ -109,24 +109,32 @@ cdef inline void add_exactly(double value, double *sum, double *error) noexcept 
     sum[0] = after
 
 
-cdef inline double segment_sum(const T[:] values) noexcept nogil:
-    cdef double lanes[LANES]
+cdef inline void accumulate_segment(
+    const T[:] values,      # IN     at most SEGMENT
+    double[:] sum,          # IN/OUT one element
+    double[:] error,        # IN/OUT one element
+) noexcept nogil:
+    cdef double sums[LANES]
+    cdef double errors[LANES]
     cdef Py_ssize_t i, lane
     cdef Py_ssize_t n = values.shape[0]
     cdef Py_ssize_t whole = n - n % LANES
     for lane in range(LANES):
-        lanes[lane] = 0
+        sums[lane] = 0
+        errors[lane] = 0
     for i in range(0, whole, 32):
         for lane in range(LANES):
-            lanes[lane] += values[i + lane]
+            add_exactly(values[i + lane], &sums[lane], &errors[lane])
     for lane in range(n - whole):
-        lanes[lane] += values[whole + lane]
+        add_exactly(values[whole + lane], &sums[lane], &errors[lane])
     i = LANES // 2
     while i:
         for lane in range(i):
-            lanes[lane] += lanes[lane + i]
+            add_exactly(sums[lane + i], &sums[lane], &errors[lane])
+            errors[lane] += errors[lane + i]
         i //= 2
-    return lanes[0]
+    add_exactly(sums[0], &sum[0], &error[0])
+    error[0] += errors[0]
 
 
 cdef inline void round_sums(

@@ -36,6 +36,7 @@ static void os_unmap(void *block, size_t size)
 #include <pthread.h>
 #include <stdint.h>
 #include <sys/mman.h>
+#include <unistd.h>
 
 static pthread_mutex_t os_mutex = PTHREAD_MUTEX_INITIALIZER;
 static void os_lock(void) { pthread_mutex_lock(&os_mutex); }
@@ -64,7 +65,9 @@ static void *os_map(size_t size)
 #ifdef MADV_HUGEPAGE
     if (size >= 2 * (size_t)OS_HUGE_PAGE) {
         /* A huge page must begin at a multiple of its size: map more, and give back the edges. */
+        const size_t page = (size_t)sysconf(_SC_PAGESIZE);
         size_t edge;
+        size = (size + page - 1) & ~(page - 1);
         block = mmap(NULL, size + OS_HUGE_PAGE, access, kind, -1, 0);
         if (block == MAP_FAILED) {
             return NULL;

@@ -26,7 +26,6 @@ cdef extern from *:
         Py_ssize_t strides[8]
         Py_ssize_t suboffsets[8]
 
-ctypedef double (*SumKernel)(Slice) noexcept nogil
 ctypedef void (*TernaryKernel)(Slice, Slice, Slice) noexcept nogil
 ctypedef void (*QuaternaryKernel)(Slice, Slice, Slice, Slice) noexcept nogil
 ctypedef void (*QuinaryKernel)(Slice, Slice, Slice, Slice, Slice) noexcept nogil
@@ -223,9 +222,8 @@ cdef inline void add_typed_segment(
 ) noexcept nogil:
     cdef Slice source = borrow(<char *> values, n, sizeof(Real))
     if stride == 0:
-        add_exactly(
-            (<SumKernel> <void *> segment_sum[Real])(source),
-            <double *> sums, <double *> (sums + errors))
+        (<TernaryKernel> <void *> accumulate_segment[Real])(
+            source, borrow(sums, 1, sizeof(double)), borrow(sums + errors, 1, sizeof(double)))
     elif stride == sizeof(double):
         (<TernaryKernel> <void *> accumulate[Real])(
             source, borrow(sums, n, sizeof(double)), borrow(sums + errors, n, sizeof(double)))

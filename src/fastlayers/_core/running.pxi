@@ -103,7 +103,9 @@ cdef volatile double one_thread_until = 0
 cdef inline void share_out(Job *job, Py_ssize_t most) noexcept nogil:
     """Set how many threads run a job, at most so many."""
     job.threads = <int> max(<Py_ssize_t> 1, min(<Py_ssize_t> thread_count(), most))
-    if job.threads > 1 and clock_seconds() < one_thread_until:
+    if job.threads > 1 and (
+        clock_seconds() < one_thread_until or not can_start_threads(job.threads)
+    ):
         job.threads = 1
 
 

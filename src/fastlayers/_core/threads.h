@@ -15,11 +15,59 @@ static int openmp_threads(void) { return 1; }
 static int is_forked_child = 0;
 
 #if defined(_WIN32)
+
 static void notice_fork(void) {}
+static int can_start_threads(int count)
+{
+    (void)count;
+    return 1;
+}
+
 #else
+
 #include <pthread.h>
+
 static void in_forked_child(void) { is_forked_child = 1; }
 static void notice_fork(void) { pthread_atfork(NULL, NULL, in_forked_child); }
+
+static void *wait_for_mutex(void *mutex)
+{
+    pthread_mutex_lock((pthread_mutex_t *)mutex);
+    pthread_mutex_unlock((pthread_mutex_t *)mutex);
+    return NULL;
+}
+
+/* Whether so many threads can run at once, this one included.
+ *
+ * GNU OpenMP ends the process where a thread cannot be started. It starts threads for each thread
+ * that uses it, once, and keeps them: so this tries once before.
+ */
+static int can_start_threads(int count)
+{
+    enum { MOST = 1024 };
+    static __thread int started = 1;
+    pthread_mutex_t mutex = PTHREAD_MUTEX_INITIALIZER;
+    pthread_t threads[MOST];
+    int i, running = 0;
+    if (count <= started) {
+        return 1;
+    }
+    pthread_mutex_lock(&mutex);
+    while (running < count - started && running < MOST
+           && pthread_create(&threads[running], NULL, wait_for_mutex, &mutex) == 0) {
+        running++;
+    }
+    pthread_mutex_unlock(&mutex);
+    for (i = 0; i < running; i++) {
+        pthread_join(threads[i], NULL);
+    }
+    if (running < count - started) {
+        return 0;
+    }
+    started = count;
+    return 1;
+}
+
 #endif
 
 #endif

@@ -1,0 +1,987 @@
+"""Large results own memory that is recycled, and nobody can tell."""
+
+from __future__ import annotations
+
+import asyncio
+import ctypes
+import gc
+import io
+import os
+import pickle
+import queue
+import subprocess
+import sys
+import threading
+import tracemalloc
+import warnings
+import weakref
+from pathlib import Path
+
+import numpy as np
+import pytest
+from operands import Operand
+from outcome import described, outcome, sharing
+
+import fastlayers
+from fastlayers import limits
+
+if fastlayers.IMPLEMENTATION != "native":
+    pytest.skip("plain NumPy recycles nothing", allow_module_level=True)
+
+from fastlayers._core import memory
+
+MIB = 1 << 20
+
+
+@pytest.fixture(autouse=True)
+def empty_cache():
+    limit = fastlayers.cache_info().limit
+    gc.collect()
+    fastlayers.empty_cache()
+    yield
+    fastlayers.set_cache_limit(limit)
+
+
+def served():
+    """How many arrays the recycler has given memory to."""
+    info = fastlayers.cache_info()
+    return info.hits + info.misses
+
+
+def is_recycling():
+    before = served()
+    np.empty(10_000)
+    return served() > before
+
+
+def run(code, timeout=60, **variables):
+    """Run code in a fresh interpreter, with these environment variables."""
+    environment = {k: v for k, v in os.environ.items() if not k.startswith("FASTLAYERS_")}
+    return subprocess.run(
+        [sys.executable, "-c", code],
+        env=environment | variables,
+        capture_output=True,
+        text=True,
+        timeout=timeout,
+    )
+
+
+# ------------------------------------------------------------------------- results own their data
+
+
+def operand(dtype, n=10_000, layout="C"):
+    return Operand(dtype, (n // 100, 100), layout).build()
+
+
+CALLS = {
+    "served": lambda: [fastlayers.multiply(operand("f8"), operand("f8"))],
+    "float32": lambda: [fastlayers.add(operand("f4"), 2.0)],
+    "int64": lambda: [fastlayers.multiply(operand("i8"), operand("i8"))],
+    "gradients": lambda: [*fastlayers.multiply_backward(*[operand("f8")] * 3)],
+    "copies": lambda: [*fastlayers.add_backward(operand("f8"))],
+    "row": lambda: [*fastlayers.multiply_backward(operand("f8"), operand("f8"), np.ones(100))],
+    "strided": lambda: [fastlayers.add(operand("f8", layout="gate"), 1.0)],
+    "Fortran": lambda: [fastlayers.multiply(operand("f8", layout="F"), operand("f8", layout="F"))],
+    "transposed": lambda: [fastlayers.multiply(operand("f8"), operand("f8", layout="F"))],
+    "summed": lambda: [
+        fastlayers.multiply_backward(
+            operand("f8"), operand("f8"), operand("f8")[:, :1], sum_to_shape=True
+        )[0]
+    ],
+    "just large enough": lambda: [fastlayers.add(np.ones(256), 1.0)],
+}
+FALLEN_THROUGH = {
+    "complex": lambda: [fastlayers.multiply(operand("D"), operand("D"))],
+    "float16": lambda: [*fastlayers.multiply_backward(*[operand("f2")] * 3)],
+    "byte-swapped": lambda: [fastlayers.add(operand(">f8"), 1.0)],
+    "unaligned": lambda: [fastlayers.add(operand("f8", layout="unaligned"), 1.0)],
+    "mixed dtypes": lambda: [fastlayers.multiply(operand("f4"), operand("f8"))],
+    "outer": lambda: [fastlayers.multiply(np.ones((100, 1), "f2"), np.ones(100, "f2"))],
+    "that overflowed": lambda: [fastlayers.multiply(np.full(10_000, 1e300), 1e300)],
+}
+
+
+@pytest.mark.parametrize("call", [*CALLS, *FALLEN_THROUGH])
+def test_results_own_their_memory(call):
+    with np.errstate(all="ignore"):
+        results = (CALLS | FALLEN_THROUGH)[call]()
+    for result in results:
+        assert result.flags.owndata
+        assert result.flags.writeable
+        assert result.base is None
+        assert call in FALLEN_THROUGH or result.ctypes.data % 64 == 0
+    assert sharing(results) == []
+    del result
+    for _ in range(len(results)):
+        blocks = fastlayers.cache_info().blocks
+        del results[-1]
+        assert fastlayers.cache_info().blocks == blocks + 1
+
+
+@pytest.mark.parametrize("layout", ["tagged", "masked"])
+def test_subclasses_hold_recycled_memory(layout):
+    x = operand("f8", layout=layout)
+    result = fastlayers.multiply(x, x)
+    assert described(result) == described(x * x)
+    blocks = fastlayers.cache_info().blocks
+    del result
+    assert fastlayers.cache_info().blocks > blocks
+
+
+@pytest.mark.parametrize("n", [1, 50, 255])
+def test_small_results_are_none_of_the_recyclers_business(n):
+    before = served()
+    fastlayers.multiply(np.ones(n), 2.0)
+    fastlayers.multiply(np.ones(n // 2, "D"), 2.0)
+    assert served() == before
+
+
+# ------------------------------------------------------------------------------------------ reuse
+
+
+@pytest.mark.parametrize("n", [256, 1_000, 100_000, 1_000_000])
+def test_reused_when_its_array_dies(n):
+    x = np.ones(n)
+    result = fastlayers.multiply(x, 2.0)
+    address, hits = result.ctypes.data, fastlayers.cache_info().hits
+    del result
+    assert fastlayers.cache_info().blocks == 1
+    assert fastlayers.cache_info().bytes >= 8 * n
+    result = fastlayers.add(x, 2.0)
+    assert result.ctypes.data == address
+    assert fastlayers.cache_info().hits == hits + 1
+    assert fastlayers.cache_info()[2:4] == (0, 0)
+    assert np.all(result == 3.0)
+
+
+def test_a_step_reuses_what_the_last_one_left():
+    x, layer = np.ones(10_000), fastlayers.MulLayer()
+    for _ in range(2):
+        layer.backward(layer.forward(x, x))
+    before = fastlayers.cache_info()
+    for _ in range(100):
+        layer.backward(layer.forward(x, x))
+    after = fastlayers.cache_info()
+    assert after.misses == before.misses
+    assert after.hits == before.hits + 300
+    assert after.bytes == before.bytes
+
+
+def holds_memory(hold):
+    """Whether new results keep out of a dead result's memory while ``hold(result)`` lives."""
+    x = np.arange(10_000.0)
+    result = fastlayers.multiply(x, 2.0)
+    address, held = result.ctypes.data, hold(result)
+    del result
+    assert fastlayers.cache_info().blocks == 0
+    others = [fastlayers.add(x, float(i)) for i in range(5)]
+    assert address not in [other.ctypes.data for other in others]
+    del others
+    assert np.array_equal(np.asarray(held).ravel()[:3], [0.0, 2.0, 4.0])
+    blocks = fastlayers.cache_info().blocks
+    del held
+    return fastlayers.cache_info().blocks == blocks + 1
+
+
+@pytest.mark.parametrize(
+    "hold",
+    [
+        lambda result: result,
+        lambda result: result[:5],
+        lambda result: result.reshape(100, 100).T[:3, :1],
+        lambda result: np.asarray(result).view(np.recarray),
+        memoryview,
+        lambda result: np.frombuffer(result, "f8"),
+        lambda result: np.from_dlpack(result),
+        lambda result: result.flat,
+    ],
+    ids=["array", "slice", "view of a view", "subclass", "memoryview", "buffer", "dlpack", "flat"],
+)
+def test_not_reused_while_anything_sees_it(hold):
+    assert holds_memory(hold)
+
+
+def test_view_outlives_the_layer():
+    x, layer = np.arange(10_000.0), fastlayers.MulLayer()
+    layer.forward(x, fastlayers.add(x, 1.0))
+    view = layer.y[::2]
+    expected = view.copy()
+    del layer
+    for _ in range(5):
+        fastlayers.multiply(x, 7.0)
+    assert np.array_equal(view, expected)
+
+
+def test_weak_references():
+    died = []
+    result = fastlayers.multiply(np.ones(10_000), 2.0)
+    reference = weakref.ref(result, died.append)
+    assert reference() is result
+    del result
+    assert reference() is None
+    assert died == [reference]
+    assert fastlayers.cache_info().blocks == 1
+
+
+def test_arrays_in_a_cycle():
+    class Node:
+        pass
+
+    node = Node()
+    node.result, node.self = fastlayers.multiply(np.ones(10_000), 2.0), node
+    del node
+    gc.collect()
+    assert fastlayers.cache_info().blocks == 1
+
+
+def test_freed_by_another_thread():
+    results, x = queue.Queue(), np.ones(10_000)
+
+    def consume():
+        while (result := results.get()) is not None:
+            sums.append(result.sum())
+
+    sums = []
+    consumer = threading.Thread(target=consume)
+    consumer.start()
+    for i in range(200):
+        results.put(fastlayers.multiply(x, float(i)))
+    results.put(None)
+    consumer.join()
+    assert sums == [10_000.0 * i for i in range(200)]
+    assert fastlayers.cache_info().hits > 0
+
+
+# --------------------------------------------------------------------- results as ordinary arrays
+
+
+@pytest.mark.parametrize("size", [0, 1, 100, 9_999, 10_001, 12_000, 300_000, 2_000_000])
+def test_resize(size):
+    # With refcheck: nobody else refers to a result.
+    result = fastlayers.add(np.arange(10_000.0), 1.0)
+    result.resize(size)
+    assert result.shape == (size,)
+    assert np.array_equal(result[:10_000], np.arange(1.0, 10_001)[:size])
+    assert not result[10_000:].any()
+    result.resize(10_000)
+    kept = min(size, 10_000)
+    assert np.array_equal(result[:kept], np.arange(1.0, kept + 1))
+    assert not result[kept:].any()
+    blocks = fastlayers.cache_info().blocks
+    del result
+    assert fastlayers.cache_info().blocks == blocks + 1
+
+
+def test_resize_with_a_view_is_refused():
+    result = fastlayers.add(np.arange(10_000.0), 1.0)
+    view = result[1:]
+    with pytest.raises(ValueError, match="resize"):
+        result.resize(20_000)
+    assert view[0] == 2.0
+
+
+def test_many_sizes():
+    # Every capacity, and both sides of it.
+    x = np.ones(40_000, "i4")
+    for power in range(9, 15):
+        for eighth in range(8, 16):
+            for n in ((eighth << power - 3) + d for d in (-1, 0, 1)):
+                result = fastlayers.add(x[:n], 1)
+                assert result.sum() == 2 * n
+                result.resize(n + 5)
+                assert result.sum() == 2 * n
+
+
+def test_another_shape_and_dtype_before_it_dies():
+    x = np.ones(10_000)
+    for _ in range(3):
+        result = fastlayers.multiply(x, 2.0)
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore", DeprecationWarning)
+            result.shape = (50, 200)
+            result.dtype = np.int16
+            result.shape = (-1,)
+        assert result.shape == (40_000,)
+        del result
+        assert fastlayers.cache_info().blocks == 1
+        assert fastlayers.cache_info().bytes >= 80_000
+    small = fastlayers.multiply(np.ones(1_000), 2.0)
+    assert np.all(small == 2.0)
+
+
+def test_copies_and_files():
+    result = fastlayers.multiply(np.arange(10_000.0).reshape(100, 100), 2.0)
+    for protocol in (2, 5):
+        again = pickle.loads(pickle.dumps(result, protocol))
+        assert again.shape == (100, 100)
+        assert np.array_equal(again, result)
+    buffers = []
+    data = pickle.dumps(result, 5, buffer_callback=buffers.append)
+    expected = result.copy()
+    del result
+    fastlayers.multiply(np.ones((100, 100)), 3.0)
+    assert np.array_equal(pickle.loads(data, buffers=buffers), expected)
+    file = io.BytesIO()
+    np.save(file, expected)
+    np.savez(archive := io.BytesIO(), fastlayers.add(expected, 0.0))
+    file.seek(0)
+    archive.seek(0)
+    assert np.array_equal(np.load(file), expected)
+    assert np.array_equal(np.load(archive)["arr_0"], expected)
+
+
+def test_in_place_operators():
+    result = fastlayers.multiply(np.ones(10_000), 2.0)
+    address = result.ctypes.data
+    result += 1
+    result[::2] = 0
+    result.sort()
+    assert result.ctypes.data == address
+    assert result.sum() == 3.0 * 5_000
+
+
+# -------------------------------------------------------------------------------------- the limit
+
+
+def fill_cache(*sizes):
+    """Put a block for each size, in bytes, into the cache."""
+    results = [fastlayers.add(np.ones(size // 8), 1.0) for size in sizes]
+    del results
+
+
+def test_cache_info():
+    info = fastlayers.cache_info()
+    assert info._fields == ("hits", "misses", "blocks", "bytes", "limit")
+    assert info[2:4] == (0, 0)
+    fill_cache(10_000, 10_000, 1_000_000)
+    info = fastlayers.cache_info()
+    assert info.blocks == 3
+    assert 1_020_000 <= info.bytes <= 1_020_000 * 9 / 8 + 3 * 64
+
+
+def test_limit_of_0_keeps_nothing():
+    fill_cache(10_000)
+    fastlayers.set_cache_limit(0)
+    assert fastlayers.cache_info()[2:] == (0, 0, 0)
+    hits = fastlayers.cache_info().hits
+    for _ in range(5):
+        fill_cache(10_000, 2 * MIB)
+        assert fastlayers.cache_info()[2:4] == (0, 0)
+    assert fastlayers.cache_info().hits == hits
+
+
+def test_smaller_limit_gives_back_at_once():
+    fill_cache(*[100_000] * 10)
+    held = fastlayers.cache_info().bytes
+    fastlayers.set_cache_limit(held // 2)
+    assert fastlayers.cache_info().limit == held // 2
+    assert fastlayers.cache_info()[2:4] == (5, held // 2)
+
+
+def test_limit_is_never_passed():
+    limit = 3 * MIB
+    fastlayers.set_cache_limit(limit)
+    rng = np.random.default_rng(0)
+    most = 0
+    for _ in range(300):
+        fill_cache(*(int(size) for size in rng.integers(2_048, MIB, 4)))
+        most = max(most, fastlayers.cache_info().bytes)
+    assert limit / 2 < most <= limit
+
+
+def test_longest_unused_blocks_go_first():
+    fastlayers.set_cache_limit(3 * MIB)
+    fill_cache(MIB // 2)
+    fill_cache(MIB // 4)
+    for _ in range(5):
+        fill_cache(MIB // 2)  # in use
+    fill_cache(*[MIB] * 2)
+    fill_cache(MIB - 1_000)  # of the same capacity: nothing has to go
+    hits = fastlayers.cache_info().hits
+    fill_cache(MIB // 2)
+    assert fastlayers.cache_info().hits == hits + 1
+    fill_cache(MIB + MIB // 8)  # too much: the quarter, longest unused, goes
+    hits = fastlayers.cache_info().hits
+    fill_cache(MIB // 4)
+    assert fastlayers.cache_info().hits == hits
+
+
+def test_blocks_beyond_the_limit_are_not_kept():
+    fastlayers.set_cache_limit(MIB)
+    fill_cache(100_000)
+    fill_cache(2 * MIB)
+    assert fastlayers.cache_info().blocks == 1
+
+
+@pytest.mark.parametrize("limit", [10**30, np.int64(MIB), True])
+def test_limits_of_any_integer(limit):
+    fastlayers.set_cache_limit(limit)
+    assert fastlayers.cache_info().limit == min(int(limit), 2**63 - 1)
+
+
+@pytest.mark.parametrize("limit", [-1, -(10**30), np.int32(-5)])
+def test_negative_limit(limit):
+    before = fastlayers.cache_info().limit
+    with pytest.raises(ValueError, match=f"got {int(limit)} bytes"):
+        fastlayers.set_cache_limit(limit)
+    assert fastlayers.cache_info().limit == before
+
+
+@pytest.mark.parametrize("limit", [1.0, "1", None, np.float64(1), [1]])
+def test_limit_that_is_not_an_integer(limit):
+    with pytest.raises(TypeError, match="integer") as caught:
+        fastlayers.set_cache_limit(limit)
+    assert repr(limit) in str(caught.value)
+
+
+def test_empty_cache():
+    alive = fastlayers.multiply(np.ones(10_000), 2.0)
+    fill_cache(10_000, 100_000, 2 * MIB)
+    assert fastlayers.empty_cache() is None
+    assert fastlayers.cache_info()[2:4] == (0, 0)
+    assert np.all(alive == 2.0)
+    del alive
+    assert fastlayers.cache_info().blocks == 1
+
+
+@pytest.mark.parametrize("value", ["0", "1000000", str(10**30), ""])
+def test_limit_from_the_environment(value):
+    result = run(
+        "import fastlayers; print(fastlayers.cache_info().limit)", FASTLAYERS_CACHE_LIMIT=value
+    )
+    expected = min(int(value), 2**63 - 1) if value else limits.memory_bytes() // 8
+    assert (int(result.stdout), result.stderr) == (expected, "")
+
+
+@pytest.mark.parametrize("value", ["-1", "1.5", "1e6", "lots", "1 MB", "0x10"])
+def test_bad_limit_in_the_environment(value):
+    result = run("import fastlayers", FASTLAYERS_CACHE_LIMIT=value)
+    assert result.returncode == 1
+    error = result.stderr.splitlines()[-1]
+    assert error.startswith("ValueError: FASTLAYERS_CACHE_LIMIT")
+    assert repr(value) in error
+    assert "at least 0" in error
+
+
+# ------------------------------------------------------------------------------------- recycling()
+
+
+def test_recycling_goes_for_everything_numpy_makes():
+    assert not is_recycling()
+    with fastlayers.recycling():
+        assert is_recycling()
+        x = np.ones(10_000)
+        made = [
+            np.empty(10_000),
+            np.concatenate([x, x]),
+            np.sqrt(x),
+            x[x > 0],
+            x.astype("f4"),
+            np.arange(10_000),
+            x.copy(),
+        ]
+        fallen = len(made)
+    assert not is_recycling()
+    before = fastlayers.cache_info().blocks
+    del made
+    assert fastlayers.cache_info().blocks == before + fallen
+    assert np.all(x == 1.0)
+
+
+@pytest.mark.parametrize("dtype", ["f8", "i1", "D", "U5", "f4,i8", "O", "M8[s]"])
+@pytest.mark.parametrize("n", [1, 255, 5_000, 200_000])
+def test_zeros_in_used_memory_are_zero(n, dtype):
+    expected = np.zeros(n, dtype)
+    with fastlayers.recycling():
+        used = np.full(expected.nbytes, 0xAB, np.uint8)
+        address = used.ctypes.data
+        del used
+        zeros = np.zeros(n, dtype)
+        assert zeros.ctypes.data == address
+        assert np.array_equal(zeros, expected)
+        assert np.all(np.zeros_like(zeros) == expected)
+
+
+def test_objects_in_used_memory():
+    with fastlayers.recycling():
+        for _ in range(3):
+            used = np.full(80_000, 0xAB, np.uint8)
+            del used
+            objects = np.empty(10_000, object)
+            assert set(objects) == {None}
+            objects[:] = ["text"] * 10_000
+            del objects
+
+
+def test_recycling_decorates():
+    @fastlayers.recycling()
+    def relu(x, *, slope=0.0):
+        """Rectify."""
+        assert is_recycling()
+        return np.maximum(x, slope * x)
+
+    assert relu.__name__ == "relu"
+    assert relu.__doc__ == "Rectify."
+    for _ in range(3):
+        assert relu(np.array([-1.0, 2.0]), slope=0.5).tolist() == [-0.5, 2.0]
+        assert not is_recycling()
+
+
+def test_recycling_nests():
+    one = fastlayers.recycling()
+    with one:
+        with fastlayers.recycling(), one:
+            assert is_recycling()
+        assert is_recycling()
+        with pytest.raises(LookupError), one:
+            raise LookupError
+        assert is_recycling()
+    assert not is_recycling()
+    with one as entered:
+        assert entered is one
+        assert is_recycling()
+    assert not is_recycling()
+
+
+def test_recycling_in_a_recursive_function():
+    depths = []
+
+    @fastlayers.recycling()
+    def factorial(n):
+        depths.append(is_recycling())
+        return np.ones(1_000) if n == 0 else n * factorial(n - 1)
+
+    assert np.all(factorial(5) == 120.0)
+    assert depths == [True] * 6
+    assert not is_recycling()
+
+
+def test_exceptions_leave_recycling():
+    with pytest.raises(LookupError), fastlayers.recycling():
+        raise LookupError
+    assert not is_recycling()
+
+    @fastlayers.recycling()
+    def fail():
+        raise LookupError("no such thing")
+
+    for _ in range(2):
+        with pytest.raises(LookupError, match="no such thing"):
+            fail()
+        assert not is_recycling()
+
+
+def test_recycling_goes_for_its_own_thread():
+    seen = []
+    with fastlayers.recycling():
+        thread = threading.Thread(target=lambda: seen.append(is_recycling()))
+        thread.start()
+        thread.join()
+        assert is_recycling()
+    assert seen == [False]
+
+
+def test_recycling_goes_for_its_own_task():
+    async def work(name, first, then):
+        assert not is_recycling()
+        with fastlayers.recycling():
+            first.set()
+            await then.wait()
+            assert is_recycling()
+        assert not is_recycling()
+        return name
+
+    async def both():
+        one, other = asyncio.Event(), asyncio.Event()
+        # They enter and leave in turns, not nested.
+        return await asyncio.gather(work("a", one, other), work("b", other, one))
+
+    assert asyncio.run(both()) == ["a", "b"]
+    assert not is_recycling()
+
+
+# ------------------------------------------------------------------------- handlers of other people
+
+C = ctypes.CDLL(None if os.name == "posix" else "msvcrt")
+for name, arguments in (
+    ("malloc", [ctypes.c_size_t]),
+    ("calloc", [ctypes.c_size_t, ctypes.c_size_t]),
+    ("realloc", [ctypes.c_void_p, ctypes.c_size_t]),
+):
+    getattr(C, name).argtypes, getattr(C, name).restype = arguments, ctypes.c_void_p
+C.free.argtypes, C.free.restype = [ctypes.c_void_p], None
+
+pointer, size = ctypes.c_void_p, ctypes.c_size_t
+MALLOC, CALLOC, REALLOC, FREE = (
+    ctypes.CFUNCTYPE(pointer, pointer, size),
+    ctypes.CFUNCTYPE(pointer, pointer, size, size),
+    ctypes.CFUNCTYPE(pointer, pointer, pointer, size),
+    ctypes.CFUNCTYPE(None, pointer, pointer, size),
+)
+
+
+class Allocator(ctypes.Structure):
+    _fields_ = [
+        ("context", pointer),
+        ("malloc", MALLOC),
+        ("calloc", CALLOC),
+        ("realloc", REALLOC),
+        ("free", FREE),
+    ]
+
+
+class Handler(ctypes.Structure):
+    """NumPy's PyDataMem_Handler (NEP 49)."""
+
+    _fields_ = [
+        ("name", ctypes.c_char * 127),
+        ("version", ctypes.c_uint8),
+        ("allocator", Allocator),
+    ]
+
+
+COUNTS = {"new": 0, "freed": 0}
+
+
+@MALLOC
+def counted_malloc(context, size):
+    COUNTS["new"] += 1
+    return C.malloc(size)
+
+
+@CALLOC
+def counted_calloc(context, count, size):
+    COUNTS["new"] += 1
+    return C.calloc(count, size)
+
+
+@REALLOC
+def counted_realloc(context, block, size):
+    return C.realloc(block, size)
+
+
+@FREE
+def counted_free(context, block, size):
+    COUNTS["freed"] += 1
+    C.free(block)
+
+
+COUNTING = Handler(
+    b"counting", 1, Allocator(None, counted_malloc, counted_calloc, counted_realloc, counted_free)
+)
+NAME = b"mem_handler"
+new_capsule = ctypes.pythonapi.PyCapsule_New
+new_capsule.argtypes, new_capsule.restype = [pointer, ctypes.c_char_p, pointer], ctypes.py_object
+CAPSULE = new_capsule(ctypes.addressof(COUNTING), NAME, None)
+
+
+@pytest.fixture
+def own_handler():
+    """A handler of the user's own, in force: what it counts."""
+    previous = memory.set_handler(CAPSULE)
+    COUNTS.update(new=0, freed=0)
+    yield COUNTS
+    memory.set_handler(previous)
+
+
+@pytest.mark.parametrize("call", [name for name in CALLS if name != "summed"])
+def test_own_handler_is_respected(own_handler, call):
+    before = served()
+    results = CALLS[call]()
+    assert served() == before
+    new, freed = own_handler["new"], own_handler["freed"]
+    assert new >= len(results)
+    count = len(results)
+    del results
+    assert own_handler["freed"] == freed + count
+    assert own_handler["new"] == new
+
+
+@pytest.mark.parametrize("call", FALLEN_THROUGH)
+def test_own_handler_is_respected_by_what_falls_through(own_handler, call):
+    before = served()
+    with np.errstate(all="ignore"):
+        FALLEN_THROUGH[call]()
+    assert served() == before
+    assert own_handler["new"] == own_handler["freed"] >= 1
+    np.empty(10_000)
+    assert served() == before
+
+
+def test_own_handler_is_restored(own_handler):
+    with fastlayers.recycling():
+        new = own_handler["new"]
+        assert is_recycling()
+        x = fastlayers.multiply(np.ones(10_000), 2.0)
+        np.multiply(x, x)
+        assert own_handler["new"] == new
+        with pytest.raises(TypeError):
+            fastlayers.multiply(x, None)
+        assert is_recycling()
+    assert not is_recycling()
+    assert own_handler["new"] == new + 1
+    with pytest.raises(LookupError), fastlayers.recycling():
+        raise LookupError
+    assert not is_recycling()
+    assert own_handler["new"] == new + 2
+
+
+def test_own_handler_in_force_within_recycling():
+    with fastlayers.recycling():
+        previous = memory.set_handler(CAPSULE)
+        try:
+            assert not is_recycling()
+            result = fastlayers.multiply(np.ones(10_000), 2.0)
+        finally:
+            memory.set_handler(previous)
+        assert is_recycling()
+    freed = COUNTS["freed"]
+    del result
+    assert COUNTS["freed"] == freed + 1
+
+
+@pytest.mark.parametrize("y", [None, "a", np.ones(7), np.ones((3, 3), "D")])
+def test_errors_leave_numpys_handler_in_force(y):
+    for x in (np.ones(10_000), np.ones(10_000, "D"), np.ones(10_000, "f2")):
+        for function in (fastlayers.multiply, fastlayers.add):
+            assert outcome(function, x, y).exception is not None
+            assert not is_recycling()
+
+
+# --------------------------------------------------------------------------------- accounting
+
+
+def traced():
+    """Bytes of arrays, as tracemalloc counts them."""
+    snapshot = tracemalloc.take_snapshot().filter_traces(
+        [tracemalloc.DomainFilter(True, np.lib.tracemalloc_domain)]
+    )
+    return sum(trace.size for trace in snapshot.traces)
+
+
+@pytest.fixture
+def tracing():
+    tracemalloc.start()
+    yield
+    tracemalloc.stop()
+
+
+@pytest.mark.parametrize("call", [*CALLS, *FALLEN_THROUGH])
+def test_tracemalloc_sees_the_memory(tracing, call):
+    with np.errstate(all="ignore"):
+        for _ in range(2):  # new, then recycled
+            before = traced()
+            results = (CALLS | FALLEN_THROUGH)[call]()
+            assert traced() - before == sum(result.nbytes for result in results)
+            del results
+            assert traced() == before
+
+
+def test_tracemalloc_sees_a_resize(tracing):
+    before = traced()
+    result = fastlayers.multiply(np.ones(10_000), 2.0)
+    result.resize(15_000)
+    assert traced() - before == 120_000
+    result.resize(14_900)  # of the same block
+    assert traced() - before == 119_200
+    del result
+    assert traced() == before
+
+
+def test_tracing_that_starts_or_ends_in_between():
+    result = fastlayers.multiply(np.ones(10_000), 2.0)
+    tracemalloc.start()
+    before = traced()
+    del result
+    assert traced() == before
+    result = fastlayers.multiply(np.ones(10_000), 2.0)
+    tracemalloc.stop()
+    del result
+    assert fastlayers.cache_info().blocks >= 1
+
+
+def memory_of_process():
+    """Bytes of memory: resident, and mapped."""
+    try:
+        mapped, resident = Path("/proc/self/statm").read_text().split()[:2]
+        return int(resident) * os.sysconf("SC_PAGE_SIZE"), int(mapped) * os.sysconf("SC_PAGE_SIZE")
+    except OSError:
+        resource = pytest.importorskip("resource")  # not on Windows
+        unit = 1 if sys.platform == "darwin" else 1_024
+        return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * unit, 0
+
+
+def test_memory_stays_flat():
+    x, y, layer = np.ones(100_000), np.full(100_000, 2.0), fastlayers.MulLayer()
+
+    def steps(count):
+        for _ in range(count):
+            layer.backward(layer.forward(x, y))
+        return memory_of_process()[0]
+
+    before = steps(1_000)
+    # A tenth of an array; a leak of one block in a thousand steps would be 90 times that.
+    assert steps(9_000) - before < x.nbytes / 10
+
+
+@pytest.mark.parametrize("n", [1_000, 100_000, 700_000])
+def test_memory_given_back_is_gone(n):
+    # Also what was mapped beside a block, to begin it at a huge page.
+    fastlayers.set_cache_limit(0)
+    x = np.broadcast_to(1.0, n)
+
+    def allocations(count):
+        for _ in range(count):
+            fastlayers.multiply(x, 2.0)
+        return memory_of_process()
+
+    before = allocations(10)
+    after = allocations(100)
+    assert after[0] - before[0] < MIB
+    assert after[1] - before[1] < MIB
+
+
+def test_memory_of_many_sizes_is_bounded():
+    fastlayers.set_cache_limit(8 * MIB)
+    rng = np.random.default_rng(0)
+    x = np.ones(100_000)
+    before = memory_of_process()[0]
+    for n in rng.integers(256, 100_000, 3_000):
+        fastlayers.multiply(x[:n], 2.0)
+    assert memory_of_process()[0] - before < 10 * MIB
+
+
+FORGOTTEN = """
+import gc
+gc.disable()
+import time
+import numpy as np
+import fastlayers
+
+def use(n):
+    fastlayers.add(np.ones(n), 1.0)
+
+use(10_000), use(300_000)
+gc.collect()
+print(fastlayers.cache_info().blocks)
+start = time.monotonic()
+while time.monotonic() < start + 10.1:
+    use(10_000)
+    time.sleep(0.1)
+gc.collect()
+print(fastlayers.cache_info().blocks)
+use(10_000)
+print(fastlayers.cache_info().hits > 50)
+"""
+
+
+@pytest.fixture(scope="module", autouse=True)
+def forgotten():
+    """A program that has done with a large array; it sleeps while the other tests run."""
+    with subprocess.Popen(
+        [sys.executable, "-c", FORGOTTEN], stdout=subprocess.PIPE, text=True
+    ) as p:
+        yield p
+        p.kill()
+
+
+def test_forgotten_blocks_are_given_back(forgotten):
+    # By the garbage collector's rounds, and what is still in use stays.
+    output, _ = forgotten.communicate(timeout=60)
+    assert output.split() == ["2", "1", "True"]
+
+
+# ---------------------------------------------------------------------------------- out of memory
+
+LITTLE_MEMORY = """
+import resource
+from pathlib import Path
+import numpy as np
+import fastlayers
+
+MIB = 1 << 20
+n = lambda mib: mib * MIB // 8
+
+def like(mib):
+    return np.broadcast_to(1.0, n(mib))
+
+def leave(mib):
+    mapped = int(Path("/proc/self/statm").read_text().split()[0]) * resource.getpagesize()
+    resource.setrlimit(resource.RLIMIT_AS, (mapped + mib * MIB, -1))
+
+# OpenMP's threads, and Python's own memory, before there is little.
+fastlayers.multiply(like(8), 2.0).sum()
+fastlayers.empty_cache()
+"""
+
+
+little_memory = pytest.mark.skipif(
+    not Path("/proc/self/statm").exists(), reason="how much is mapped is known from /proc"
+)
+
+
+def run_with_little_memory(code):
+    result = run(LITTLE_MEMORY + code)
+    assert result.stderr == ""
+    return result.stdout.splitlines()
+
+
+@little_memory
+def test_the_cache_is_emptied_before_memory_is_out():
+    lines = run_with_little_memory("""
+blocks = [fastlayers.multiply(like(4), 2.0) for _ in range(10)]
+del blocks
+print(fastlayers.cache_info().blocks)
+leave(20)
+result = fastlayers.multiply(like(40), 2.0)
+print(result.sum() == 2 * n(40), fastlayers.cache_info().blocks)
+""")
+    assert lines == ["10", "True 0"]
+
+
+@little_memory
+@pytest.mark.parametrize("number", ["1.0", "np.float32(1)", "1j", "np.float16(1)"])
+def test_business_as_usual_after_a_memory_error(number):
+    lines = run_with_little_memory(f"""
+x = np.broadcast_to({number}, 50 * MIB)
+fastlayers.multiply(like(4), 2.0)
+leave(64)
+for call in (
+    lambda: fastlayers.multiply(x, 2.0),
+    lambda: fastlayers.add(x, 2.0),
+    lambda: fastlayers.multiply_backward(x, x, x),
+    lambda: fastlayers.add_backward(x),
+):
+    for _ in range(2):
+        try:
+            call()
+        except MemoryError as error:
+            print(error)
+print(fastlayers.cache_info().bytes < MIB)
+layer, ones = fastlayers.MulLayer(), np.ones(n(4))
+print(layer.forward(ones, 3.0).sum() == 3 * n(4))
+hits = fastlayers.cache_info().hits
+for _ in range(3):
+    layer.backward(ones)
+print(fastlayers.cache_info().hits - hits >= 4)
+""")
+    assert len(lines) == 8 + 3
+    for line in lines[:8]:
+        assert line.startswith("Unable to allocate ")
+        assert "for an array with shape (52428800,)" in line
+    assert lines[8:] == ["True"] * 3
+
+
+@little_memory
+def test_memory_error_while_sums_are_made():
+    lines = run_with_little_memory("""
+dout, row = np.broadcast_to(1.0, (2, n(40))), like(40)
+leave(90)
+try:
+    fastlayers.multiply_backward(dout, 2.0, row, sum_to_shape=True)
+except MemoryError:
+    print("MemoryError")
+dx, dy = fastlayers.multiply_backward(dout[:, :1000], 2.0, row[:1000], sum_to_shape=True)
+print(dx, dy.sum())
+""")
+    assert lines == ["MemoryError", "2000.0 4000.0"]

@@ -1,0 +1,625 @@
+"""``sum_to_shape=True``: gradients of the operands' own shapes, summed exactly enough."""
+
+from __future__ import annotations
+
+import copy
+import math
+import pickle
+import tracemalloc
+
+import numpy as np
+import pytest
+from operands import LAYOUTS, Operand
+from outcome import arrays_in, described, outcome, sharing
+
+import fastlayers
+from fastlayers import gradcheck, reference
+
+SHAPES = {  # of x and of y, None for a Python number; dout has the shape of the result
+    "row": ((7, 45), (45,)),
+    "row, first": ((45,), (7, 45)),
+    "column": ((7, 45), (7, 1)),
+    "column, first": ((7, 1), (7, 45)),
+    "row and column": ((7, 1), (45,)),
+    "number": ((7, 45), None),
+    "number, first": (None, (45,)),
+    "no axes": ((7, 45), ()),
+    "no axes, first": ((), (7, 45)),
+    "one element": ((7, 45), (1, 1)),
+    "one element, fewer axes": ((1,), (7, 45)),
+    "channel": ((2, 3, 5, 7), (3, 1, 1)),
+    "sequence": ((3, 5, 20), (3, 5, 1)),
+    "sequence, along time": ((3, 5, 20), (3, 1, 20)),
+    "short inner axis": ((300, 3), (3,)),
+    "inner axis of 2": ((300, 2), (300, 1)),
+    "outer axis of 1": ((1, 45), (45,)),
+    "long row": ((3, 1_000), (1_000,)),
+    "long column": ((3, 1_000), (3, 1)),
+    "tall": ((1_000, 3), (3,)),
+    "several chunks, row": ((260, 257), (257,)),
+    "several chunks, column": ((260, 257), (260, 1)),
+    "several chunks, both": ((260, 1), (257,)),
+    "several chunks, number": ((66_820,), None),
+    "many chunks, row": ((1_000, 257), (257,)),
+    "many chunks, column": ((1_000, 257), (1_000, 1)),
+}
+SERVED = ["f4", "f8"]
+
+
+def full_shape(x, y):
+    return np.broadcast_shapes(() if x is None else x, () if y is None else y)
+
+
+def operands_of(case, dtype, make):
+    """dout, x and y; ``make`` is given a shape, a dtype and a seed."""
+    x, y = SHAPES[case]
+    number = {"f": 1.5, "i": 3, "D": 1.5 + 2j, "e": 1.5}[np.dtype(dtype).kind.replace("c", "D")]
+    return [
+        number if shape is None else make(shape, dtype, seed)
+        for seed, shape in enumerate((full_shape(x, y), x, y))
+    ]
+
+
+def whole(shape, dtype="f8", seed=0):
+    """Small whole numbers, whose sums are exact in any order."""
+    return np.random.default_rng(seed).integers(-9, 10, shape).astype(dtype)
+
+
+def normal(shape, dtype="f8", seed=0):
+    return np.random.default_rng(seed).standard_normal(shape).astype(dtype)
+
+
+def wide(shape, dtype="f8", seed=0):
+    """All signs and magnitudes."""
+    rng = np.random.default_rng(seed)
+    return (rng.standard_normal(shape) * 2.0 ** rng.integers(-30, 31, shape)).astype(dtype)
+
+
+def cancelling(shape, dtype="f8", seed=0):
+    """Huge and tiny in turns; the huge ones cancel each other for the most part."""
+    rng = np.random.default_rng(seed)
+    values = rng.uniform(0.1, 1, math.prod(shape))
+    values[::2] *= 2.0 / np.finfo(dtype).eps
+    values[::4] *= -1
+    return values.astype(dtype).reshape(shape)
+
+
+def gradients(implementation, dout, x, y, layer):
+    """By the function or the layer, whose results ought to be the same."""
+    if not layer:
+        return implementation.multiply_backward(dout, x, y, sum_to_shape=True)
+    layer = implementation.MulLayer(sum_to_shape=True)
+    layer.forward(x, y)
+    return layer.backward(dout)
+
+
+def groups(products, shape):
+    """The elements that are summed for each element of a gradient of ``shape``, a row each."""
+    kept, summed = axes_of(products, shape)
+    return products.transpose(*kept, *summed).reshape(math.prod(shape), -1)
+
+
+def numpy_sums(products, shape):
+    """What NumPy sums them to, of the products' dtype."""
+    _, summed = axes_of(products, shape)
+    return np.sum(products, axis=tuple(summed), dtype=products.dtype).ravel()
+
+
+def axes_of(products, shape):
+    lead = products.ndim - len(shape)
+    kept = [lead + axis for axis, length in enumerate(shape) if length != 1]
+    return kept, [axis for axis in range(products.ndim) if axis not in kept]
+
+
+def both_products(dout, x, y):
+    """dout * y and dout * x of the full shape, and the shapes that these are summed to."""
+    full = np.broadcast_shapes(np.shape(dout), np.shape(x), np.shape(y))
+    return [
+        (np.broadcast_to(dout * y, full), np.shape(x)),
+        (np.broadcast_to(dout * x, full), np.shape(y)),
+    ]
+
+
+# ------------------------------------------------------------------------------- shapes and types
+
+
+@pytest.mark.parametrize("layer", [False, True], ids=["function", "layer"])
+@pytest.mark.parametrize("dtype", ["f4", "f8", "i4", "i8", "f2", "D"])
+@pytest.mark.parametrize("case", SHAPES)
+def test_shapes_dtypes_and_whole_numbers(implementation, case, dtype, layer):
+    dout, x, y = operands_of(case, dtype, whole)
+    before = described((dout, x, y))
+    results = gradients(implementation, dout, x, y, layer)
+    assert type(results) is tuple
+    with np.errstate(over="ignore"):
+        for result, operand, (products, shape) in zip(
+            results, (x, y), both_products(dout, x, y), strict=True
+        ):
+            assert np.shape(result) == shape
+            assert np.ravel(result).tolist() == numpy_sums(products, shape).tolist()
+            assert np.asarray(result).dtype == products.dtype or not hasattr(operand, "dtype")
+            assert isinstance(result, np.ndarray) == (shape != ())
+    assert described((dout, x, y)) == before
+    assert sharing(arrays_in(results), arrays_in((dout, x, y))) == []
+
+
+@pytest.mark.parametrize("dtype", ["f4", "f8", "i4", "D"])
+@pytest.mark.parametrize("case", SHAPES)
+def test_sums_of_the_gradient_of_a_sum(implementation, case, dtype):
+    dout, x, y = operands_of(case, dtype, whole)
+    layer = implementation.AddLayer(sum_to_shape=True)
+    layer.forward(x, y)
+    for results in (
+        implementation.add_backward(dout, x, y, sum_to_shape=True),
+        layer.backward(dout),
+    ):
+        for result, operand in zip(results, (x, y), strict=True):
+            assert np.shape(result) == np.shape(operand)
+            expected = numpy_sums(dout, np.shape(operand)).tolist()
+            assert np.ravel(result).tolist() == expected
+        assert sharing(arrays_in(results), arrays_in((dout, x, y))) == []
+
+
+ROW = np.arange(3.0)
+KINDS = {  # dout, x, y; the types of dx and dy
+    "float": (ROW, 2.0, ROW, float, np.ndarray),
+    "int": (ROW, 2, ROW, float, np.ndarray),
+    "float32 and float": (ROW.astype("f4"), 2.0, ROW.astype("f4"), float, np.ndarray),
+    "int array and int": (np.arange(3), np.arange(3), 2, np.ndarray, int),
+    "bool": (np.arange(3), np.arange(3), True, np.ndarray, int),
+    "complex": (ROW * 1j, ROW, 2j, np.ndarray, complex),
+    "three numbers": (1.0, 2, 3, float, float),
+    "three ints": (1, 2, 3, int, int),
+    "dout a number": (1.0, 2.0, ROW, float, np.ndarray),
+    "dout an int": (1, ROW, 2.0, np.ndarray, float),
+    "NumPy scalar": (ROW, np.float64(2), ROW, np.float64, np.ndarray),
+    "float32 scalar": (ROW.astype("f4"), ROW.astype("f4"), np.float32(2), np.ndarray, np.float32),
+    "int scalar": (np.arange(3), np.arange(3), np.int64(2), np.ndarray, np.int64),
+    "0-d array": (ROW, np.array(2.0), ROW, np.float64, np.ndarray),
+    "all 0-d": (np.array(1.0), np.array(2.0), np.array(3.0), np.float64, np.float64),
+    "0-d and number": (np.array(1.0), np.array(2.0), 3.0, np.float64, float),
+    "one element and number": (np.ones(1), 2.0, np.ones(1), float, np.ndarray),
+    "one element and 0-d": (np.ones((1, 1)), np.array(2.0), 2.0, np.float64, float),
+}
+
+
+@pytest.mark.parametrize("layer", [False, True], ids=["function", "layer"])
+@pytest.mark.parametrize("case", KINDS)
+def test_types_of_gradients(implementation, case, layer):
+    dout, x, y, *kinds = KINDS[case]
+    results = gradients(implementation, dout, x, y, layer)
+    assert [type(result) for result in results] == kinds
+    products = both_products(dout, x, y)
+    for result, (product, shape) in zip(results, products, strict=True):
+        assert np.ravel(result).tolist() == numpy_sums(product, shape).tolist()
+
+
+@pytest.mark.parametrize(
+    ("dout", "x", "y"),
+    [
+        (1, (3,), (3,)),
+        (1, (2, 3), (3,)),
+        (1.0, (2, 1), (3,)),
+        (1, (3,), None),
+        (1, None, None),
+        ((1,), (2, 3), (2, 1)),
+        ((1, 1), (2, 3), (3,)),
+        ((1, 3), (2, 3), (3,)),
+        ((), (2, 3), (3,)),
+        ((3,), (1, 3), (3,)),
+        ((2, 3), (3,), (3,)),
+        ((2, 3), (3,), None),
+    ],
+    ids=str,
+)
+def test_dout_of_another_shape(implementation, dout, x, y):
+    # A gradient counts once for each element that it stands for.
+    dout, x, y = (
+        value if not isinstance(value, tuple) else whole(value, seed=seed)
+        for seed, value in enumerate((dout, 4.0 if x is None else x, 5.0 if y is None else y))
+    )
+    for results in (
+        implementation.multiply_backward(dout, x, y, sum_to_shape=True),
+        gradients(implementation, dout, x, y, layer=True),
+    ):
+        for result, (products, shape) in zip(results, both_products(dout, x, y), strict=True):
+            assert np.shape(result) == shape
+            assert np.ravel(result).tolist() == numpy_sums(products, shape).tolist()
+    for result, operand in zip(
+        implementation.add_backward(dout, x, y, sum_to_shape=True), (x, y), strict=True
+    ):
+        full = np.broadcast_shapes(np.shape(dout), np.shape(x), np.shape(y))
+        expected = numpy_sums(np.broadcast_to(dout, full), np.shape(operand))
+        assert np.shape(result) == np.shape(operand)
+        assert np.ravel(result).tolist() == expected.tolist()
+
+
+OWNED = {
+    "row": ((4, 3), (4, 3), (3,)),
+    "column": ((4, 3), (4, 3), (4, 1)),
+    "both": ((4, 3), (4, 1), (3,)),
+    "same": ((4, 3), (4, 3), (4, 3)),
+    "dout of one element": ((1,), (3,), (3,)),
+    "dout and y of one element": ((1,), (3,), (1,)),
+    "dout without axes": ((), (4, 3), ()),
+}
+
+
+@pytest.mark.parametrize("dtype", ["f8", "i8", "D"])
+@pytest.mark.parametrize("case", OWNED)
+def test_gradients_are_owned_and_writable(implementation, case, dtype):
+    dout, x, y = (whole(shape, dtype, seed) for seed, shape in enumerate(OWNED[case]))
+    results = [
+        *implementation.multiply_backward(dout, x, y, sum_to_shape=True),
+        *implementation.add_backward(dout, x, y, sum_to_shape=True),
+    ]
+    arrays = [result for result in results if isinstance(result, np.ndarray)]
+    assert [array.flags.writeable for array in arrays] == [True] * len(arrays)
+    assert [array.flags.owndata for array in arrays] == [True] * len(arrays)
+    assert [array.base for array in arrays] == [None] * len(arrays)
+    assert sharing(arrays, [dout, x, y]) == []
+
+
+@pytest.mark.parametrize("number", [1, 1.0, np.float64(1)])
+def test_gradients_of_a_number_are_owned_and_writable(implementation, number):
+    # backward(1), with which a backward pass begins.
+    x = whole((4, 3))
+    for results in (
+        implementation.multiply_backward(number, x, 2.0, sum_to_shape=True),
+        implementation.add_backward(number, x, x, sum_to_shape=True),
+        implementation.add_backward(number, x, 2.0, sum_to_shape=True),
+    ):
+        arrays = arrays_in(results)
+        assert len(arrays) >= 1
+        assert all(array.flags.owndata and array.flags.writeable for array in arrays)
+        assert sharing(arrays, [x]) == []
+
+
+# -------------------------------------------------------------------------------------- accuracy
+
+
+@pytest.mark.parametrize("dtype", SERVED)
+@pytest.mark.parametrize("make", [normal, wide, cancelling])
+@pytest.mark.parametrize("case", [name for name in SHAPES if not name.startswith("many")])
+def test_at_least_as_accurate_as_numpy(case, make, dtype):
+    dout, x, y = operands_of(case, dtype, make)
+    for gradient in (dout, np.array(dout, order="F")):
+        results = fastlayers.multiply_backward(gradient, x, y, sum_to_shape=True)
+        for result, (products, shape) in zip(results, both_products(gradient, x, y), strict=True):
+            assert_accurate(result, products, shape)
+    results = fastlayers.add_backward(dout, x, y, sum_to_shape=True)
+    for result, operand in zip(results, (x, y), strict=True):
+        assert_accurate(result, dout, np.shape(operand))
+
+
+def assert_accurate(result, products, shape):
+    """No farther from the exact sum than NumPy's sum of the same products and half an ulp."""
+    result, by_numpy = np.ravel(result), numpy_sums(products, shape)
+    rows = groups(products, shape).tolist()
+    errors = distances(result, rows)
+    allowed = distances(by_numpy, rows) + 0.5 * np.spacing(np.abs(by_numpy)).astype("f8")
+    worst = np.argmax(errors - allowed)
+    assert np.all(errors <= allowed), (
+        f"{np.count_nonzero(errors > allowed)} of {len(errors)} sums are too far off; the worst is "
+        f"{result[worst]!r}, by {errors[worst]:.3g}, where {allowed[worst]:.3g} is allowed"
+    )
+
+
+def distances(sums, rows):
+    """How far each is from the exact sum of its row, correctly rounded."""
+    return np.array(
+        [abs(math.fsum([*row, -total])) for row, total in zip(rows, sums.tolist(), strict=True)]
+    )
+
+
+native_only = pytest.mark.skipif(
+    fastlayers.IMPLEMENTATION != "native", reason="plain NumPy sums, and stores, as NumPy does"
+)
+
+
+@native_only
+@pytest.mark.parametrize("shape", [(3, 1_001), (1_001, 3), (3_003,), (40, 2_500)], ids=str)
+def test_nothing_is_lost_to_cancellation(shape):
+    # On the way the sums need more digits than a double has.
+    dout = whole(shape)
+    dout.flat[0], dout.flat[-1] = 2.0**60, -(2.0**60)
+    total = math.fsum(dout.ravel().tolist())
+    assert fastlayers.add_backward(dout, 1.0, 2.0, sum_to_shape=True) == (total, total)
+
+
+# ------------------------------------------------------------------------ the same bits everywhere
+
+
+@native_only
+@pytest.mark.parametrize("dtype", SERVED)
+@pytest.mark.parametrize("case", SHAPES)
+def test_same_bits_on_every_path(case, dtype):
+    from paths import PATHS, taken
+
+    dout, x, y = operands_of(case, dtype, wide)
+    transposed = np.array(dout, order="F")
+    seen = []
+    for path in PATHS:
+        with taken(path):
+            seen.append(
+                described(
+                    [
+                        fastlayers.multiply_backward(dout, x, y, sum_to_shape=True),
+                        fastlayers.add_backward(dout, x, y, sum_to_shape=True),
+                        fastlayers.multiply_backward(transposed, x, y, sum_to_shape=True),
+                    ]
+                )
+            )
+    assert [one == seen[0] for one in seen] == [True] * len(PATHS)
+
+
+@pytest.mark.parametrize("dtype", SERVED)
+@pytest.mark.parametrize("layout", [name for name in LAYOUTS if name != "matrix"])
+def test_layouts(implementation, layout, dtype):
+    # Whole numbers: exact, in whichever order a layout is walked.
+    for x_shape, y_shape in (((7, 45), (45,)), ((7, 45), (7, 1)), ((3, 4, 21), (4, 1))):
+        dout, x, y = (
+            array_in(layout, shape, dtype, seed)
+            for seed, shape in enumerate((x_shape, x_shape, y_shape))
+        )
+        for operands in ((dout, x, y), (whole(x_shape, dtype), x, y), (dout, np.array(x), y)):
+            expected = reference.multiply_backward(*operands, sum_to_shape=True)
+            actual = implementation.multiply_backward(*operands, sum_to_shape=True)
+            for one, other in zip(actual, expected, strict=True):
+                assert type(one) is type(other)
+                assert one.dtype == other.dtype
+                assert one.shape == other.shape
+                assert np.array(one).tolist() == np.array(other).tolist()
+
+
+def array_in(layout, shape, dtype, seed):
+    array = Operand(dtype, shape, seed=seed).build()
+    return LAYOUTS[layout](np.round(9 * array))
+
+
+@pytest.mark.parametrize("dtype", ["f4", "f8", "i4", "D"])
+@pytest.mark.parametrize("layout", ["C", "F", "gate", "reversed", "rotated"])
+def test_equal_shapes_have_nothing_to_sum(implementation, layout, dtype):
+    for shape in ((77,), (7, 45), (3, 4, 21), (400, 200)):
+        dout, x, y = (Operand(dtype, shape, layout, seed=seed).build() for seed in range(3))
+        for errstate in ({"all": "ignore"}, {"all": "raise"}):
+            for function, operands in (
+                (implementation.multiply_backward, (dout, x, y)),
+                (implementation.add_backward, (dout, x, y)),
+            ):
+                expected = outcome(function, *operands, errstate=errstate)
+                actual = outcome(function, *operands, sum_to_shape=True, errstate=errstate)
+                assert actual == expected
+
+
+def test_masked_arrays(implementation):
+    dout = np.ma.array(whole((4, 3)), mask=np.arange(12).reshape(4, 3) % 5 == 0)
+    x, y = whole((4, 3), seed=1), whole(3, seed=2)
+    dx, dy = implementation.multiply_backward(dout, x, y, sum_to_shape=True)
+    assert described(dx) == described(dout * y)
+    expected = np.ma.sum(dout * x, axis=0)
+    assert type(dy) is np.ma.MaskedArray
+    assert dy.tolist() == expected.tolist()
+
+
+def test_empty_arrays(implementation):
+    dx, dy = implementation.multiply_backward(
+        np.empty((0, 3)), np.empty((0, 3)), np.ones(3), sum_to_shape=True
+    )
+    assert dx.shape == (0, 3)
+    assert dy.tolist() == [0.0] * 3
+    dx, dy = implementation.add_backward(np.empty((2, 0)), 2.0, np.ones((2, 1)), sum_to_shape=True)
+    assert (dx, dy.tolist()) == (0.0, [[0.0], [0.0]])
+
+
+@native_only
+def test_no_temporary_of_full_size():
+    dout, x, y = whole((1, 200_000)), whole((1, 1)), whole((1, 1), seed=1)
+    tracemalloc.start()
+    try:
+        fastlayers.multiply_backward(dout, x, y, sum_to_shape=True)
+        assert tracemalloc.get_traced_memory()[1] < dout.nbytes / 10
+        reference.multiply_backward(dout, x, y, sum_to_shape=True)
+        assert tracemalloc.get_traced_memory()[1] > dout.nbytes
+    finally:
+        tracemalloc.stop()
+
+
+# --------------------------------------------------------------------------- exceptions and errors
+
+TROUBLE = {
+    "inf": (np.inf, 1),
+    "inf times 0": (np.inf, 0),
+    "nan": (np.nan, 1),
+    "product overflows": (1e30, 1e30),
+    "product underflows": (1e-30, 1e-30),
+}
+
+
+@pytest.mark.parametrize("mode", ["ignore", "warn", "raise", "call"])
+@pytest.mark.parametrize("trouble", TROUBLE)
+@pytest.mark.parametrize("case", ["row", "column", "number, first", "several chunks, both"])
+def test_exceptions_as_in_plain_numpy(case, trouble, mode):
+    for dtype in SERVED:
+        dout, x, y = operands_of(case, dtype, whole)
+        for where in (0, dout.size // 2, -1):
+            factors = np.array(TROUBLE[trouble], "f8")
+            if dtype == "f8":
+                factors = np.sign(factors) * np.abs(factors) ** 6
+            gradient, operands = np.array(dout), [np.array(x), np.array(y)]
+            gradient.flat[where] = factors[0]
+            operands[0].flat[where % operands[0].size] = factors[1]
+            if x is None or isinstance(x, float):
+                operands[0] = float(factors[1])
+            errstate = {"all": mode}
+            expected = plain_sums(reference.multiply_backward, gradient, *operands, errstate)
+            assert (
+                plain_sums(fastlayers.multiply_backward, gradient, *operands, errstate) == expected
+            )
+            expected = plain_sums(reference.add_backward, gradient, *operands, errstate)
+            assert plain_sums(fastlayers.add_backward, gradient, *operands, errstate) == expected
+
+
+def plain_sums(function, dout, x, y, errstate):
+    """Outcome of a call, its gradients by their values alone."""
+    one = outcome(function, dout, x, y, sum_to_shape=True, errstate=errstate)
+    values = one.value and [
+        (np.shape(v), described(np.array(v, order="C")).values) for v in one.value
+    ]
+    return values, one.exception, one.warnings, one.handled
+
+
+@pytest.mark.parametrize("mode", ["ignore", "warn", "raise"])
+@pytest.mark.parametrize("shape", [(2, 40), (40, 2), (80,)])
+@pytest.mark.parametrize("dtype", SERVED)
+def test_sums_that_overflow(shape, dtype, mode):
+    dout = np.full(shape, np.finfo(dtype).max, dtype)
+    ones = np.ones(shape, dtype)
+    for y in (1.0, np.ones(shape[-1:], dtype), np.ones((*shape[:-1], 1), dtype)):
+        expected = plain_sums(reference.multiply_backward, dout, ones, y, {"all": mode})
+        assert plain_sums(fastlayers.multiply_backward, dout, ones, y, {"all": mode}) == expected
+
+
+def test_sum_that_overflows_on_the_way_only(implementation):
+    # NumPy's passes infinity, and says so; what is summed more exactly may pass it by.
+    top = np.finfo("f8").max
+    for terms, total in (([top, top, -top], top), ([-top, -top, 1.0, top, top], 1.0)):
+        dout = np.array(terms)
+        one = outcome(implementation.add_backward, dout, 1.0, dout, sum_to_shape=True)
+        assert one.value[0] == total or [w[1] for w in one.warnings] != []
+
+
+@pytest.mark.parametrize("operands", [(), (np.ones(3),), (None, np.ones(3)), (np.ones(3), None)])
+def test_add_backward_needs_the_operands(implementation, operands):
+    for dout in (np.ones((2, 3)), 1.0, np.ones(3, "D")):
+        with pytest.raises(TypeError, match="x and y"):
+            implementation.add_backward(dout, *operands, sum_to_shape=True)
+    layer = implementation.AddLayer(sum_to_shape=True)
+    with pytest.raises(TypeError, match="x and y"):
+        layer.backward(np.ones(3))
+
+
+@pytest.mark.parametrize(
+    ("dout", "x", "y"),
+    [((3,), (4,), (3,)), ((3,), (3,), (4,)), ((2, 3), (3, 2), (3,)), ((4,), (3,), (3,))],
+)
+def test_shapes_that_do_not_broadcast(implementation, dout, x, y):
+    operands = [np.ones(shape) for shape in (dout, x, y)]
+    expected = outcome(np.broadcast_shapes, dout, x, y).exception
+    for function in (implementation.multiply_backward, implementation.add_backward):
+        one = outcome(function, *operands, sum_to_shape=True)
+        assert one.exception == expected
+        assert one.exception[0] is ValueError
+
+
+def test_layer_works_on_after_an_error(implementation):
+    layer = implementation.MulLayer(sum_to_shape=True)
+    layer.forward(whole((4, 3)), whole(3))
+    with pytest.raises(ValueError, match="shape"):
+        layer.backward(np.ones((4, 4)))
+    dx, dy = layer.backward(np.ones((4, 3)))
+    assert (dx.shape, dy.shape) == ((4, 3), (3,))
+
+
+# ------------------------------------------------------------------------------------------- out
+
+
+@pytest.mark.parametrize("given_positions", [(), (0,), (1,), (0, 1)])
+@pytest.mark.parametrize(
+    "case", ["row", "column", "row and column", "channel", "no axes", "number"]
+)
+def test_out(implementation, case, given_positions):
+    for dtype in ("f4", "f8", "i4", "D"):
+        dout, x, y = operands_of(case, dtype, whole)
+        expected = implementation.multiply_backward(dout, x, y, sum_to_shape=True)
+        out = tuple(
+            np.full(np.shape(one), -1, dtype) if i in given_positions else None
+            for i, one in enumerate((x, y))
+        )
+        layer = implementation.MulLayer(sum_to_shape=True)
+        layer.forward(x, y)
+        for results in (
+            implementation.multiply_backward(dout, x, y, out, True),
+            layer.backward(dout, out=out),
+        ):
+            for i, (result, one) in enumerate(zip(results, expected, strict=True)):
+                assert (result is out[i]) == (i in given_positions)
+                assert np.array_equal(result, one)
+                # A number stays a number where an array was not asked for.
+                assert i in given_positions or type(result) is type(one)
+
+
+def test_out_of_booleans(implementation):
+    # Without `out` a product of booleans is boolean, and so is the gradient of an operand that
+    # was not broadcast.
+    true = np.array([True, False, True])
+    out = np.zeros(3, bool), np.zeros(3, bool)
+    expected = implementation.multiply_backward(true, true, true, sum_to_shape=True)
+    results = implementation.multiply_backward(true, true, true, out=out, sum_to_shape=True)
+    assert described(results) == described(expected)
+    assert results[0] is out[0]
+
+
+def test_out_over_the_operands(implementation):
+    x, y, dout = whole((4, 3)), whole(3, seed=1), whole((4, 3), seed=2)
+    expected = described([dout * y, np.sum(dout * x, axis=0)])
+    results = implementation.multiply_backward(dout, x, y, out=(x, y), sum_to_shape=True)
+    assert results[0] is x
+    assert results[1] is y
+    assert described(list(results)) == expected
+
+
+@pytest.mark.parametrize("bad", [np.full(4, -1.0), np.full((4, 3), -1.0)[:, :2], np.full(3, -1)])
+def test_out_is_checked_before_anything_is_written(implementation, bad):
+    x, y, dout = whole((4, 3)), whole(3, seed=1), whole((4, 3), seed=2)
+    for out in ((np.full((4, 3), -1.0), bad), (bad, np.full(3, -1.0))):
+        before = described(out)
+        with pytest.raises((ValueError, TypeError)):
+            implementation.multiply_backward(dout, x, y, out=out, sum_to_shape=True)
+        assert described(out) == before
+
+
+# ------------------------------------------------------------------------------------------ layers
+
+
+@pytest.mark.parametrize("name", ["MulLayer", "AddLayer"])
+@pytest.mark.parametrize(
+    ("x", "y"),
+    [((3, 4), (4,)), ((3, 4), (3, 1)), ((3, 1), (4,)), ((2, 3, 2), (3, 1)), ((3,), None), ((), ())],
+    ids=str,
+)
+def test_gradcheck(implementation, name, x, y):
+    layer = getattr(implementation, name)(sum_to_shape=True)
+    x, y = (1.5 if shape is None else normal(shape, seed=len(shape)) for shape in (x, y))
+    assert gradcheck(layer, x, y)
+
+
+@pytest.mark.parametrize("name", ["MulLayer", "AddLayer"])
+def test_attribute_of_layers(implementation, name):
+    layer_class = getattr(implementation, name)
+    assert layer_class().sum_to_shape is False
+    layer = layer_class(sum_to_shape=True)
+    assert layer.sum_to_shape is True
+    layer.forward(whole((4, 3)), whole(3))
+    for same in (layer, copy.deepcopy(layer), pickle.loads(pickle.dumps(layer))):
+        assert same.backward(np.ones((4, 3)))[1].shape == (3,)
+        same.sum_to_shape = False
+        assert same.backward(np.ones((4, 3)))[1].shape == (4, 3)
+    with pytest.raises(TypeError):
+        layer_class(True)
+
+
+def test_a_column_and_a_row_of_a_network(implementation):
+    # Scale and shift of a batch, as a normalisation layer has them.
+    batch, scale, shift = whole((4, 3)), whole(3, seed=1), whole(3, seed=2)
+    mul, add = (
+        implementation.MulLayer(sum_to_shape=True),
+        implementation.AddLayer(sum_to_shape=True),
+    )
+    out = add.forward(mul.forward(batch, scale), shift)
+    assert out.tolist() == (batch * scale + shift).tolist()
+    dproduct, dshift = add.backward(np.ones((4, 3)))
+    dbatch, dscale = mul.backward(dproduct)
+    assert dshift.tolist() == [4.0] * 3
+    assert dscale.tolist() == batch.sum(axis=0).tolist()
+    assert dbatch.tolist() == [scale.tolist()] * 4
