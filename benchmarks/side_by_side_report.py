@@ -10,7 +10,6 @@ from statistics import geometric_mean, median
 from typing import Any
 
 import numpy as np
-
 from side_by_side_cases import CONTESTANTS, GROUPS, SHAPES, SIZES, Group
 
 Times = Mapping[tuple[str, str], float]  # seconds by contestant and size

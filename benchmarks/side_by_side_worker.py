@@ -16,7 +16,6 @@ from time import perf_counter
 from typing import Any
 
 import numpy as np
-
 from side_by_side_cases import (
     CONTESTANTS,
     GROUPS,
