@@ -92,12 +92,19 @@ def use_kernels(capsule):
 
 # Where other work keeps the cores busy, a thread may have to wait some milliseconds for its turn,
 # and the others wait for it: a call that takes 30 us alone then takes 4 ms. After a call that was
-# so late, the next ones use one thread, for some twenty times as long as it took.
+# so late, the next ones use one thread, for twice as long as it took. If lateness is the rule that
+# becomes up to 128 times as long, so that trying threads again costs little; a hundred calls in time
+# make it half as long.
 #
 # Late is what takes longer than any memory needs: DDR3 moves more than 8 GB/s.
 #
-# The variable is a hint that any thread may change at any time; it is written and read whole.
+# The variables are hints that any thread may change at any time; they are written and read whole.
 cdef volatile double one_thread_until = 0
+cdef volatile double penalty = 2
+
+cdef enum:
+    LEAST_PENALTY = 2
+    MOST_PENALTY = 128
 
 
 cdef inline void share_out(Job *job, Py_ssize_t most) noexcept nogil:
@@ -111,7 +118,7 @@ cdef inline void share_out(Job *job, Py_ssize_t most) noexcept nogil:
 
 cdef inline int run_timed(const Job *job) noexcept nogil:
     """Run a job; remember if its threads were late."""
-    global one_thread_until
+    global one_thread_until, penalty
     cdef int raised
     cdef double start, taken
     if job.threads == 1:
@@ -120,7 +127,10 @@ cdef inline int run_timed(const Job *job) noexcept nogil:
     raised = run_kernels(job)
     taken = clock_seconds() - start
     if taken > 1e-4 + <double> (job.size * job.item * job.operands) / 8e9:
-        one_thread_until = start + 20 * taken
+        one_thread_until = start + penalty * taken
+        penalty = min(2 * penalty, <double> MOST_PENALTY)
+    else:
+        penalty = max(0.993 * penalty, <double> LEAST_PENALTY)
     return raised
 
 
