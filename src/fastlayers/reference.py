@@ -119,8 +119,8 @@ def multiply_backward(
         were broadcast, each gradient has the shape of its product, not that of its operand.
 
         With ``sum_to_shape`` they are of the products' dtype and the operands' shapes; a Python
-        number's gradient is a number. Sums are at least as accurate as ``numpy.sum``, but need not
-        round as that does.
+        number's gradient is a number. Sums are at least as accurate as those of ``numpy.sum``, but
+        need not round as they do.
 
     Raises
     ------
@@ -170,7 +170,8 @@ def add_backward(
         What ``dout * 1`` gives, twice: distinct, owned, writable arrays, neither of them ``dout``.
 
         With ``sum_to_shape`` they are of the operands' shapes; a Python number's gradient is a
-        number. Sums are at least as accurate as ``numpy.sum``, but need not round as that does.
+        number. Sums are at least as accurate as those of ``numpy.sum``, but need not round as they
+        do.
 
     Raises
     ------

@@ -34,13 +34,22 @@ static void os_unmap(void *block, size_t size)
 #else
 
 #include <pthread.h>
+#include <sched.h>
 #include <stdint.h>
 #include <sys/mman.h>
 #include <unistd.h>
 
-static pthread_mutex_t os_mutex = PTHREAD_MUTEX_INITIALIZER;
-static void os_lock(void) { pthread_mutex_lock(&os_mutex); }
-static void os_unlock(void) { pthread_mutex_unlock(&os_mutex); }
+/* Held for some 20 ns, and rarely wanted by two: a step on 1000 elements takes it six times, which
+ * cost 70 ns of 850 with a mutex of pthreads.
+ */
+static char os_mutex = 0;
+static void os_lock(void)
+{
+    while (__atomic_exchange_n(&os_mutex, 1, __ATOMIC_ACQUIRE)) {
+        sched_yield();
+    }
+}
+static void os_unlock(void) { __atomic_store_n(&os_mutex, 0, __ATOMIC_RELEASE); }
 /* A child that is forked while another thread holds the mutex would wait for it for ever. */
 static void os_survive_fork(void) { pthread_atfork(os_lock, os_unlock, os_unlock); }
 

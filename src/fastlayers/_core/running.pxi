@@ -6,8 +6,8 @@ cdef Run run_kernels = NULL
 # take the paths of large ones.
 cdef struct Thresholds:
     Py_ssize_t gil              # elements
-    Py_ssize_t threads          # elements
-    Py_ssize_t streaming        # bytes, of all operands
+    Py_ssize_t threads          # bytes, of a result
+    Py_ssize_t streaming        # bytes, of a step
     Py_ssize_t recycling        # bytes, of a result
 
 cdef Thresholds thresholds
@@ -19,13 +19,17 @@ thresholds.gil = 1 << 14
 # Waking a second thread costs some 2 us. Steps on float64, one thread against two, us: 10k elements
 # 7.1 / 7.2, 16k 10.8 / 8.8, 30k 25 / 13, 65k 99 / 33 (Xeon of the Sapphire Rapids family, 2 cores,
 # 2 MiB L2 each).
-thresholds.threads = 1 << 14
+thresholds.threads = 3 << 15
 
 # Results that will not be in the last-level cache when they are next read. Where that is larger
 # than 32 MiB it is shared by many cores: on the machine above, whose 480 MiB serve all guests of a
-# host, steps on 1M float64 elements gain 1.1 times from streaming, on 2M 1.5 times, on 524k they
-# lose.
+# host, steps on 786k float64 elements gain 1.07 times from streaming, on 1M 1.3 times, on 2M 1.6
+# times, and on 524k nothing.
 thresholds.streaming = 1 << 25
+
+# A step has so many arrays of one size: x, y, out, dout, dx, dy.
+cdef enum:
+    STEP_ARRAYS = 6
 
 # Blocks from the recycler cost no more than NumPy's, but are aligned and warm; below 1 KiB NumPy
 # keeps a cache of its own.
@@ -93,8 +97,8 @@ def use_kernels(capsule):
 # Where other work keeps the cores busy, a thread may have to wait some milliseconds for its turn,
 # and the others wait for it: a call that takes 30 us alone then takes 4 ms. After a call that was
 # so late, the next ones use one thread, for twice as long as it took. If lateness is the rule that
-# becomes up to 128 times as long, so that trying threads again costs little; a hundred calls in time
-# make it half as long.
+# becomes up to 128 times as long, so that trying threads again costs little; a hundred calls in
+# time make it half as long.
 #
 # Late is what takes longer than any memory needs: DDR3 moves more than 8 GB/s.
 #
@@ -141,12 +145,13 @@ cdef inline bint run(Call *call) except -1:
     if not call.order:
         arrange(job, job.inputs)
         choose_blocks(job)
-    job.streaming = job.size * job.item * job.operands >= thresholds.streaming
-    if job.size < thresholds.threads:
+    cdef Py_ssize_t size = job.size * job.item
+    job.streaming = size >= thresholds.streaming // STEP_ARRAYS
+    if size < thresholds.threads:
         job.threads = 1
     else:
         # Each gets no less than half of what is worth two threads.
-        share_out(job, 2 * job.size // max(thresholds.threads, 1))
+        share_out(job, 2 * size // max(thresholds.threads, 1))
     if job.size < thresholds.gil:
         raised = run_kernels(job)
     else:

@@ -21,7 +21,7 @@ cdef object summed_backward(Operation operation, object dout, object x, object y
     arrange(job, 0)
     cut(job)
     workspace = attach_workspace(job)
-    share_out(job, job.chunks if job.size >= thresholds.threads else 1)
+    share_out(job, job.chunks if job.size * job.item >= thresholds.threads else 1)
     with nogil:
         raised = run_timed(job)
     free_block(workspace)
