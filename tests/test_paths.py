@@ -23,6 +23,8 @@ if fastlayers.IMPLEMENTATION != "native":
 
 from paths import PATHS, Path, taken
 
+from fastlayers._core import memory
+
 DTYPES = ["f4", "f8", "i4", "i8"]
 
 
@@ -263,10 +265,27 @@ def test_integers_wrap(any_path):
 @pytest.fixture
 def no_fall_back(monkeypatch):
     def refuse(*args, **kwargs):
-        raise AssertionError("fell through to plain NumPy")
+        raise LookupError("fell through to plain NumPy")
 
     for name in ("multiply", "add", "multiply_backward", "add_backward"):
         monkeypatch.setattr(reference, name, refuse)
+    # What NumPy computes is recycled, too, and for that NumPy is given another handler.
+    monkeypatch.setattr(memory, "set_handler", refuse)
+    with taken(PATHS[0]):
+        yield
+
+
+def test_falling_through_is_noticed(no_fall_back):
+    x = np.ones(5, "D")
+    for function, operands, out in (
+        (fastlayers.multiply, (x, x), x.copy()),
+        (fastlayers.add, (x, x), x.copy()),
+        (fastlayers.multiply_backward, (x, x, x), (x.copy(), None)),
+        (fastlayers.add_backward, (x,), (x.copy(), None)),
+    ):
+        for given_out in (None, out):
+            with pytest.raises(LookupError, match="fell through"):
+                function(*operands, out=given_out)
 
 
 @pytest.mark.parametrize("dtype", DTYPES)

@@ -200,20 +200,47 @@ def test_threads_are_used_for_large_calls_alone():
     assert output_of(code, FASTLAYERS_NUM_THREADS="4", OMP_NUM_THREADS="1") == ["0", "3", "0"]
 
 
-@pytest.mark.skipif(not TASKS.exists(), reason="what is mapped is known from /proc")
-def test_threads_that_cannot_start_are_no_error():
-    # Each needs a stack, for which there is no memory here.
-    code = """
+# With this, no thread finds memory for its stack.
+LEAVE_LITTLE_MEMORY = """
 import resource
+
+def leave_little_memory():
+    mapped = int(open("/proc/self/statm").read().split()[0]) * resource.getpagesize()
+    resource.setrlimit(resource.RLIMIT_AS, (mapped + (4 << 20), -1))
+
+"""
+by_proc = pytest.mark.skipif(not TASKS.exists(), reason="what is mapped is known from /proc")
+
+
+@by_proc
+def test_threads_that_cannot_start_are_no_error():
+    code = """
 import numpy as np
 import fastlayers
 x = np.ones(100_000)
-mapped = int(open("/proc/self/statm").read().split()[0]) * resource.getpagesize()
-resource.setrlimit(resource.RLIMIT_AS, (mapped + (4 << 20), -1))
+leave_little_memory()
 print(fastlayers.multiply(x, 2.0).sum())
+print(fastlayers.multiply_backward(x, x, 2.0, sum_to_shape=True)[1])
 """
-    result = run("-c", code, FASTLAYERS_NUM_THREADS="4")
-    assert (result.stdout, result.stderr) == ("200000.0\n", "")
+    output = output_of(LEAVE_LITTLE_MEMORY + code, FASTLAYERS_NUM_THREADS="4")
+    assert output == ["200000.0", "100000.0"]
+
+
+@by_proc
+def test_threads_that_cannot_start_again_are_no_error():
+    # OpenMP ends threads when fewer are asked for.
+    code = """
+import time
+import numpy as np
+import fastlayers
+x = np.ones(1_000_000)
+fastlayers.multiply(x, 2.0)
+fastlayers.multiply(x[:25_000], 2.0)
+time.sleep(0.2)
+leave_little_memory()
+print(fastlayers.multiply(x[:400_000], 2.0, out=x[600_000:]).sum())
+"""
+    assert output_of(LEAVE_LITTLE_MEMORY + code, FASTLAYERS_NUM_THREADS="32") == ["800000.0"]
 
 
 # ------------------------------------------------------------------------------ instruction sets
@@ -391,7 +418,7 @@ import signal
 def fork(function):
     child = os.fork()
     if child == 0:
-        signal.alarm(30)  # ends a child that hangs
+        signal.alarm(10)  # ends a child that hangs
         code = 1
         try:
             function()
@@ -482,10 +509,13 @@ def test_multiprocessing(method, tmp_path):
     script = tmp_path / "script.py"
     script.write_text(f"""
 import multiprocessing
+import signal
 {WORK}
 if __name__ == "__main__":
     work()
-    with multiprocessing.get_context({method!r}).Pool(2) as pool:
+    # An alarm ends a child that hangs, where there are alarms.
+    end = (getattr(signal, "alarm", int), (10,))
+    with multiprocessing.get_context({method!r}).Pool(2, *end) as pool:
         print(set(pool.map(work, range(6))))
     work()
 """)

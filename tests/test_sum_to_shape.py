@@ -9,6 +9,8 @@ import tracemalloc
 
 import numpy as np
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 from operands import LAYOUTS, Operand
 from outcome import arrays_in, described, outcome, sharing
 
@@ -353,8 +355,11 @@ def test_same_bits_on_every_path(case, dtype):
     assert [one == seen[0] for one in seen] == [True] * len(PATHS)
 
 
+PLAIN_LAYOUTS = [name for name in LAYOUTS if name not in ("tagged", "matrix", "masked")]
+
+
 @pytest.mark.parametrize("dtype", SERVED)
-@pytest.mark.parametrize("layout", [name for name in LAYOUTS if name != "matrix"])
+@pytest.mark.parametrize("layout", [*PLAIN_LAYOUTS, "tagged", "masked"])
 def test_layouts(implementation, layout, dtype):
     # Whole numbers: exact, in whichever order a layout is walked.
     for x_shape, y_shape in (((7, 45), (45,)), ((7, 45), (7, 1)), ((3, 4, 21), (4, 1))):
@@ -374,7 +379,41 @@ def test_layouts(implementation, layout, dtype):
 
 def array_in(layout, shape, dtype, seed):
     array = Operand(dtype, shape, seed=seed).build()
-    return LAYOUTS[layout](np.round(9 * array))
+    return LAYOUTS[layout](np.asarray(np.round(9 * array)))
+
+
+@st.composite
+def broadcast_shapes(draw):
+    """Three shapes that broadcast; dout's is mostly that of the result."""
+    full = draw(st.lists(st.sampled_from([1, 2, 3, 5, 8, 33]), min_size=1, max_size=4))
+    narrowed = [
+        tuple(1 if draw(st.booleans()) else length for length in full[draw(st.integers(0, 2)) :])
+        for _ in range(3)
+    ]
+    return [narrowed[0] if draw(st.integers(0, 4)) == 4 else tuple(full), *narrowed[1:]]
+
+
+@given(
+    shapes=broadcast_shapes(),
+    layouts=st.lists(st.sampled_from(PLAIN_LAYOUTS), min_size=3, max_size=3),
+    dtype=st.sampled_from(["f4", "f8", "i4"]),
+)
+def test_random_shapes(implementation, shapes, layouts, dtype):
+    dout, x, y = (array_in(layouts[i], shapes[i], dtype, i) for i in range(3))
+    for results, products in (
+        (
+            implementation.multiply_backward(dout, x, y, sum_to_shape=True),
+            both_products(dout, x, y),
+        ),
+        (
+            implementation.add_backward(dout, x, y, sum_to_shape=True),
+            [(np.broadcast_to(dout, np.broadcast_shapes(*shapes)), one) for one in shapes[1:]],
+        ),
+    ):
+        for result, (product, shape) in zip(results, products, strict=True):
+            assert np.shape(result) == shape
+            assert np.ravel(result).tolist() == numpy_sums(product, shape).tolist()
+        assert sharing(arrays_in(results), [dout, x, y]) == []
 
 
 @pytest.mark.parametrize("dtype", ["f4", "f8", "i4", "D"])

@@ -124,33 +124,52 @@ cdef inline object binary_backward(
     return dx, dy
 
 
-cdef object fall_back(function, tuple operands, tuple options):
-    """Call the plain expression; its results are recycled too."""
-    if not is_large(operands) or not is_recycling():
-        return function(*operands, *options)
+# What the kernels do not serve is evaluated by NumPy; large results of that are recycled, too.
+
+ctypedef object (*Expression)(object, object)
+
+
+cdef inline object evaluate(Expression expression, object x, object y):
+    """A plain expression of two operands."""
+    if not may_be_large(x, y) or not is_recycling():
+        return expression(x, y)
     previous = memory.set_handler(memory.recycling_handler())
     try:
-        return function(*operands, *options)
+        return expression(x, y)
     finally:
         memory.set_handler(previous)
 
 
-cdef bint is_large(tuple operands) except -1:
-    """Whether a result may be large enough to be recycled, by the operands that are arrays."""
-    cdef Py_ssize_t largest = 0
-    cdef Py_ssize_t product = 1
-    cdef Py_ssize_t item = 1
-    cdef bint alike = True
-    shape = None
-    for operand in operands:
-        if not isinstance(operand, np.ndarray) or operand.size <= 1:
-            continue
-        alike = alike and (shape is None or shape == operand.shape)
-        shape = operand.shape
-        item = max(item, operand.itemsize)
-        largest = max(largest, operand.size)
-        product = min(product, PY_SSIZE_T_MAX // operand.size) * operand.size
-    return (largest if alike else product) >= thresholds.recycling // item
+cdef object evaluate_backward(function, object dout, object x, object y, object out, object sum_to):
+    """One of the backward functions of `reference`."""
+    if not (may_be_large(dout, x) or may_be_large(dout, y)) or not is_recycling():
+        return function(dout, x, y, out, sum_to)
+    previous = memory.set_handler(memory.recycling_handler())
+    try:
+        return function(dout, x, y, out, sum_to)
+    finally:
+        memory.set_handler(previous)
+
+
+cdef bint may_be_large(object x, object y) noexcept:
+    """Whether the result of two operands may be large enough to be recycled."""
+    cdef Py_ssize_t x_size = count_elements(x)
+    cdef Py_ssize_t y_size = count_elements(y)
+    cdef Py_ssize_t size = max(x_size, y_size)
+    if x_size > 1 and y_size > 1 and not cnp.PyArray_SAMESHAPE(<cnp.ndarray> x, <cnp.ndarray> y):
+        # Broadcast against each other they may give an element for each of their pairs.
+        size = min(x_size, 1 << 30) * min(y_size, 1 << 30)
+    return size >= thresholds.recycling // max(bytes_of_element(x), bytes_of_element(y))
+
+
+cdef inline Py_ssize_t count_elements(object value) noexcept:
+    return cnp.PyArray_SIZE(<cnp.ndarray> value) if cnp.PyArray_Check(value) else 1
+
+
+cdef inline Py_ssize_t bytes_of_element(object value) noexcept:
+    if not cnp.PyArray_Check(value):
+        return 1
+    return max(1, cnp.PyArray_ITEMSIZE(<cnp.ndarray> value))
 
 
 # PyNumber_Multiply, not ``*``: Cython has shortcuts for that, which lose the sign of a zero.
@@ -159,14 +178,18 @@ def multiply(x, y, out=None):
     if out is None and is_number(x) and is_number(y):
         return PyNumber_Multiply(x, y)
     result = binary(MULTIPLY, x, y, out)
-    return fall_back(reference.multiply, (x, y), (out,)) if result is None else result
+    if result is not None:
+        return result
+    return evaluate(PyNumber_Multiply, x, y) if out is None else reference.multiply(x, y, out)
 
 
 def add(x, y, out=None):
     if out is None and is_number(x) and is_number(y):
         return PyNumber_Add(x, y)
     result = binary(ADD, x, y, out)
-    return fall_back(reference.add, (x, y), (out,)) if result is None else result
+    if result is not None:
+        return result
+    return evaluate(PyNumber_Add, x, y) if out is None else reference.add(x, y, out)
 
 
 def multiply_backward(dout, x, y, out=None, sum_to_shape=False):
@@ -179,8 +202,8 @@ def multiply_backward(dout, x, y, out=None, sum_to_shape=False):
     if result is not None:
         return result
     if out is None and not sum_to_shape:
-        return product(dout, y), product(dout, x)  # one of them may be served
-    return fall_back(reference.multiply_backward, (dout, x, y), (out, sum_to_shape))
+        return multiply(dout, y), multiply(dout, x)  # one of them may be served
+    return evaluate_backward(reference.multiply_backward, dout, x, y, out, sum_to_shape)
 
 
 def add_backward(dout, x=None, y=None, out=None, sum_to_shape=False):
@@ -192,13 +215,9 @@ def add_backward(dout, x=None, y=None, out=None, sum_to_shape=False):
         result = summed_backward(ADD_BACKWARD, dout, x, y) if out is None else None
     if result is not None:
         return result
-    return fall_back(reference.add_backward, (dout, x, y), (out, sum_to_shape))
-
-
-cdef object product(object x, object y):
-    """``x * y``, from the kernels if they serve it."""
-    result = binary(MULTIPLY, x, y, None)
-    return fall_back(reference.multiply, (x, y), ()) if result is None else result
+    if out is None and not sum_to_shape:
+        return evaluate(PyNumber_Multiply, dout, 1), evaluate(PyNumber_Multiply, dout, 1)
+    return evaluate_backward(reference.add_backward, dout, x, y, out, sum_to_shape)
 
 
 # One text for both implementations.
