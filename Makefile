@@ -41,7 +41,7 @@ wheel: $(VENV)/group-wheel
 lint: $(VENV)/installed $(VENV)/group-lint $(VENV)/group-test $(VENV)/group-demo
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
-	$(BIN)/cython-lint src
+	PATH="$(abspath $(BIN)):$$PATH" cython-lint src
 	$(BIN)/mypy
 
 clean:
