@@ -36,9 +36,10 @@ MIB = 1 << 20
 @pytest.fixture(autouse=True)
 def empty_cache():
     limit = fastlayers.cache_info().limit
-    gc.collect()
     fastlayers.empty_cache()
+    gc.disable()  # arrays of other tests are not to die in this one
     yield
+    gc.enable()
     fastlayers.set_cache_limit(limit)
 
 
@@ -54,15 +55,17 @@ def is_recycling():
     return served() > before
 
 
-def run(code, timeout=60, **variables):
+ENVIRONMENT = {k: v for k, v in os.environ.items() if not k.startswith("FASTLAYERS_")}
+
+
+def run(code, **variables):
     """Run code in a fresh interpreter, with these environment variables."""
-    environment = {k: v for k, v in os.environ.items() if not k.startswith("FASTLAYERS_")}
     return subprocess.run(
         [sys.executable, "-c", code],
-        env=environment | variables,
+        env=ENVIRONMENT | variables,
         capture_output=True,
         text=True,
-        timeout=timeout,
+        timeout=60,
     )
 
 
@@ -227,9 +230,12 @@ def test_arrays_in_a_cycle():
     class Node:
         pass
 
+    gc.collect()
+    fastlayers.empty_cache()
     node = Node()
     node.result, node.self = fastlayers.multiply(np.ones(10_000), 2.0), node
     del node
+    assert fastlayers.cache_info().blocks == 0
     gc.collect()
     assert fastlayers.cache_info().blocks == 1
 
@@ -879,10 +885,10 @@ print(fastlayers.cache_info().hits > 50)
 def forgotten():
     """A program that has done with a large array; it sleeps while the other tests run."""
     with subprocess.Popen(
-        [sys.executable, "-c", FORGOTTEN], stdout=subprocess.PIPE, text=True
-    ) as p:
-        yield p
-        p.kill()
+        [sys.executable, "-c", FORGOTTEN], env=ENVIRONMENT, stdout=subprocess.PIPE, text=True
+    ) as program:
+        yield program
+        program.kill()
 
 
 def test_forgotten_blocks_are_given_back(forgotten):

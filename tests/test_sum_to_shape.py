@@ -285,7 +285,8 @@ def test_gradients_of_a_number_are_owned_and_writable(implementation, number):
 @pytest.mark.parametrize("case", [name for name in SHAPES if not name.startswith("many")])
 def test_at_least_as_accurate_as_numpy(case, make, dtype):
     dout, x, y = operands_of(case, dtype, make)
-    for gradient in (dout, np.array(dout, order="F")):
+    orders = [dout] if dout.size > 10_000 else [dout, np.array(dout, order="F")]
+    for gradient in orders:
         results = fastlayers.multiply_backward(gradient, x, y, sum_to_shape=True)
         for result, (products, shape) in zip(results, both_products(gradient, x, y), strict=True):
             assert_accurate(result, products, shape)
@@ -398,15 +399,15 @@ def broadcast_shapes(draw):
     layouts=st.lists(st.sampled_from(PLAIN_LAYOUTS), min_size=3, max_size=3),
     dtype=st.sampled_from(["f4", "f8", "i4"]),
 )
-def test_random_shapes(implementation, shapes, layouts, dtype):
+def test_random_shapes(shapes, layouts, dtype):
     dout, x, y = (array_in(layouts[i], shapes[i], dtype, i) for i in range(3))
     for results, products in (
         (
-            implementation.multiply_backward(dout, x, y, sum_to_shape=True),
+            fastlayers.multiply_backward(dout, x, y, sum_to_shape=True),
             both_products(dout, x, y),
         ),
         (
-            implementation.add_backward(dout, x, y, sum_to_shape=True),
+            fastlayers.add_backward(dout, x, y, sum_to_shape=True),
             [(np.broadcast_to(dout, np.broadcast_shapes(*shapes)), one) for one in shapes[1:]],
         ),
     ):
