@@ -120,18 +120,28 @@ cdef bint broadcast(Call *call) noexcept:
     return True
 
 
-cdef object attach(Call *call, int slot, int sources, object out):
+cdef inline object attach(Call *call, int slot, int sources, object out):
     """The array that a result goes into: ``out``, or where this is None a new one.
 
     ``sources`` has a bit for each input that the result is computed from: as in NumPy their memory
     order decides the new array's. None if the kernels may not write into ``out``.
     """
+    if out is not None or call.order == 0:
+        return attach_any(call, slot, sources, out)
+    out = allocate(call, call.order, NULL)
+    call.job.data[slot] = <char *> PyArray_DATA(<Array *> out)
+    call.job.strides[0][slot] = call.job.item
+    return out
+
+
+cdef object attach_any(Call *call, int slot, int sources, object out):
+    """`attach` for given arrays, and for calls that have axes."""
     cdef Job *job = &call.job
     cdef const Operand *shaped
     cdef Py_ssize_t strides[MAX_DIMS]
     cdef int axis, order
     if out is None:
-        order = call.order or shared_order(call, sources, &shaped)
+        order = shared_order(call, sources, &shaped)
         if order:
             out = allocate(call, order, NULL)
         else:
@@ -141,7 +151,7 @@ cdef object attach(Call *call, int slot, int sources, object out):
         return None
     job.data[slot] = <char *> PyArray_DATA(<Array *> out)
     if call.order:
-        job.strides[0][slot] = item_size[call.dtype]
+        job.strides[0][slot] = job.item
     else:
         for axis in range(call.ndim):
             job.strides[axis][slot] = PyArray_STRIDES(<Array *> out)[axis]

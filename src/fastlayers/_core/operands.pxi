@@ -68,6 +68,8 @@ cdef inline bint describe(object value, DType dtype, Operand *operand) noexcept:
         operand.data = <char *> PyArray_DATA(array)
         operand.shape = PyArray_DIMS(array)
         operand.strides = PyArray_STRIDES(array)
+        if PyArray_DESCR(array) == canonical[dtype] and operand.flags & NPY_ARRAY_ALIGNED:
+            return True
         return array_dtype(array) == dtype
     operand.ndim = 0
     operand.data = <char *> &operand.number

@@ -40,7 +40,7 @@ static void *wait_for_mutex(void *mutex)
 /* Whether so many threads can run at once, this one included.
  *
  * GNU OpenMP ends the process where a thread cannot be started. It starts threads for each thread
- * that uses it, once, and keeps them: so this tries once before.
+ * that uses it, and keeps as many as the last loop took: so this tries before a loop takes more.
  */
 static int can_start_threads(int count)
 {
@@ -50,6 +50,7 @@ static int can_start_threads(int count)
     pthread_t threads[MOST];
     int i, running = 0;
     if (count <= started) {
+        started = count;
         return 1;
     }
     pthread_mutex_lock(&mutex);
