@@ -152,7 +152,7 @@ cdef inline bint run(Call *call) except -1:
     else:
         # Each gets no less than half of what is worth two threads.
         share_out(job, 2 * size // max(thresholds.threads, 1))
-    if job.size < thresholds.gil:
+    if job.size < thresholds.gil and job.threads == 1:
         raised = run_kernels(job)
     else:
         with nogil:
