@@ -170,7 +170,11 @@ cdef inline object allocate(const Call *call, int order, const Py_ssize_t *strid
 cdef object allocate_recycled(
     const Call *call, size_t size, const Py_ssize_t *strides, int flags
 ):
-    cdef void *block = new_block(size)
+    cdef size_t phase = 0
+    cdef void *block
+    if SHIFTED_BYTES <= size < <size_t> streamed_bytes():
+        phase = away_from_inputs(call)
+    block = new_block(size, phase)
     if block == NULL:
         return new_array(call, strides, NULL, flags)  # NumPy tries, too, and says what failed
     try:
@@ -180,6 +184,27 @@ cdef object allocate_recycled(
         raise
     own_block(array, size)
     return array
+
+
+cdef size_t away_from_inputs(const Call *call) noexcept nogil:
+    """Where in a page a result should begin: in the middle of the widest gap between the inputs."""
+    cdef size_t start, gap, distance
+    cdef size_t widest = 0
+    cdef size_t middle = 0
+    cdef int slot, other
+    for slot in range(call.inputs):
+        if call.input[slot].ndim == 0:
+            continue
+        start = <size_t> call.input[slot].data
+        gap = PAGE
+        for other in range(call.inputs):
+            distance = (<size_t> call.input[other].data - start) & (PAGE - 1)
+            if call.input[other].ndim and distance:
+                gap = min(gap, distance)
+        if gap > widest:
+            widest = gap
+            middle = start + gap // 2
+    return middle & (PAGE - 1)
 
 
 cdef inline object new_array(

@@ -22,7 +22,9 @@ from .job cimport (
     ADD, ADD_BACKWARD, DTYPES, FLOAT32, FLOAT64, INT32, INT64, MAX_DIMS, MAX_OPERANDS, MULTIPLY,
     MULTIPLY_BACKWARD, UNSERVED, DType, Job, Operation, Run, Sum,
 )
-from .memory cimport free_block, is_recycling, new_block, own_block
+from .memory cimport (
+    ANYWHERE, PAGE, SHIFTED_BYTES, free_block, is_recycling, new_block, own_block,
+)
 from .ndarray cimport (
     NPY_ARRAY_ALIGNED, NPY_ARRAY_C_CONTIGUOUS, NPY_ARRAY_F_CONTIGUOUS, NPY_ARRAY_WRITEABLE,
     NPY_FLOAT32, NPY_FLOAT64, NPY_INT32, NPY_INT64, Array, Descr, PyArray_CheckExact, PyArray_DATA,

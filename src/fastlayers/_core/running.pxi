@@ -16,10 +16,11 @@ cdef Thresholds thresholds
 # release the GIL and take it again costs 0.1 us when nobody waits.
 thresholds.gil = 1 << 14
 
-# Waking a second thread costs some 2 us. Steps on float64, one thread against two, us: 10k elements
-# 7.1 / 7.2, 16k 10.8 / 8.8, 30k 25 / 13, 65k 99 / 33 (Xeon of the Sapphire Rapids family, 2 cores,
-# 2 MiB L2 each).
-thresholds.threads = 3 << 15
+# Waking a second thread costs some 2 us. Steps on float64, one thread against two, us: 8k elements
+# 5.6 / 5.6, 10k 6.5 / 6.0, 16k 11.7 / 8.2 (AMD EPYC of the Genoa family, 2 cores, 1 MiB L2 each);
+# 10k 7.1 / 7.2, 16k 10.8 / 8.8, 30k 25 / 13 (Xeon of the Sapphire Rapids family, 2 cores, 2 MiB L2
+# each).
+thresholds.threads = 9 << 13
 
 # Results that will not be in the last-level cache when they are next read. Where that is larger
 # than 32 MiB it is shared by many cores: on the machine above, whose 480 MiB serve all guests of a
@@ -34,6 +35,11 @@ cdef enum:
 # Blocks from the recycler cost no more than NumPy's, but are aligned and warm; below 1 KiB NumPy
 # keeps a cache of its own.
 thresholds.recycling = 1 << 11
+
+
+cdef inline Py_ssize_t streamed_bytes() noexcept nogil:
+    """From how many bytes on results are streamed."""
+    return thresholds.streaming // STEP_ARRAYS
 
 
 def get_thresholds():
@@ -146,7 +152,7 @@ cdef inline bint run(Call *call) except -1:
         arrange(job, job.inputs)
         choose_blocks(job)
     cdef Py_ssize_t size = job.size * job.item
-    job.streaming = size >= thresholds.streaming // STEP_ARRAYS
+    job.streaming = size >= streamed_bytes()
     if size < thresholds.threads:
         job.threads = 1
     else:

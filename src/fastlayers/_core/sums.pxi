@@ -133,7 +133,7 @@ cdef void *attach_workspace(Job *job) except NULL:
         offset[result] = size
         if sum.wanted:
             size += 2 * sum.errors * (job.chunks if sum.next_chunk else 1)
-    workspace = new_block(size)
+    workspace = new_block(size, ANYWHERE)
     if workspace == NULL:
         raise MemoryError(f"no memory for {size} bytes of partial sums")
     memset(workspace, 0, size)
