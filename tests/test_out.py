@@ -572,3 +572,15 @@ def test_results_shifted_against_the_operands(api, n, shift):
     api.add_backward(dout, out=(dx, dy))
     np.testing.assert_array_equal(dx, expected)
     np.testing.assert_array_equal(dy, expected)
+
+
+@pytest.mark.parametrize("shift", [-40, -9, -1, 0, 1, 3, 8, 40])
+@pytest.mark.parametrize("n", [50, 100_000])
+def test_results_shifted_against_each_other(api, n, shift):
+    dout, x, y = (numbers(n, "f8", seed) for seed in range(3))
+    memory, expected = np.full((2, n + 40), -1.0)
+    first, second = max(0, -shift), max(0, shift)
+    expected[first : first + n] = dout * y
+    expected[second : second + n] = dout * x  # is written last
+    api.multiply_backward(dout, x, y, out=(memory[first:][:n], memory[second:][:n]))
+    np.testing.assert_array_equal(memory, expected)

@@ -317,6 +317,69 @@ def served(*operands):
     fastlayers.multiply_backward(dout, x, y, out=(out, other))
 
 
+OUTPUTS = {  # of shape (7, 45)
+    "gate": lambda dtype: np.full((7, 90), 5, dtype)[:, 45:],
+    "every second": lambda dtype: np.full((14, 90), 5, dtype)[::2, 1::2],
+    "backwards": lambda dtype: np.full((7, 45), 5, dtype)[::-1, ::-1],
+    "transposed": lambda dtype: np.full((45, 7), 5, dtype).T,
+    "inner axis": lambda dtype: np.full((7, 3, 45), 5, dtype)[:, 1],
+    "channels last": lambda dtype: np.full((7, 45, 3), 5, dtype)[..., 2],
+}
+
+
+@pytest.mark.parametrize("dtype", DTYPES)
+@pytest.mark.parametrize("y_shape", [(7, 45), (45,), (7, 1), None], ids=str)
+@pytest.mark.parametrize("layout", ["C", "F", "gate"])
+def test_outputs_of_any_layout_are_served(no_fall_back, layout, y_shape, dtype):
+    operands = three(dtype, ((7, 45), y_shape, (7, 45)), (layout, "C", layout), "ordinary")
+    x, y, dout = (one.build() for one in operands)
+    for (first, make_first), (second, make_second) in itertools.product(OUTPUTS.items(), repeat=2):
+        dx, dy = make_first(dtype), make_second(dtype)
+        fastlayers.multiply(x, y, out=dx)
+        assert described(dx.base) == described(written(make_first(dtype), x * y)), first
+        fastlayers.multiply_backward(dout, x, y, out=(dx, dy))
+        assert described(dx.base) == described(written(make_first(dtype), dout * y)), first
+        assert described(dy.base) == described(written(make_second(dtype), dout * x)), second
+        fastlayers.multiply_backward(dout, x, y, out=(None, dy))
+        fresh, dy = fastlayers.multiply_backward(dout, x, y, out=(None, dy))
+        assert described(fresh) == described(dout * y)
+        assert described(dy.base) == described(written(make_second(dtype), dout * x)), second
+
+
+def written(out, values):
+    """The memory that ``out`` is a view of, with values in place of its elements."""
+    out[...] = values
+    return out.base
+
+
+@pytest.mark.parametrize("dtype", DTYPES)
+@pytest.mark.parametrize("layout", ["gate", "every second", "transposed", "channels last"])
+def test_outputs_of_any_layout(path, layout, dtype):
+    make = OUTPUTS[layout]
+    x, y, dout = (one.build() for one in three(dtype, [(7, 45)] * 3, values="bits"))
+    with np.errstate(all="ignore"):
+        expected = [written(make(dtype), product) for product in (dout * y, dout * x)]
+        results = fastlayers.multiply_backward(dout, x, y, out=(make(dtype), make(dtype)))
+    assert [described(one.base) for one in results] == [described(one) for one in expected]
+
+
+@pytest.mark.parametrize("strides", [(1, 1), (2, 3), (5, 9), (0, 1), (1, 0), (-4, 1), (1, -4)])
+def test_outputs_that_overlap_themselves(strides):
+    # The element that is written last remains: that is NumPy's to choose.
+    x = np.arange(200.0).reshape(40, 5)
+    memories = np.full((3, 600), -1.0)
+    outs = [
+        np.lib.stride_tricks.as_strided(memory[200:], (40, 5), [8 * step for step in strides])
+        for memory in memories
+    ]
+    np.multiply(x, x, out=outs[0])
+    with taken(PATHS[0]):
+        fastlayers.multiply(x, x, out=outs[1])
+        fastlayers.multiply_backward(x, x, x, out=(outs[2], None))
+    assert np.array_equal(memories[1], memories[0])
+    assert np.array_equal(memories[2], memories[0])
+
+
 # ------------------------------------------------------------------------ floating-point exceptions
 
 CATEGORIES = {"over": ("max", "max"), "under": ("tiny", "tiny"), "invalid": ("inf", "zero")}

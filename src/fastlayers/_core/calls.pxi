@@ -147,8 +147,10 @@ cdef object attach_any(Call *call, int slot, int sources, object out):
         else:
             keep_order(call, sources, strides)
             out = allocate(call, 0, strides)
-    elif not is_served_out(call, slot, out):
+    elif not is_served_out(call, out):
         return None
+    elif call.order and not PyArray_FLAGS(<Array *> out) & call.order:
+        give_axes(call, slot)
     job.data[slot] = <char *> PyArray_DATA(<Array *> out)
     if call.order:
         job.strides[0][slot] = job.item
@@ -156,6 +158,22 @@ cdef object attach_any(Call *call, int slot, int sources, object out):
         for axis in range(call.ndim):
             job.strides[axis][slot] = PyArray_STRIDES(<Array *> out)[axis]
     return out
+
+
+cdef void give_axes(Call *call, int slot) noexcept:
+    """Give a call that was one row its axes; the results before ``slot`` are rows as it was."""
+    cdef Job *job = &call.job
+    cdef int order = call.order
+    cdef int result, axis, position
+    cdef Py_ssize_t stride
+    call.order = 0
+    broadcast(call)
+    for result in range(call.inputs, slot):
+        stride = job.item
+        for position in range(call.ndim):
+            axis = position if order == NPY_ARRAY_F_CONTIGUOUS else call.ndim - 1 - position
+            job.strides[axis][result] = stride
+            stride *= call.shape[axis]
 
 
 cdef inline object allocate(const Call *call, int order, const Py_ssize_t *strides):
@@ -261,54 +279,76 @@ cdef inline int compare_axes(const Call *call, int axis, int other, int sources)
     return result
 
 
-cdef bint is_served_out(const Call *call, int slot, object out) noexcept:
-    """Whether the kernels may write into ``out``, the array for the given slot."""
-    cdef Array *array = <Array *> out
+cdef bint is_served_out(const Call *call, object out) noexcept:
+    """Whether the kernels may write a result into ``out``."""
     cdef Operand target
-    cdef char *start
-    cdef char *end
-    cdef int i
-    if not describe(out, call.dtype, &target):
+    cdef int slot
+    if not describe(out, call.dtype, &target) or not PyArray_CheckExact(out):
         return False
-    if not PyArray_CheckExact(out) or not target.flags & NPY_ARRAY_WRITEABLE:
+    if not target.flags & NPY_ARRAY_WRITEABLE or not has_shape(&target, call):
         return False
-    if target.ndim != call.ndim:
-        return False
-    for i in range(call.ndim):
-        if target.shape[i] != call.shape[i]:
-            return False
-    if call.order:
-        if not target.flags & call.order:
-            return False
-    elif not target.flags & (NPY_ARRAY_C_CONTIGUOUS | NPY_ARRAY_F_CONTIGUOUS):
+    if not 0 < call.ndim <= MAX_DIMS or call.job.size == 0 or not is_distinct(&target, call):
         return False
     # What overlaps is left to NumPy, work in place included: were an exception raised, the
     # operands would be gone by the time that NumPy repeats the call to report it.
-    start = target.data
-    end = start + call.job.size * item_size[call.dtype]
-    for i in range(call.inputs):
-        if overlaps(&call.input[i], item_size[call.dtype], start, end):
-            return False
-    # So is one result that overlaps another.
-    for i in range(call.inputs, slot):
-        if start < call.job.data[i] + (end - start) and call.job.data[i] < end:
+    for slot in range(call.inputs):
+        if overlap(&call.input[slot], &target, call.job.item):
             return False
     return True
 
 
-cdef bint overlaps(const Operand *operand, Py_ssize_t item, char *start, char *end) noexcept:
-    """Whether memory from ``start`` to ``end`` meets the span of an operand's elements."""
-    cdef char *low = operand.data
-    cdef char *high = operand.data + item
+cdef bint is_distinct(const Operand *operand, const Call *call) noexcept:
+    """Whether no two elements share memory: an axis steps over all that the shorter steps reach."""
+    cdef Py_ssize_t step, shorter, extent
+    cdef int axis, other
+    for axis in range(operand.ndim):
+        if operand.shape[axis] == 1:
+            continue
+        step = abs(operand.strides[axis])
+        extent = call.job.item
+        for other in range(operand.ndim):
+            shorter = abs(operand.strides[other])
+            if other == axis or operand.shape[other] == 1 or shorter > step:
+                continue
+            extent += (operand.shape[other] - 1) * shorter
+            if shorter == step:
+                return False
+        if step < extent:
+            return False
+    return True
+
+
+cdef bint are_apart(object a, object b, const Call *call) noexcept:
+    """Whether two outputs, each an array of the call's dtype or None, share no memory."""
+    cdef Operand first, second
+    if a is None or b is None:
+        return True
+    return (
+        describe(a, call.dtype, &first)
+        and describe(b, call.dtype, &second)
+        and not overlap(&first, &second, call.job.item)
+    )
+
+
+cdef bint overlap(const Operand *a, const Operand *b, Py_ssize_t item) noexcept:
+    """Whether the spans of memory that two operands' elements lie in meet."""
+    return first_byte(a) < end_byte(b, item) and first_byte(b) < end_byte(a, item)
+
+
+cdef char *first_byte(const Operand *operand) noexcept:
+    cdef char *byte = operand.data
     cdef int axis
     for axis in range(operand.ndim):
-        if operand.shape[axis] == 0:
-            return False
-        if operand.strides[axis] < 0:
-            low += (operand.shape[axis] - 1) * operand.strides[axis]
-        else:
-            high += (operand.shape[axis] - 1) * operand.strides[axis]
-    return low < end and start < high
+        byte += min(<Py_ssize_t> 0, (operand.shape[axis] - 1) * operand.strides[axis])
+    return byte
+
+
+cdef char *end_byte(const Operand *operand, Py_ssize_t item) noexcept:
+    cdef char *byte = operand.data + item
+    cdef int axis
+    for axis in range(operand.ndim):
+        byte += max(<Py_ssize_t> 0, (operand.shape[axis] - 1) * operand.strides[axis])
+    return byte
 
 
 cdef inline bint has_shape(const Operand *operand, const Call *call) noexcept:

@@ -116,6 +116,8 @@ cdef inline object binary_backward(
         dx_out = dy_out = None
     elif type(out) is tuple and len(out) == 2:
         dx_out, dy_out = out
+        if not are_apart(dx_out, dy_out, &call):
+            return None
     else:
         return None
     dx = attach(&call, inputs, DOUT | 1 << inputs - 1, dx_out)
@@ -134,24 +136,31 @@ ctypedef object (*Expression)(object, object)
 
 cdef inline object evaluate(Expression expression, object x, object y):
     """A plain expression of two operands."""
-    if not may_be_large(x, y) or not is_recycling():
-        return expression(x, y)
-    previous = memory.set_handler(memory.recycling_handler())
+    previous = let_recycle(may_be_large(x, y))
     try:
         return expression(x, y)
     finally:
-        memory.set_handler(previous)
+        restore(previous)
 
 
 cdef object evaluate_backward(function, object dout, object x, object y, object out, object sum_to):
     """One of the backward functions of `reference`."""
-    if not (may_be_large(dout, x) or may_be_large(dout, y)) or not is_recycling():
-        return function(dout, x, y, out, sum_to)
-    previous = memory.set_handler(memory.recycling_handler())
+    previous = let_recycle(may_be_large(dout, x) or may_be_large(dout, y))
     try:
         return function(dout, x, y, out, sum_to)
     finally:
-        memory.set_handler(previous)
+        restore(previous)
+
+
+cdef inline object let_recycle(bint large):
+    """Put the recycler in force for NumPy's large results; return what was before, or None."""
+    return memory.set_handler(memory.recycling_handler()) if large and is_recycling() else None
+
+
+cdef inline int restore(object handler) except -1:
+    if handler is not None:
+        memory.set_handler(handler)
+    return 0
 
 
 cdef bint may_be_large(object x, object y) noexcept:
