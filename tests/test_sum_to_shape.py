@@ -42,6 +42,10 @@ SHAPES = {  # of x and of y, None for a Python number; dout has the shape of the
     "several chunks, column": ((260, 257), (260, 1)),
     "several chunks, both": ((260, 1), (257,)),
     "several chunks, number": ((66_820,), None),
+    "several chunks, short rows": ((30_011, 3), (3,)),
+    "several chunks, short columns": ((30_011, 3), (30_011, 1)),
+    "several chunks, short channel": ((30, 300, 3, 3), (300, 1, 1)),
+    "rows of 49": ((40, 17, 7, 7), (17, 1, 1)),
     "many chunks, row": ((1_000, 257), (257,)),
     "many chunks, column": ((1_000, 257), (1_000, 1)),
 }

@@ -42,7 +42,8 @@ cdef struct Job:
     bint blocked                # whether an input lies across the last two axes: go by blocks
     Py_ssize_t size             # the product of the shape
     Py_ssize_t shape[MAX_DIMS]
-    int chunks                  # 0, or where results are summed, into how many parts axis 0 is cut
+    int chunks                  # 0, or where results are summed, how many parts that is done in
+    int cut_axis                # the axis that these are cut from
     Sum sums[2]                 # one a result, where chunks is not 0
     char *data[MAX_OPERANDS]
     Py_ssize_t strides[MAX_DIMS][MAX_OPERANDS]  # in bytes; 0 repeats an element

@@ -125,16 +125,20 @@ cdef int run_chunk(const Job *job, int chunk) noexcept nogil:
     """Run one chunk of a job whose results are summed."""
     cdef Job part = job[0]
     cdef int operand, result
-    cdef Py_ssize_t start = job.shape[0] * chunk // job.chunks
-    part.shape[0] = job.shape[0] * (chunk + 1) // job.chunks - start
-    part.size = job.size // job.shape[0] * part.shape[0]
+    cdef Py_ssize_t length = job.shape[job.cut_axis]
+    cdef Py_ssize_t start = length * chunk // job.chunks
+    part.shape[job.cut_axis] = length * (chunk + 1) // job.chunks - start
+    part.size = job.size // length * part.shape[job.cut_axis]
     for operand in range(job.operands):
-        part.data[operand] += start * job.strides[0][operand]
+        part.data[operand] += start * job.strides[job.cut_axis][operand]
     for result in range(job.operands - job.inputs):
         if job.sums[result].wanted:
             part.data[job.inputs + result] += chunk * job.sums[result].next_chunk
     fp_clear()
-    walk(&part, 0, part.size)
+    if part.blocked:
+        walk_blocks(&part, 0, count_blocks(&part))
+    else:
+        walk(&part, 0, part.size)
     return fp_raised()
 
 

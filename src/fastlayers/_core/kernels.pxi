@@ -110,31 +110,34 @@ cdef inline void add_exactly(double value, double *sum, double *error) noexcept 
 
 
 cdef inline void accumulate_segment(
-    const T[:] values,      # IN     at most SEGMENT
+    const T[:] values,      # IN     at most SEGMENT, whole LANES
     double[:] sum,          # IN/OUT one element
     double[:] error,        # IN/OUT one element
 ) noexcept nogil:
     cdef double sums[LANES]
     cdef double errors[LANES]
     cdef Py_ssize_t i, lane
-    cdef Py_ssize_t n = values.shape[0]
-    cdef Py_ssize_t whole = n - n % LANES
     for lane in range(LANES):
-        sums[lane] = 0
+        sums[lane] = values[lane]
         errors[lane] = 0
-    for i in range(0, whole, 32):
+    for i in range(LANES, values.shape[0], 32):
         for lane in range(LANES):
             add_exactly(values[i + lane], &sums[lane], &errors[lane])
-    for lane in range(n - whole):
-        add_exactly(values[whole + lane], &sums[lane], &errors[lane])
-    i = LANES // 2
-    while i:
-        for lane in range(i):
-            add_exactly(sums[lane + i], &sums[lane], &errors[lane])
-            errors[lane] += errors[lane + i]
-        i //= 2
+    # Spelt out, so that the compiler sees how many lanes there are each time.
+    fold(sums, errors, 16)
+    fold(sums, errors, 8)
+    fold(sums, errors, 4)
+    fold(sums, errors, 2)
+    fold(sums, errors, 1)
     add_exactly(sums[0], &sum[0], &error[0])
     error[0] += errors[0]
+
+
+cdef inline void fold(double *sums, double *errors, Py_ssize_t half) noexcept nogil:
+    cdef Py_ssize_t lane
+    for lane in range(half):
+        add_exactly(sums[lane + half], &sums[lane], &errors[lane])
+        errors[lane] += errors[lane + half]
 
 
 cdef inline void round_sums(

@@ -222,6 +222,9 @@ cdef inline void add_typed_segment(
 ) noexcept nogil:
     cdef Slice source = borrow(<char *> values, n, sizeof(Real))
     if stride == 0:
+        while source.shape[0] % LANES:  # a zero more changes no sum
+            values[source.shape[0]] = 0
+            source.shape[0] += 1
         (<TernaryKernel> <void *> accumulate_segment[Real])(
             source, borrow(sums, 1, sizeof(double)), borrow(sums + errors, 1, sizeof(double)))
     elif stride == sizeof(double):

@@ -19,6 +19,7 @@ cdef object summed_backward(Operation operation, object dout, object x, object y
     dx = attach_gradient(&call, 0, &operands[0], DOUT | 1 << call.inputs - 1)
     dy = attach_gradient(&call, 1, &operands[1], DOUT | 1 << 1)
     arrange(job, 0)
+    choose_blocks(job)
     cut(job)
     workspace = attach_workspace(job)
     share_out(job, job.chunks if job.size * job.item >= thresholds.threads else 1)
@@ -104,20 +105,25 @@ cdef object attach_gradient(Call *call, int result, const Operand *operand, int 
 
 
 cdef void cut(Job *job) noexcept:
-    """Cut axis 0 into chunks. A result that is summed along it has sums of its own in each."""
+    """Cut the job into chunks. A result summed along the axis that is cut has sums in each."""
     cdef int result
     cdef Sum *sum
-    job.chunks = <int> max(<Py_ssize_t> 1, min(job.size // CHUNK, job.shape[0], MAX_CHUNKS))
+    cdef const Py_ssize_t *strides
+    # The first, unless that is short: the last two have changed places then.
+    job.cut_axis = 1 if job.ndim == 2 and job.shape[0] < SHORT_ROW and job.blocked else 0
+    strides = job.strides[job.cut_axis]
+    job.chunks = <int> max(
+        <Py_ssize_t> 1, min(job.size // CHUNK, job.shape[job.cut_axis], MAX_CHUNKS))
     for result in range(2):
         sum = &job.sums[result]
-        if sum.wanted and job.strides[0][job.inputs + result] == 0:
+        if sum.wanted and strides[job.inputs + result] == 0:
             # No more sums than an eighth of the elements.
             job.chunks = <int> max(
                 <Py_ssize_t> 1, min(<Py_ssize_t> job.chunks, job.size // (8 * sum.count)))
     for result in range(2):
         sum = &job.sums[result]
         sum.next_chunk = 0
-        if sum.wanted and job.strides[0][job.inputs + result] == 0:
+        if sum.wanted and strides[job.inputs + result] == 0:
             sum.next_chunk = 2 * sum.errors
 
 
