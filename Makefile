@@ -10,7 +10,7 @@ BENCH_OPTIONS := --benchmark-storage=$(BENCH) --benchmark-quiet --benchmark-min-
 	--benchmark-max-time=0.75 --benchmark-min-rounds=10
 SOURCES := pyproject.toml setup.py README.md $(shell find src -type f -not -path '*/__pycache__/*')
 
-.PHONY: demo test fuzz bench side-by-side wheel lint clean
+.PHONY: demo test fuzz bench side-by-side wheel docs lint clean
 
 demo: $(VENV)/installed $(VENV)/group-demo
 	$(BIN)/python examples/flat_field.py
@@ -37,6 +37,9 @@ side-by-side: $(VENV)/installed $(VENV)/group-peers
 
 wheel: $(VENV)/group-wheel
 	$(BIN)/python -m build
+
+docs: $(VENV)/installed $(VENV)/group-docs
+	$(BIN)/sphinx-build -W --keep-going -q docs build/docs
 
 lint: $(VENV)/installed $(VENV)/group-lint $(VENV)/group-test $(VENV)/group-demo
 	$(BIN)/ruff check .
