@@ -246,8 +246,8 @@ def readable(seconds: float | None) -> str:
         return "-"
     for unit, scale in ("ns", 1e9), ("µs", 1e6), ("ms", 1e3):
         if seconds * scale < 999.5:  # from there on three digits would round to 1000
-            return f"{seconds * scale:.3g} {unit}"
-    return f"{seconds:.3g} s"
+            return f"{seconds * scale:.3g}\N{NO-BREAK SPACE}{unit}"
+    return f"{seconds:.3g}\N{NO-BREAK SPACE}s"
 
 
 def markdown(heads: list[str], rows: list[list[str]]) -> str:
