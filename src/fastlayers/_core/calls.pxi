@@ -263,14 +263,19 @@ cdef void keep_order(const Call *call, int sources, Py_ssize_t *strides) noexcep
         stride *= call.shape[axis]
 
 
+cdef inline Py_ssize_t magnitude(Py_ssize_t stride) noexcept nogil:
+    # Not abs(), which takes and makes Python integers: slowly, and not where memory is out.
+    return -stride if stride < 0 else stride
+
+
 cdef inline int compare_axes(const Call *call, int axis, int other, int sources) noexcept:
     """-1 if ``axis`` belongs inside ``other``, 1 if outside, 0 if no input can tell."""
     cdef int slot
     cdef int result = 0
     cdef Py_ssize_t a, b
     for slot in range(call.inputs):
-        a = abs(call.job.strides[axis][slot])
-        b = abs(call.job.strides[other][slot])
+        a = magnitude(call.job.strides[axis][slot])
+        b = magnitude(call.job.strides[other][slot])
         if a == 0 or b == 0 or not sources >> slot & 1:
             continue
         if b <= a:
@@ -304,10 +309,10 @@ cdef bint is_distinct(const Operand *operand, const Call *call) noexcept:
     for axis in range(operand.ndim):
         if operand.shape[axis] == 1:
             continue
-        step = abs(operand.strides[axis])
+        step = magnitude(operand.strides[axis])
         extent = call.job.item
         for other in range(operand.ndim):
-            shorter = abs(operand.strides[other])
+            shorter = magnitude(operand.strides[other])
             if other == axis or operand.shape[other] == 1 or shorter > step:
                 continue
             extent += (operand.shape[other] - 1) * shorter
@@ -373,7 +378,8 @@ cdef void arrange(Job *job, int leader) noexcept:
             continue
         position = ndim
         while position > 0 and (
-            abs(job.strides[axes[position - 1]][leader]) < abs(job.strides[axis][leader])
+            magnitude(job.strides[axes[position - 1]][leader])
+            < magnitude(job.strides[axis][leader])
         ):
             axes[position] = axes[position - 1]
             position -= 1
@@ -421,8 +427,8 @@ cdef inline void choose_blocks(Job *job) noexcept:
         job.blocked = True
         return
     for slot in range(job.inputs):
-        before = abs(job.strides[last - 1][slot])
-        if before and before < abs(job.strides[last][slot]):
+        before = magnitude(job.strides[last - 1][slot])
+        if before and before < magnitude(job.strides[last][slot]):
             job.blocked = True
 
 
