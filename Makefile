@@ -10,7 +10,8 @@ BENCH_OPTIONS := --benchmark-storage=$(BENCH) --benchmark-quiet --benchmark-min-
 	--benchmark-max-time=0.75 --benchmark-min-rounds=10
 SOURCES := pyproject.toml setup.py README.md $(shell find src -type f -not -path '*/__pycache__/*')
 
-.PHONY: demo test fuzz bench side-by-side wheel docs lint clean
+.PHONY: demo test fuzz leaks sanitize memcheck addresses races bench side-by-side wheel docs lint \
+	clean
 
 demo: $(VENV)/installed $(VENV)/group-demo
 	$(BIN)/python examples/flat_field.py
@@ -20,6 +21,36 @@ test: $(VENV)/installed $(VENV)/group-test
 
 fuzz: $(VENV)/installed $(VENV)/group-test
 	$(BIN)/python -m pytest tests/test_differential.py --hypothesis-profile=fuzz
+
+leaks: $(VENV)/installed $(VENV)/group-test
+	$(BIN)/python tests/leaks.py
+
+# Memory and threads under the tools that watch them. Each sanitizer wants a build of its own; GCC's.
+sanitize: memcheck
+	CC=gcc FASTLAYERS_SANITIZE=address,undefined $(MAKE) VENV=build/venv-address addresses
+	CC=gcc FASTLAYERS_SANITIZE=thread $(MAKE) VENV=build/venv-thread races
+
+# The CPU that valgrind simulates has no AVX-512 (kernels of x86-64-v2 and v3 are run), and notices
+# no overflow. Python's own allocator would hide from it where blocks end.
+memcheck: $(VENV)/installed $(VENV)/group-test
+	@command -v valgrind || { echo "make sanitize needs valgrind: apt-get install valgrind" >&2; exit 1; }
+	PYTHONMALLOC=malloc OMP_WAIT_POLICY=passive valgrind --quiet --error-exitcode=1 \
+		--suppressions=tests/valgrind.supp $(BIN)/python tests/calls.py
+
+# Python itself is not built with the sanitizers, so their libraries are loaded before all others.
+runtime = $(foreach library,$(1),$(shell gcc -print-file-name=lib$(library).so))
+
+# Python leaves memory behind as it ends, so leaks are not looked for: `make leaks` does. Freed memory
+# is kept back for a while, to find late accesses: the tests left out measure the process's memory.
+addresses: $(VENV)/installed $(VENV)/group-test
+	LD_PRELOAD="$(call runtime,asan ubsan stdc++)" PYTHONMALLOC=malloc \
+		ASAN_OPTIONS=detect_leaks=0:allocator_may_return_null=1 \
+		UBSAN_OPTIONS=print_stacktrace=1 \
+		$(BIN)/python -m pytest -k "not memory_stays_flat and not memory_given_back_is_gone \
+		and not allocation_of_c"
+
+races: $(VENV)/installed $(VENV)/group-test
+	LD_PRELOAD="$(call runtime,tsan)" TSAN_OPTIONS=exitcode=66 $(BIN)/python tests/races.py
 
 # Each implementation in a process of its own. pytest-benchmark sorts the two by name.
 bench: $(VENV)/installed $(VENV)/group-bench

@@ -2,6 +2,7 @@
 
 FASTLAYERS_DEBUG=1   checks indices, does not optimise: for the debugger
 FASTLAYERS_TRACE=1   traces Cython lines: for coverage
+FASTLAYERS_SANITIZE=address,undefined   checks what GCC's or Clang's -fsanitize of these names does
 """
 
 import os
@@ -17,6 +18,12 @@ from setuptools.command.build_ext import build_ext
 
 DEBUG = os.environ.get("FASTLAYERS_DEBUG") == "1"
 TRACE = os.environ.get("FASTLAYERS_TRACE") == "1"
+SANITIZE = os.environ.get("FASTLAYERS_SANITIZE", "")
+
+# A folder for each variant: neither setuptools nor Cython notices when flags or directives change.
+VARIANT = "debug" if DEBUG else "trace" if TRACE else "release"
+if SANITIZE:
+    VARIANT += "-" + SANITIZE.replace(",", "-")
 
 CORE = Path("src/fastlayers/_core")
 MSVC = sys.platform == "win32"
@@ -26,11 +33,17 @@ X86_64 = platform.machine().lower() in ("x86_64", "amd64")
 FLAGS = ["/O2", "/fp:precise"] if MSVC else ["-O3", "-g0", "-fwrapv", "-ffp-contract=off"]
 if DEBUG:
     FLAGS += ["/Od"] if MSVC else ["-O0", "-g"]
+LINK_FLAGS = []
+if SANITIZE:
+    LINK_FLAGS = [f"-fsanitize={SANITIZE}"]
+    FLAGS += [*LINK_FLAGS, "-fno-sanitize-recover=all", "-fno-omit-frame-pointer", "-O1", "-g"]
 
 # What compilers call OpenMP: flags to compile with, flags to link with.
 OPENMP = [(["-fopenmp"], ["-fopenmp"]), (["-Xpreprocessor", "-fopenmp"], ["-lomp"])]
 if MSVC:
     OPENMP = [(["/openmp"], [])]
+if "thread" in SANITIZE:
+    OPENMP = []  # GNU OpenMP waits in ways that the thread sanitizer cannot see: all false alarms
 
 # Instruction sets of the kernels; each makes a module of its own.
 LEVELS = {"baseline": []}
@@ -86,6 +99,7 @@ def extension(name, flags=()):
             *([("CYTHON_TRACE_NOGIL", "1")] if TRACE else []),
         ],
         extra_compile_args=[*FLAGS, *flags],
+        extra_link_args=[*LINK_FLAGS],
         depends=[
             "setup.py",
             *(str(p) for p in sorted(CORE.iterdir()) if p.suffix in (".h", ".pxd", ".pxi")),
@@ -95,15 +109,14 @@ def extension(name, flags=()):
 
 setup(
     cmdclass={"build_ext": BuildExt},
+    options={"build": {"build_base": f"build/{VARIANT}"}},
     ext_modules=cythonize(
         [
             extension("dispatch"),
             extension("memory"),
             *(extension(f"kernels_{name}", flags) for name, flags in LEVELS.items()),
         ],
-        # Outside the source tree, and a folder for each set of directives: Cython does not notice
-        # when these change.
-        build_dir=f"build/cython-{'debug' if DEBUG else 'trace' if TRACE else 'release'}",
+        build_dir=f"build/{VARIANT}/cython",  # outside the source tree
         compiler_directives={
             "language_level": 3,
             "boundscheck": DEBUG,

@@ -28,6 +28,10 @@ cdef extern from "os.h" nogil:
     void *os_map(size_t size)
     void os_unmap(void *block, size_t size)
 
+cdef extern from "sanitizer.h" nogil:
+    void sanitizer_allow(void *memory, size_t size)
+    void sanitizer_forbid(void *memory, size_t size)
+
 cdef extern from "clock.h" nogil:
     double clock_seconds()
 
@@ -90,9 +94,9 @@ cdef inline size_t capacity_of(int bin) noexcept nogil:
     return (<size_t> 1 << power) + (<size_t> (bin % STEPS) << (power - 3))
 
 
-cdef inline size_t room(size_t capacity) noexcept nogil:
-    """How many bytes a block has beyond its capacity, for the header and to shift both."""
-    return HEADER + (PAGE if capacity >= SHIFTED_BYTES else 0)
+cdef inline size_t with_room(size_t capacity) noexcept nogil:
+    """How many bytes a block has: for the array, for the header, and to shift both."""
+    return capacity + HEADER + (PAGE if capacity >= SHIFTED_BYTES else 0)
 
 
 cdef inline Block *header_of(void *memory) noexcept nogil:
@@ -111,6 +115,14 @@ cdef inline void *place(Block *block, size_t phase) noexcept nogil:
     return <char *> header + HEADER
 
 
+cdef inline void fit(void *memory, size_t size) noexcept nogil:
+    """Tell the sanitizer where an array ends; it may have been longer or shorter before."""
+    cdef Block *header = header_of(memory)
+    cdef size_t most = with_room(header.capacity) - header.shift - HEADER
+    sanitizer_allow(memory, size)
+    sanitizer_forbid(<char *> memory + size, most - size)
+
+
 cdef inline Block *displace(void *memory) noexcept nogil:
     """The block that memory is of, its header back at its beginning."""
     cdef Block *header = header_of(memory)
@@ -125,11 +137,11 @@ cdef Block *obtain(size_t size, int bin) noexcept nogil:
     cdef size_t capacity = capacity_of(bin) if bin < BINS else size
     cdef int mapped = capacity >= MAPPED_BYTES
     cdef Block *block = NULL
-    if capacity <= <size_t> -1 - room(capacity) - MAPPED_BYTES:
+    if capacity <= <size_t> -1 - HEADER - PAGE - MAPPED_BYTES:
         if mapped:
-            block = <Block *> os_map(capacity + room(capacity))
+            block = <Block *> os_map(with_room(capacity))
         else:
-            block = <Block *> os_aligned_alloc(ALIGNMENT, capacity + room(capacity))
+            block = <Block *> os_aligned_alloc(ALIGNMENT, with_room(capacity))
     if block != NULL:
         block.next = NULL
         block.capacity = capacity
@@ -143,8 +155,9 @@ cdef void release(Block *block) noexcept nogil:
     cdef Block *next
     while block != NULL:
         next = block.next
+        sanitizer_allow(block, with_room(block.capacity))
         if block.mapped:
-            os_unmap(block, block.capacity + room(block.capacity))
+            os_unmap(block, with_room(block.capacity))
         else:
             os_aligned_free(block)
         block = next
@@ -241,6 +254,7 @@ cdef void *new_block(size_t size, size_t phase) noexcept nogil:
     """Uninitialised memory for an array, or NULL; large enough, it begins so far into a page."""
     cdef int bin = bin_of(size)
     cdef Block *block = NULL
+    cdef void *memory
     os_lock()
     if bin < BINS:
         cache.bins[bin].last_used = cache.calls
@@ -260,13 +274,19 @@ cdef void *new_block(size_t size, size_t phase) noexcept nogil:
         # The memory may be there, kept in other sizes.
         release(take_all())
         block = obtain(size, bin)
-    return NULL if block == NULL else place(block, phase)
+    if block == NULL:
+        return NULL
+    sanitizer_allow(block, with_room(block.capacity))
+    memory = place(block, phase)
+    fit(memory, size)
+    return memory
 
 
 cdef void free_block(void *memory) noexcept nogil:
     cdef Block *block = displace(memory)
     cdef Block *excess = NULL
     cdef Bin *bin
+    sanitizer_forbid(<char *> block + HEADER, with_room(block.capacity) - HEADER)
     os_lock()
     cache.calls += 1
     if block.bin < BINS and block.capacity <= cache.limit:
@@ -316,9 +336,11 @@ cdef void *handler_realloc(void *context, void *memory, size_t size) noexcept no
         return new_block(size, ANYWHERE)
     capacity = header_of(memory).capacity
     if bin_of(size) == header_of(memory).bin and size <= capacity:
+        fit(memory, size)
         return memory
     moved = new_block(size, ANYWHERE)
     if moved != NULL:
+        fit(memory, capacity)  # how much of it the array had is not known
         memcpy(moved, memory, min(size, capacity))
         free_block(memory)
     return moved
@@ -374,7 +396,12 @@ cdef enum:
 
 def set_handler(new):
     """Make a handler NumPy's current one, in this context; return the one before."""
-    return PyDataMem_SetHandler(new)
+    try:
+        return PyDataMem_SetHandler(new)
+    except MemoryError:
+        # Whoever sets a handler back must not fail: the one before would stay in force.
+        release(take_all())
+        return PyDataMem_SetHandler(new)
 
 
 def recycling_handler():

@@ -1,0 +1,109 @@
+"""Threads that share the recycler and the layers, for the thread sanitizer to watch.
+
+The recycler's lock must hold where the GIL does not: NumPy's side of the recycler is called by way
+of ctypes, which lets go of the GIL. The layers share inputs and outputs, and let go of it for every
+call.
+"""
+
+from __future__ import annotations
+
+import collections
+import copy
+import ctypes
+import random
+import sys
+import threading
+
+import numpy as np
+from calls import SERVED, make, operands
+
+import fastlayers
+from fastlayers._core import dispatch, memory
+
+THREADS = 8
+ROUNDS = 2_000
+SIZES = [100, 3_000, 5_000, 140_000, 1_200_000]  # of malloc, within a page, mapped
+
+pointer, size = ctypes.c_void_p, ctypes.c_size_t
+
+
+class Handler(ctypes.Structure):
+    """NumPy's PyDataMem_Handler (NEP 49)."""
+
+    _fields_ = [
+        ("name", ctypes.c_char * 127),
+        ("version", ctypes.c_uint8),
+        ("context", pointer),
+        ("malloc", ctypes.CFUNCTYPE(pointer, pointer, size)),
+        ("calloc", ctypes.CFUNCTYPE(pointer, pointer, size, size)),
+        ("realloc", ctypes.CFUNCTYPE(pointer, pointer, pointer, size)),
+        ("free", ctypes.CFUNCTYPE(None, pointer, pointer, size)),
+    ]
+
+
+get_pointer = ctypes.pythonapi.PyCapsule_GetPointer
+get_pointer.argtypes, get_pointer.restype = [ctypes.py_object, ctypes.c_char_p], pointer
+recycler = Handler.from_address(get_pointer(memory.recycling_handler(), b"mem_handler"))
+
+others: collections.deque[int] = collections.deque()  # blocks for any thread to free
+errors: list[object] = []
+
+
+def recycle(seed: int) -> None:
+    rng = random.Random(seed)
+    for i in range(ROUNDS):
+        n = rng.choice(SIZES)
+        block = recycler.malloc(None, n) if i % 2 else recycler.calloc(None, n, 1)
+        ctypes.memset(block, seed, n)
+        if i % 3 == 0:
+            block = recycler.realloc(None, block, 2 * n)
+        if ctypes.string_at(block, n).count(seed) != n:
+            errors.append(f"a block of {n} bytes was shared")
+        others.append(block)
+        recycler.free(None, others.popleft(), 0)
+
+
+def adjust(seed: int) -> None:
+    rng = random.Random(seed)
+    limit = fastlayers.cache_info().limit
+    for _ in range(ROUNDS // 4):
+        fastlayers.set_cache_limit(rng.choice([0, 1 << 20, limit]))
+        fastlayers.empty_cache()
+        memory.trim()
+        fastlayers.set_num_threads(rng.choice([1, 2]))
+    fastlayers.set_cache_limit(limit)
+
+
+shared = operands(rows=20)
+layer = fastlayers.MulLayer()
+
+
+def compute(seed: int) -> None:
+    o = copy.copy(shared)
+    o.out, o.other_out, o.stepped_out = shared.x.copy(), shared.x.copy(), np.ones((20, 64))[:, ::2]
+    for _ in range(ROUNDS // 100):
+        for name in SERVED:
+            make(name, o)
+        product = layer.forward(shared.x, shared.y)
+        dx, _ = layer.backward(product)
+        if not np.array_equal(dx, shared.x * shared.y * shared.y):
+            errors.append("a layer gave another gradient")
+
+
+def main() -> int:
+    dispatch.set_thresholds(gil=1, threads=1, recycling=1)
+    sys.setswitchinterval(1e-5)
+    work = [recycle] * THREADS + [compute] * THREADS + [adjust] * 2
+    threads = [threading.Thread(target=f, args=[i + 1]) for i, f in enumerate(work)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    while others:
+        recycler.free(None, others.popleft(), 0)
+    print(len(threads), "threads,", len(errors), "errors", *errors[:5])
+    return len(errors) > 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
