@@ -1,0 +1,117 @@
+"""Makes every call of calls.py a million times, and looks for what is left behind.
+
+    python tests/leaks.py [calls]
+
+Half of them with memory of NumPy's, half with memory from the recycler, which here serves small
+results too. What stays of one call in a thousand is found: references by their counts, Python's and
+NumPy's memory by tracemalloc, everything else by the memory of the process.
+"""
+
+from __future__ import annotations
+
+import gc
+import itertools
+import os
+import sys
+import time
+import tracemalloc
+from pathlib import Path as File
+from types import SimpleNamespace
+from typing import NamedTuple
+
+import numpy as np
+from calls import NAMES, make, operands
+from paths import Path, taken
+
+import fastlayers
+from fastlayers._core import memory, simd
+
+# Of which every call takes and drops references.
+SHARED = [None, True, *map(np.dtype, ("f4", "f8", "i4", "i8")), memory.recycling_handler()]
+
+
+class State(NamedTuple):
+    """What calls must leave as it was."""
+
+    references: list[int]  # to each operand
+    shared_references: int
+    cached: tuple[int, int]  # blocks and bytes of the memory cache
+    traced: int  # bytes, as tracemalloc counts them
+
+
+def state(o: SimpleNamespace) -> State:
+    info = fastlayers.cache_info()
+    return State(
+        [sys.getrefcount(operand) for operand in vars(o).values()],
+        sum(map(sys.getrefcount, SHARED)),
+        (info.blocks, info.bytes),
+        tracemalloc.get_traced_memory()[0],
+    )
+
+
+def changes(o: SimpleNamespace, before: State, after: State) -> list[str]:
+    """What is exact of two states and differs, in words."""
+    found = [
+        f"{operand}: {b} references, {a} before"
+        for operand, a, b in zip(vars(o), before.references, after.references, strict=True)
+        if a != b
+    ]
+    if after.cached != before.cached:
+        found.append(f"{after.cached} blocks and bytes cached, {before.cached} before")
+    return found
+
+
+def left_behind(name: str, o: SimpleNamespace, count: int) -> list[str]:
+    """What so many calls of that name leave behind, in words."""
+    calls = itertools.repeat(None, count)
+    before = state(o)
+    for _ in calls:
+        make(name, o)
+    after = state(o)
+    found = changes(o, before, after)
+    # Python keeps some objects for reuse, and these states are objects, too.
+    if after.shared_references - before.shared_references > count // 1000 + 10:
+        found.append(f"{after.shared_references - before.shared_references} shared references")
+    if after.traced - before.traced > count // 50 + 4_000:
+        found.append(f"{after.traced - before.traced} bytes traced")
+    return found
+
+
+def resident_bytes() -> int:
+    """Memory of the process; 0 where /proc does not tell."""
+    file = File("/proc/self/statm")
+    return int(file.read_text().split()[1]) * os.sysconf("SC_PAGE_SIZE") if file.exists() else 0
+
+
+def main(count: int) -> int:
+    failures = 0
+    start = time.monotonic()
+    o = operands(rows=2)
+    tracemalloc.start()
+    gc.disable()  # nothing here may need it
+    for recycling in (False, True):
+        with taken(Path(simd.in_use(), threads=1, recycling=recycling)):
+            for name in NAMES:
+                left_behind(name, o, 1_000)  # caches fill
+                resident = resident_bytes()
+                found = left_behind(name, o, count // 2)
+                grown = resident_bytes() - resident
+                if grown > 1 << 18:
+                    found.append(f"{grown} bytes resident")
+                if found:
+                    failures += 1
+                    print(
+                        f"{name}, {'recycled' if recycling else 'new'}:",
+                        *found,
+                        sep="\n    ",
+                        flush=True,
+                    )
+    print(
+        f"{len(NAMES)} calls, {count:,} times each: {failures} of them left something behind "
+        f"({time.monotonic() - start:.0f} s)"
+    )
+    return failures > 0
+
+
+if __name__ == "__main__":
+    sys.exit(main(int(sys.argv[1]) if sys.argv[1:] else 1_000_000))

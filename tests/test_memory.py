@@ -1,0 +1,329 @@
+"""Memory: nothing is left behind, nothing breaks where there is none, and arrays outlive it all."""
+
+from __future__ import annotations
+
+import copy
+import gc
+import io
+import os
+import pickle
+import shutil
+import subprocess
+import sys
+import sysconfig
+import tracemalloc
+import weakref
+from pathlib import Path as File
+
+import numpy as np
+import pytest
+from outcome import described
+
+import fastlayers
+
+if fastlayers.IMPLEMENTATION != "native":
+    pytest.skip("plain NumPy has no memory of ours", allow_module_level=True)
+
+import calls
+import leaks
+from paths import Path, taken
+
+from fastlayers._core import simd
+
+TESTS = File(__file__).parent
+ENVIRONMENT = {k: v for k, v in os.environ.items() if not k.startswith("FASTLAYERS_")}
+ENVIRONMENT["PYTHONPATH"] = str(TESTS)
+
+
+def run(*arguments, **variables):
+    """Run a fresh interpreter with these arguments; the lines that it prints."""
+    result = subprocess.run(
+        [sys.executable, *arguments],
+        env=ENVIRONMENT | variables,
+        capture_output=True,
+        text=True,
+        timeout=120,
+    )
+    assert (result.stderr, result.returncode) == ("", 0)
+    return result.stdout.splitlines()
+
+
+# ------------------------------------------------------------------------------------------ leaks
+
+CALLS = 200  # leaks.py makes a million
+
+WAYS = {
+    "new": Path(simd.in_use(), threads=1, recycling=False),
+    "recycled": Path(simd.in_use(), threads=1),
+    "streamed on threads": Path(simd.in_use(), threads=3, streaming=True),
+}
+
+
+@pytest.fixture
+def tracing():
+    gc.collect()
+    gc.disable()
+    tracemalloc.start()
+    yield
+    tracemalloc.stop()
+    gc.enable()
+
+
+@pytest.mark.parametrize("way", WAYS)
+def test_calls_leave_nothing_behind(tracing, way):
+    o = calls.operands(rows=2)
+    found = {}
+    with taken(WAYS[way]):
+        for name in calls.NAMES:
+            leaks.left_behind(name, o, CALLS)  # caches fill
+            found[name] = leaks.left_behind(name, o, CALLS)
+    assert {name: what for name, what in found.items() if what} == {}
+
+
+@pytest.mark.parametrize(
+    ("leak", "what"),
+    [
+        (lambda o, kept: kept.append(o.x), "x: "),
+        (lambda o, kept: kept.append(None), "shared references"),
+        (lambda o, kept: kept.append(bytes(100)), "bytes traced"),
+        (lambda o, kept: kept.append(fastlayers.add(o.x, 1.0)), "bytes traced"),
+    ],
+    ids=["operand", "None", "bytes", "result"],
+)
+def test_leaks_are_found(tracing, monkeypatch, leak, what):
+    kept = []
+    monkeypatch.setitem(calls.SERVED, "leaking", lambda o: leak(o, kept))
+    if what == "shared references" and sys.version_info >= (3, 12):
+        what = "bytes traced"  # None is not counted any more; the list is
+    found = leaks.left_behind("leaking", calls.operands(rows=2), 10 * CALLS)
+    assert any(what in line for line in found)
+
+
+# -------------------------------------------------------------------------------- no memory there
+
+LITTLE_MEMORY = """
+import resource
+from calls import NAMES, make, operands
+from leaks import resident_bytes
+from outcome import arrays_in, described, sharing
+from pathlib import Path
+import numpy as np
+import fastlayers
+
+MIB = 1 << 20
+o = operands(rows=16_384)  # results of 2 MiB at least, or of 4 in blocks with huge pages
+given = [operand for operand in vars(o).values() if isinstance(operand, np.ndarray)]
+expected = {name: described(make(name, o)) for name in NAMES}
+for name in NAMES:
+    new = [
+        result.nbytes for result in arrays_in(make(name, o)) if not sharing([result], given)
+    ]
+    if max(new, default=0) < 2 * MIB:
+        continue
+    fastlayers.empty_cache()
+    mapped = int(Path("/proc/self/statm").read_text().split()[0]) * resource.getpagesize()
+    resource.setrlimit(resource.RLIMIT_AS, (mapped + 3 * MIB // 2, -1))
+    refused = 0
+    for _ in range(3):
+        try:
+            make(name, o)
+        except MemoryError:
+            refused += 1
+    resource.setrlimit(resource.RLIMIT_AS, (-1, -1))
+    print(name, refused, described(make(name, o)) == expected[name], sep=": ")
+"""
+
+
+@pytest.mark.skipif(not File("/proc/self/statm").exists(), reason="what is mapped is in /proc")
+def test_every_call_ends_in_a_memory_error_and_works_afterwards():
+    lines = run("-c", LITTLE_MEMORY, MALLOC_ARENA_MAX="1", MALLOC_MMAP_THRESHOLD_="1000000")
+    assert [line for line in lines if not line.endswith(": 3: True")] == []
+    assert len(lines) > 30
+
+
+def test_any_allocation_of_python_may_fail():
+    pytest.importorskip("_testcapi", reason="some distributions leave it out")
+    lines = run(str(TESTS / "faults.py"))
+    assert len(lines) == 1
+    assert int(lines[0].split()[0]) > 100
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="the library is for the GNU C library")
+def test_any_allocation_of_c_may_fail(tmp_path):
+    compiler = shutil.which((sysconfig.get_config_var("CC") or "cc").split()[0]) or "cc"
+    library = tmp_path / "failing_allocators.so"
+    source = TESTS / "failing_allocators.c"
+    subprocess.run([compiler, "-shared", "-fPIC", "-O1", "-o", library, source], check=True)
+    lines = run(str(TESTS / "faults.py"), LD_PRELOAD=str(library))
+    assert len(lines) == 1
+    assert int(lines[0].split()[0]) > 100
+
+
+# ---------------------------------------------------------------------------- arrays that outlive
+
+
+KEEPERS = {
+    "a module's variable": "kept = result",
+    "builtins": "import builtins; builtins.kept = result",
+    "a cycle": "kept = [result]; kept.append(kept); del kept",
+    "a reference that is never dropped": (
+        "import ctypes; ctypes.pythonapi.Py_IncRef(ctypes.py_object(result))"
+    ),
+    "a thread's own": "import threading; local = threading.local(); local.kept = result",
+    "atexit": "import atexit; atexit.register(lambda kept=result: print(sum(kept[1])))",
+    "a daemon thread": (
+        "import threading, time\n"
+        "def hold(kept):\n"
+        "    while True:\n"
+        "        time.sleep(0.001); fastlayers.multiply(kept[1], 2.0)\n"
+        "threading.Thread(target=hold, args=[result], daemon=True).start()\n"
+    ),
+    "a finalizer at the end": (
+        "import sys\n"
+        "class Last:\n"
+        "    def __init__(self, kept): self.kept = kept\n"
+        "    def __del__(self): self.kept[1].sum(); del self.kept\n"
+        "sys.last = Last(result)\n"
+    ),
+}
+
+
+@pytest.mark.parametrize("keeper", KEEPERS)
+def test_arrays_outlive_the_interpreter(keeper):
+    code = f"""
+import numpy as np, fastlayers
+result = [fastlayers.multiply(np.ones(n), 2.0) for n in (1_000, 100_000, 1_000_000)]
+{KEEPERS[keeper]}
+del result
+print("kept")
+"""
+    assert run("-X", "dev", "-c", code)[0] == "kept"
+
+
+def test_arrays_outlive_the_modules():
+    code = """
+import gc, sys
+import numpy as np, fastlayers
+sizes = (1_000, 100_000, 1_000_000)
+layer = fastlayers.MulLayer()
+kept = [layer.forward(np.arange(float(n)), 2.0) for n in sizes]
+for name in [name for name in sys.modules if name.startswith("fastlayers")]:
+    del sys.modules[name]
+del layer, fastlayers
+gc.collect()
+for n, array in zip(sizes, kept):
+    print(np.array_equal(array, 2.0 * np.arange(n)))
+    array.resize(2 * n, refcheck=False)
+    print(np.array_equal(array[:n], 2.0 * np.arange(n)) and not array[n:].any())
+del array, kept
+print(len([np.ones(100_000) for _ in range(5)]))
+"""
+    assert run("-c", code) == ["True"] * 6 + ["5"]
+
+
+# ---------------------------------------------------------------------------- as any array
+
+SIZES = [300, 20_000, 200_000]  # blocks of malloc, of malloc begun within a page, mapped ones
+
+
+each_size = pytest.mark.parametrize("n", SIZES)
+
+
+def doubled(n):
+    return fastlayers.multiply(np.arange(float(n)), 2.0)
+
+
+@each_size
+def test_saved_to_files(n, tmp_path):
+    result = doubled(n)
+    np.save(tmp_path / "saved.npy", result)
+    result.tofile(tmp_path / "raw")
+    np.savez_compressed(archive := io.BytesIO(), result.reshape(10, -1).T)
+    archive.seek(0)
+    assert np.array_equal(np.load(tmp_path / "saved.npy"), result)
+    assert np.array_equal(np.fromfile(tmp_path / "raw"), result)
+    assert np.array_equal(np.load(archive)["arr_0"], result.reshape(10, -1).T)
+    np.load(tmp_path / "saved.npy", mmap_mode="r+")[0] = 7.0
+    assert np.load(tmp_path / "saved.npy")[0] == 7.0
+
+
+@each_size
+@pytest.mark.parametrize("again", [copy.copy, copy.deepcopy, lambda a: pickle.loads(a.dumps())])
+def test_copied(n, again):
+    result = doubled(n)
+    other = again(result)
+    assert described(other) == described(again(np.arange(float(n)) * 2.0))
+    assert not np.shares_memory(other, result)
+
+
+@each_size
+def test_exported_as_a_buffer(n):
+    result = doubled(n)
+    exported = memoryview(result)
+    assert (exported.nbytes, exported.format, exported.readonly) == (result.nbytes, "d", False)
+    with pytest.raises(ValueError, match="resize"):
+        result.resize(5)
+    exported[0] = 5.0
+    assert result[0] == 5.0
+    assert bytes(exported) == result.tobytes()
+    bytes_of = exported.cast("B")
+    del result, exported
+    assert np.array_equal(np.frombuffer(bytes_of)[1:], 2.0 * np.arange(1, n))
+
+
+@each_size
+def test_views_and_their_bases(n):
+    result = doubled(n)
+    view = result[1:].reshape(-1, 1).T
+    assert view.base is result
+    assert not view.flags.owndata
+    reference, of_view = weakref.ref(result), weakref.ref(view)
+    expected = result[1:].copy()
+    del result
+    assert reference() is view.base
+    assert np.array_equal(view[0], expected)
+    del view
+    assert (reference(), of_view()) == (None, None)
+
+
+@each_size
+@pytest.mark.parametrize("factor", [0.01, 0.5, 0.99, 1.01, 1.5, 4])
+def test_resized_within_and_across_blocks(n, factor):
+    result = doubled(n)
+    size = int(n * factor)
+    result.resize(size)
+    kept = min(n, size)
+    assert np.array_equal(result[:kept], 2.0 * np.arange(kept))
+    assert not result[kept:].any()
+    result *= 2
+    result.resize((2, n))
+    assert np.array_equal(result[0, :kept], 4.0 * np.arange(kept))
+    assert not result[0, kept:].any()
+    assert not result[1].any()
+
+
+@each_size
+def test_written_to_the_last_byte(n):
+    result = doubled(n)
+    # Its neighbours: blocks of the same size, and headers before and behind.
+    others = [fastlayers.multiply(result, 1.0) for _ in range(6)]
+    expected = result.copy()
+    for other in others[::2]:
+        other.view(np.uint8)[:] = 0xFF
+    for other in others[1::2]:
+        assert np.array_equal(other, expected)
+    blocks = fastlayers.cache_info().blocks
+    del other, others
+    assert fastlayers.cache_info().blocks == blocks + 6
+    assert np.array_equal(result, expected)
+
+
+@each_size
+def test_state_set_from_another_array(n):
+    result = doubled(n)
+    # np.ndarray.__setstate__ frees the block and takes memory of NumPy's.
+    state = np.arange(3.0).__reduce__()[2]
+    blocks = fastlayers.cache_info().blocks
+    result.__setstate__(state)
+    assert fastlayers.cache_info().blocks == blocks + 1
+    assert result.tolist() == [0.0, 1.0, 2.0]
