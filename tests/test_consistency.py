@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import doctest
-import importlib
+import importlib.metadata
 import inspect
 
 import pytest
@@ -66,3 +66,7 @@ def test_examples_in_docstrings(module, has_examples):
     result = doctest.testmod(importlib.import_module(f"fastlayers.{module}"))
     assert result.failed == 0
     assert (result.attempted > 0) == has_examples
+
+
+def test_version():
+    assert importlib.metadata.version("fastlayers") == fastlayers.__version__

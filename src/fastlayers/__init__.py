@@ -32,4 +32,4 @@ __all__ = [
     "set_num_threads",
 ]
 
-__version__ = "0.1.0"
+__version__ = "0.1.0"  # the only place: pyproject.toml takes it from here
