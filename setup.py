@@ -6,8 +6,8 @@ FASTLAYERS_SANITIZE=address,undefined   checks what GCC's or Clang's -fsanitize 
 """
 
 import os
-import platform
 import sys
+import sysconfig
 import tempfile
 from pathlib import Path
 
@@ -27,7 +27,9 @@ if SANITIZE:
 
 CORE = Path("src/fastlayers/_core")
 MSVC = sys.platform == "win32"
-X86_64 = platform.machine().lower() in ("x86_64", "amd64")
+# What Python was built for, not what the machine is: a 32-bit Python, or one for both of Apple's
+# architectures, cannot be given the flags of x86-64.
+X86_64 = sysconfig.get_platform().endswith(("x86_64", "amd64"))
 
 # NumPy rounds each operation on its own, lets integers wrap, and so do the kernels.
 FLAGS = ["/O2", "/fp:precise"] if MSVC else ["-O3", "-g0", "-fwrapv", "-ffp-contract=off"]
@@ -98,6 +100,7 @@ def extension(name, flags=()):
             ("NPY_TARGET_VERSION", "NPY_2_0_API_VERSION"),
             *([("CYTHON_TRACE_NOGIL", "1")] if TRACE else []),
         ],
+        libraries=[] if MSVC else ["m"],  # of fpstatus.h, where that takes fenv.h
         extra_compile_args=[*FLAGS, *flags],
         extra_link_args=[*LINK_FLAGS],
         depends=[
