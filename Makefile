@@ -67,7 +67,7 @@ side-by-side: $(VENV)/installed $(VENV)/group-peers
 	$(BIN)/python benchmarks/side_by_side.py
 
 wheel: $(VENV)/group-wheel
-	$(BIN)/python -m build
+	PATH="$(abspath $(BIN)):$$PATH" $(BIN)/python tools/wheels.py
 
 docs: $(VENV)/installed $(VENV)/group-docs
 	$(BIN)/sphinx-build -W --keep-going -q docs build/docs
