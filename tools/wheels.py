@@ -47,6 +47,8 @@ def interpreters() -> list[str]:
             probe = subprocess.run([path, "-c", PROBE], capture_output=True, text=True)
             if probe.returncode == 0:
                 found.setdefault(probe.stdout, path)
+    if not found:
+        sys.exit("no Python from 3.11 on with its headers, ensurepip and venv")
     return list(found.values())
 
 
