@@ -228,6 +228,10 @@ def _products(dout: Any, first: Any, second: Any, out: Any) -> tuple[Any, Any]:
     dx, dy = _pair(out)
     _check_outputs(dout, ((first, dx), (second, dy)))
     if not (_share_memory(dout, dx) or _share_memory(second, dx)):
+        if dy is None:
+            # Of this product NumPy has not been asked: it may still raise, with nothing written.
+            dy = np.multiply(dout, second)
+            return np.multiply(dout, first, out=dx), dy
         return np.multiply(dout, first, out=dx), np.multiply(dout, second, out=dy)
     # The second product must not see what the first one writes.
     products = np.multiply(dout, first), np.multiply(dout, second)
@@ -266,7 +270,14 @@ def _check_outputs(dout: Any, products: tuple[tuple[Any, Any], ...]) -> None:
         if result is None:
             continue
         with np.errstate(all="ignore"), _no_complex_warning(result):
-            np.multiply(dout, factor, out=result, where=False)
+            np.multiply(dout, factor, out=_memory_of(result), where=False)
+
+
+def _memory_of(result: Any) -> Any:
+    """The same memory as a plain array, for a masked array would take over another mask."""
+    if isinstance(result, np.ma.MaskedArray):
+        return result.data
+    return result
 
 
 def _no_complex_warning(result: Any) -> AbstractContextManager[Any]:
