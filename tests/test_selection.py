@@ -1,12 +1,20 @@
-"""FASTLAYERS_IMPLEMENTATION decides who computes, and a broken build is never silent."""
+"""FASTLAYERS_IMPLEMENTATION decides who computes, and a broken build is never silent.
+
+Of the other environment variables' wrong values test_runtime.py and test_recycling.py tell.
+"""
 
 from __future__ import annotations
 
 import os
+import shutil
 import subprocess
 import sys
+from pathlib import Path
 
+import numpy as np
 import pytest
+
+import fastlayers
 
 # As an interrupted build or a wheel for another machine would have it.
 BLOCK = "import sys; sys.modules['fastlayers._core'] = None\n"
@@ -22,9 +30,10 @@ for warning in caught:
 """
 
 
-def run(code, variable=None):
+def run(code, variable=None, **variables):
     """Run code in a fresh interpreter, where FASTLAYERS_IMPLEMENTATION is as given."""
     environment = {k: v for k, v in os.environ.items() if k != "FASTLAYERS_IMPLEMENTATION"}
+    environment.update(variables)
     if variable is not None:
         environment["FASTLAYERS_IMPLEMENTATION"] = variable
     return subprocess.run(
@@ -81,3 +90,143 @@ def test_broken_build_does_not_matter_to_the_reference():
 def test_reference_does_not_load_the_compiled_part():
     result = run("import fastlayers, sys; print('fastlayers._core' in sys.modules)", "reference")
     assert result.stdout == "False\n"
+
+
+# ---------------------------------------------------------------------------------- partly broken
+
+native_only = pytest.mark.skipif(
+    fastlayers.IMPLEMENTATION != "native", reason="there is no compiled part to break"
+)
+
+
+def modules(core, name):
+    """The files of compiled modules, as installed."""
+    return [path for path in core.glob(f"{name}.*") if path.suffix in (".so", ".pyd")]
+
+
+def remove(core, name):
+    for path in modules(core, name):
+        path.unlink()
+
+
+def overwrite(core, name):
+    for path in modules(core, name):
+        path.write_bytes(b"This is no library. " * 100)
+
+
+def cut_off(core, name):
+    for path in modules(core, name):
+        path.write_bytes(b"")
+
+
+def rename_for_another_python(core, name):
+    version = f"{sys.version_info.major}{sys.version_info.minor}"
+    for path in modules(core, name):
+        path.rename(path.with_name(path.name.replace(version, "309")))
+
+
+DAMAGES = {
+    "no dispatcher": (remove, "dispatch", "fastlayers._core.dispatch"),
+    "no memory": (remove, "memory", "fastlayers._core.memory"),
+    "no kernels": (remove, "kernels_*", "no kernels for this CPU"),
+    "for another Python": (rename_for_another_python, "*", "fastlayers._core.dispatch"),
+    "dispatcher overwritten": (overwrite, "dispatch", "dispatch"),
+    "kernels overwritten": (overwrite, "kernels_*", "kernels_"),
+    "memory cut off": (cut_off, "memory", "memory"),
+}
+
+
+@pytest.fixture
+def copy_of_package(tmp_path):
+    source = Path(fastlayers.__file__).parent
+    ignored = shutil.ignore_patterns("__pycache__")
+    copy = shutil.copytree(source, tmp_path / "fastlayers", ignore=ignored)
+    assert len(modules(copy / "_core", "*")) >= 3
+    return copy
+
+
+@native_only
+@pytest.mark.parametrize("damage", DAMAGES)
+def test_partly_broken_build(copy_of_package, damage):
+    break_module, name, reason = DAMAGES[damage]
+    break_module(copy_of_package / "_core", name)
+    path = str(copy_of_package.parent)
+    result = run(REPORT + "print(fastlayers.__file__)", PYTHONPATH=path)
+    implementation, *warnings, file = result.stdout.splitlines()
+    assert file.startswith(path)
+    assert implementation == "reference"
+    assert len(warnings) == 1
+    assert warnings[0].startswith("RuntimeWarning the compiled part of fastlayers cannot be")
+    assert reason in warnings[0]
+    result = run("import fastlayers", "native", PYTHONPATH=path)
+    assert result.returncode == 1
+    error = result.stderr.splitlines()[-1]
+    assert error.startswith("ImportError: FASTLAYERS_IMPLEMENTATION=native")
+    assert reason in error
+    assert "reinstall fastlayers" in error
+
+
+@native_only
+def test_instruction_set_that_was_not_built(copy_of_package):
+    # As from a compiler that does not know the best one.
+    from fastlayers._core import simd
+
+    *others, best = simd.available()
+    if not others:
+        pytest.skip("there is one only")
+    remove(copy_of_package / "_core", f"kernels_{best.replace('-', '_')}")
+    code = REPORT + "from fastlayers._core import simd; print(simd.in_use())"
+    result = run(code, "native", PYTHONPATH=str(copy_of_package.parent))
+    assert (result.stdout.split(), result.stderr) == (["native", others[-1]], "")
+
+
+# ------------------------------------------------------------------------------- instruction sets
+
+# Of what the kernels serve all bits, wherever; of what NumPy computes the same as it does there.
+DIGEST = """
+from hashlib import sha256
+from itertools import product
+import numpy as np, fastlayers, plain
+from operands import Operand
+from outcome import described, everything
+
+digest = sha256()
+served = [*product(("f4", "f8", "i4", "i8"), ("bits", "special"))]
+others = [(dtype, "ordinary") for dtype in ("?", "i2", "u8", "f2", "F", "D", "g", ">f8", "m8[s]")]
+shapes = [(131,), (131,)], [(20_001,), ()], [(33, 70), (33, 1)]
+layouts = ("C", "stepped")
+for (dtype, values), (shape, narrower), layout in product(served + others, shapes, layouts):
+    x, dout = (Operand(dtype, shape, layout, values, seed).build() for seed in range(2))
+    y = Operand(dtype, narrower, "C", values, 2).build()
+    outcomes = everything(fastlayers, x, y, dout, {"all": "ignore"})
+    assert outcomes == everything(plain, x, y, dout, {"all": "ignore"})
+    if (dtype, values) in served:
+        digest.update(repr(outcomes).encode())
+    if dtype in ("f4", "f8") and values == "bits":
+        with np.errstate(all="ignore"):
+            x, y, dout = (np.nan_to_num(np.clip(one, -9, 9)) for one in (x, y, dout))
+            sums = fastlayers.multiply_backward(dout, x, y, sum_to_shape=True)
+        digest.update(repr(described(sums)).encode())
+print(digest.hexdigest())
+"""
+
+
+def cpu_features():
+    """What NumPy chooses from at import on this CPU, the best one last."""
+    return np.show_config(mode="dicts")["SIMD Extensions"].get("found", [])
+
+
+@native_only
+def test_same_bits_whatever_the_cpu_is_said_to_have():
+    from fastlayers._core import simd
+
+    features, tests = cpu_features(), str(Path(__file__).parent)
+    starts = {len(features) * third // 3 for third in range(3)}
+    environments = [{"FASTLAYERS_SIMD": level} for level in simd.available()]
+    environments += [{"NPY_DISABLE_CPU_FEATURES": " ".join(features[i:])} for i in starts]
+    digests = {}
+    for environment in environments:
+        result = run(DIGEST, "native", PYTHONPATH=tests, **environment)
+        assert result.stderr == ""
+        digests[str(environment)] = result.stdout
+    assert len(set(digests.values())) == 1, digests

@@ -45,7 +45,7 @@ def use_preferred() -> None:
         )
     if not choices:
         raise ImportError(
-            f"its kernels were built for {', '.join(built())}, and this CPU has none of them"
+            f"it has no kernels for this CPU; built were: {', '.join(built()) or 'none'}"
         )
     use(name or choices[-1])
 
