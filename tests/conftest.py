@@ -28,7 +28,7 @@ if "native" in IMPLEMENTATIONS and fastlayers.IMPLEMENTATION != "native":
 
 # Examples that depend on nothing but the code: a failure is a failure tomorrow, too.
 settings.register_profile("suite", derandomize=True, deadline=None, max_examples=1_000)
-settings.register_profile("fuzz", deadline=None, max_examples=20_000, print_blob=True)
+settings.register_profile("fuzz", deadline=None, max_examples=25_000, print_blob=True)
 settings.load_profile(os.environ.get("HYPOTHESIS_PROFILE", "suite"))
 
 
@@ -37,6 +37,7 @@ class Implementation:
 
     def __init__(self, name, source):
         self.name = name
+        self.source = source
         self.multiply = source.multiply
         self.add = source.add
         self.multiply_backward = source.multiply_backward
@@ -45,7 +46,7 @@ class Implementation:
         self.AddLayer = source.AddLayer
 
     def __repr__(self):
-        return self.name
+        return self.source.__name__
 
 
 @pytest.fixture(scope="session", params=IMPLEMENTATIONS)

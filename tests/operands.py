@@ -3,12 +3,25 @@
 from __future__ import annotations
 
 import math
+import tempfile
+from collections.abc import Callable
 from dataclasses import dataclass
+from decimal import Decimal
 from fractions import Fraction
 from functools import cache
 from typing import Any
 
 import numpy as np
+
+
+def command(check: Callable[..., None], *arguments: Any) -> str:
+    """The line of Python, for the project's root, that makes one check again."""
+    start = "import sys; sys.path.insert(0, 'tests'); import fastlayers; from paths import Path"
+    call = f"{check.__name__}({', '.join(map(repr, arguments))})"
+    return f"{start}; from {check.__module__} import *; {call}"
+
+
+NAMES = {"np": np, "inf": math.inf, "nan": math.nan, "Decimal": Decimal, "Fraction": Fraction}
 
 
 @dataclass(frozen=True)
@@ -19,7 +32,7 @@ class Literal:
 
     def build(self) -> Any:
         with np.errstate(all="ignore"):
-            return eval(self.source, {"np": np, "inf": math.inf, "nan": math.nan})
+            return eval(self.source, NAMES)
 
 
 @dataclass(frozen=True)
@@ -71,6 +84,8 @@ def _ordinary(dtype: np.dtype, count: int, rng: np.random.Generator) -> np.ndarr
         return (rng.standard_normal(2 * count).view("c16")).astype(dtype)
     if dtype.kind in "mMO":
         return rng.integers(-9, 10, count).astype(dtype)
+    if dtype.kind == "V":
+        return np.frombuffer(bytearray(rng.bytes(count * dtype.itemsize)), dtype)
     return rng.integers(0, 10, count).astype(dtype)
 
 
@@ -84,7 +99,7 @@ def _bits(dtype: np.dtype, count: int, rng: np.random.Generator) -> np.ndarray:
         parts = count * (2 if dtype.char == "G" else 1)
         exponents = rng.integers(-16_400, 16_400, parts)
         numbers = np.ldexp(rng.standard_normal(parts).astype("g"), exponents)
-        return numbers.view(dtype)
+        return numbers.view(dtype.newbyteorder("=")).astype(dtype)
     return np.frombuffer(bytearray(rng.bytes(count * dtype.itemsize)), dtype)
 
 
@@ -113,6 +128,8 @@ def special(dtype: np.dtype) -> np.ndarray:
         numbers = [0, 1, True, -(10**30), 1.5, math.inf, math.nan, 1e308, 2j, Fraction(1, 3)]
         # No text: many times over, it would fill the memory.
         return np.array([*numbers, None], dtype)
+    if dtype.kind == "V":
+        return np.zeros(1, dtype)
     return np.array(["", "a", "0"], dtype)
 
 
@@ -201,6 +218,16 @@ def _readonly(array):
     return array
 
 
+def _mapped(array):
+    """A file in memory; of that no object can be, and no nothing."""
+    if array.dtype.hasobject or not array.size:
+        return array
+    with tempfile.TemporaryFile() as file:
+        mapped = np.memmap(file, array.dtype, "w+", shape=array.shape)
+    mapped[...] = array
+    return mapped
+
+
 def _repeated_rows(array):
     """The first row, over and over: a stride of zero, outermost."""
     return np.broadcast_to(array[:1], array.shape) if array.ndim and len(array) else array
@@ -231,6 +258,26 @@ def _tagged(array):
     return array
 
 
+class Answering(np.ndarray):
+    """A subclass that answers operators itself, with a tuple."""
+
+    def __array_ufunc__(self, ufunc, method, *inputs, **kwargs):
+        inputs = map(self._plain, inputs)
+        if "out" in kwargs:
+            kwargs["out"] = tuple(map(self._plain, kwargs["out"]))
+        return ufunc.__name__, method, getattr(ufunc, method)(*inputs, **kwargs)
+
+    @staticmethod
+    def _plain(one):
+        return one.view(np.ndarray) if isinstance(one, Answering) else one
+
+
+class Retreating(np.ndarray):
+    """A subclass that leaves all operators to the other operand."""
+
+    __array_ufunc__ = None
+
+
 def _matrix(array):
     return array.view(np.matrix) if array.ndim == 2 else array
 
@@ -251,10 +298,13 @@ LAYOUTS = {
     "offset": _offset,
     "unaligned": _unaligned,
     "readonly": _readonly,
+    "mapped": _mapped,
     "repeated rows": _repeated_rows,
     "repeated columns": _repeated_columns,
     "windows": _windows,
     "tagged": _tagged,
+    "answering": lambda array: array.view(Answering),
+    "retreating": lambda array: array.view(Retreating),
     "matrix": _matrix,
     "masked": _masked,
 }

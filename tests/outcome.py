@@ -48,20 +48,30 @@ def outcome(function, *args, errstate=None, **kwargs) -> Outcome:
     )
 
 
-def everything(implementation, x, y, dout, errstate=None) -> dict[str, Outcome]:
-    """The outcome of every function and layer on these operands."""
+def everything(implementation, x, y, dout, errstate=None, change="") -> dict[str, Outcome]:
+    """The outcome of every function and layer on these operands.
+
+    ``change`` is a statement that is executed between the layers' forward and backward.
+    """
     mul, add = implementation.MulLayer(), implementation.AddLayer()
+    names = {"x": x, "y": y, "dout": dout}
     calls = {
         "multiply": (implementation.multiply, x, y),
         "add": (implementation.add, x, y),
         "multiply_backward": (implementation.multiply_backward, dout, x, y),
         "add_backward": (implementation.add_backward, dout),
         "MulLayer.forward": (mul.forward, x, y),
+        "MulLayer changed": (exec, change, {"layer": mul, **names}),
         "MulLayer.backward": (mul.backward, dout),
         "AddLayer.forward": (add.forward, x, y),
+        "AddLayer changed": (exec, change, {"layer": add, **names}),
         "AddLayer.backward": (add.backward, dout),
     }
-    return {name: outcome(*call, errstate=errstate) for name, call in calls.items()}
+    return {
+        name: outcome(*call, errstate=errstate)
+        for name, call in calls.items()
+        if change or call[0] is not exec
+    }
 
 
 class _Handler:
@@ -101,6 +111,8 @@ def described(value: Any) -> Any:
         extra = (described(value.data), described(value.mask), described(value.fill_value))
     else:
         extra = getattr(value, "__dict__", None)
+        if isinstance(value, np.memmap):
+            extra = {**extra, "_mmap": type(extra["_mmap"])}  # equal to itself alone
     if isinstance(value, np.ndarray | np.generic):
         return Described(
             type=type(value),
@@ -123,7 +135,8 @@ def described(value: Any) -> Any:
 def _values(array: np.ndarray) -> Any:
     """The elements of a C-contiguous copy, NaNs made alike."""
     if array.dtype.kind == "O":
-        return tuple(map(described, array.ravel().tolist()))
+        items = array.ravel().tolist()
+        return tuple(zip(map(type, items), map(repr, items), strict=True))
     if array.dtype.kind in "fc":
         with np.errstate(all="ignore"):  # a signalling NaN raises a flag as it is copied
             array = array.astype(array.dtype.newbyteorder("="))

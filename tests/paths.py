@@ -7,21 +7,30 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 
+from hypothesis import strategies as st
+
 import fastlayers
 from fastlayers import limits
-from fastlayers._core import dispatch, simd
+
+if fastlayers.IMPLEMENTATION == "native":
+    from fastlayers._core import dispatch, simd
+
+    LEVELS = simd.available()
+else:
+    LEVELS = []
 
 THREADS = [1, 2, 5]
 
 
 @dataclass(frozen=True)
 class Path:
-    """What a call is computed with; sizes do not matter, even a single element takes it."""
+    """What a call is computed with, from ``threshold`` elements or bytes on: whatever its size."""
 
     simd: str
     threads: int
     recycling: bool = True
     streaming: bool = False
+    threshold: int = 1
 
     def __str__(self):
         memory = "recycled" if self.recycling else "new"
@@ -30,13 +39,29 @@ class Path:
 
 PATHS = [
     Path(level, threads, recycling)
-    for level, threads, recycling in itertools.product(simd.available(), THREADS, [True, False])
+    for level, threads, recycling in itertools.product(LEVELS, THREADS, [True, False])
 ]
+
+# Any path, and as it comes, which is all that plain NumPy has. With thresholds of some hundred
+# bytes one result of a call takes the path, and another one does not.
+ANY_PATH = st.none()
+if LEVELS:
+    ANY_PATH |= st.builds(
+        Path,
+        st.sampled_from(LEVELS),
+        st.sampled_from(THREADS),
+        st.booleans(),
+        st.booleans(),
+        st.sampled_from([1, 1, 1, 100, 1_000, 5_000]),
+    )
 
 
 @contextmanager
-def taken(path: Path) -> Iterator[None]:
-    """Let all calls take a path."""
+def taken(path: Path | None) -> Iterator[None]:
+    """Let all calls take a path, or the one that they take of themselves."""
+    if path is None:
+        yield
+        return
     thresholds, level, limit = (
         dispatch.get_thresholds(),
         simd.in_use(),
@@ -44,10 +69,10 @@ def taken(path: Path) -> Iterator[None]:
     )
     never = 1 << 62
     dispatch.set_thresholds(
-        gil=1,
-        threads=1,
-        streaming=1 if path.streaming else never,
-        recycling=1 if path.recycling else never,
+        gil=path.threshold,
+        threads=path.threshold,
+        streaming=path.threshold if path.streaming else never,
+        recycling=path.threshold if path.recycling else never,
     )
     simd.use(path.simd)
     fastlayers.set_num_threads(path.threads)

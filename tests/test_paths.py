@@ -9,11 +9,8 @@ from functools import cache
 import numpy as np
 import plain
 import pytest
-from hypothesis import given
-from hypothesis import strategies as st
 from operands import Literal, Operand
 from outcome import arrays_in, described, everything, outcome, sharing
-from test_differential import calls
 
 import fastlayers
 from fastlayers import reference
@@ -21,7 +18,7 @@ from fastlayers import reference
 if fastlayers.IMPLEMENTATION != "native":
     pytest.skip("plain NumPy has one path only", allow_module_level=True)
 
-from paths import PATHS, Path, taken
+from paths import PATHS, taken
 
 from fastlayers._core import memory
 
@@ -495,24 +492,3 @@ def test_out(path, case):
 def values_of(arrays):
     """What arrays hold, whatever their memory order."""
     return [described(np.array(array, order="C")).values for array in arrays]
-
-
-# -------------------------------------------------------------------------------------- at random
-
-
-@given(
-    path=st.builds(
-        Path,
-        st.sampled_from([path.simd for path in PATHS]),
-        st.sampled_from([1, 2, 5]),
-        st.booleans(),
-        st.booleans(),
-    ),
-    call=calls(),
-)
-def test_random_calls(path, call):
-    operands = call.build()
-    expected = everything(plain, *operands, call.errstate)
-    with taken(path):
-        actual = everything(fastlayers, *operands, call.errstate)
-    assert actual == expected

@@ -9,10 +9,11 @@ import tracemalloc
 
 import numpy as np
 import pytest
-from hypothesis import given
+from hypothesis import given, note
 from hypothesis import strategies as st
-from operands import LAYOUTS, Operand
+from operands import LAYOUTS, Operand, command
 from outcome import arrays_in, described, outcome, sharing
+from paths import ANY_PATH, PATHS, taken
 
 import fastlayers
 from fastlayers import gradcheck, reference
@@ -341,8 +342,6 @@ def test_nothing_is_lost_to_cancellation(shape):
 @pytest.mark.parametrize("dtype", SERVED)
 @pytest.mark.parametrize("case", SHAPES)
 def test_same_bits_on_every_path(case, dtype):
-    from paths import PATHS, taken
-
     dout, x, y = operands_of(case, dtype, wide)
     transposed = np.array(dout, order="F")
     seen = []
@@ -360,7 +359,8 @@ def test_same_bits_on_every_path(case, dtype):
     assert [one == seen[0] for one in seen] == [True] * len(PATHS)
 
 
-PLAIN_LAYOUTS = [name for name in LAYOUTS if name not in ("tagged", "matrix", "masked")]
+SUBCLASSES = ["tagged", "answering", "retreating", "matrix", "masked", "mapped"]
+PLAIN_LAYOUTS = [name for name in LAYOUTS if name not in SUBCLASSES]
 
 
 @pytest.mark.parametrize("dtype", SERVED)
@@ -390,7 +390,12 @@ def array_in(layout, shape, dtype, seed):
 @st.composite
 def broadcast_shapes(draw):
     """Three shapes that broadcast; dout's is mostly that of the result."""
-    full = draw(st.lists(st.sampled_from([1, 2, 3, 5, 8, 33]), min_size=1, max_size=4))
+    full = draw(st.lists(st.sampled_from([1, 2, 3, 5, 8, 33]), min_size=1, max_size=5))
+    if math.prod(full) < 300:
+        # A row is summed 256 elements at a time in 32 lanes; 32k elements are a chunk.
+        full[draw(st.integers(0, len(full) - 1))] = draw(st.integers(0, 130) | WIDTHS)
+    while math.prod(full) > 70_000:
+        full.pop()
     narrowed = [
         tuple(1 if draw(st.booleans()) else length for length in full[draw(st.integers(0, 2)) :])
         for _ in range(3)
@@ -398,27 +403,45 @@ def broadcast_shapes(draw):
     return [narrowed[0] if draw(st.integers(0, 4)) == 4 else tuple(full), *narrowed[1:]]
 
 
+WIDTHS = st.sampled_from([255, 256, 257, 511, 512, 513, 1_024, 1_025])
+
+
 @given(
+    path=ANY_PATH,
     shapes=broadcast_shapes(),
     layouts=st.lists(st.sampled_from(PLAIN_LAYOUTS), min_size=3, max_size=3),
-    dtype=st.sampled_from(["f4", "f8", "i4"]),
+    dtype=st.sampled_from(["f4", "f8", "f4", "f8", "i4"]),
+    values=st.sampled_from(["whole", "normal", "wide", "cancelling"]),
 )
-def test_random_shapes(shapes, layouts, dtype):
-    dout, x, y = (array_in(layouts[i], shapes[i], dtype, i) for i in range(3))
-    for results, products in (
-        (
-            fastlayers.multiply_backward(dout, x, y, sum_to_shape=True),
-            both_products(dout, x, y),
-        ),
-        (
-            fastlayers.add_backward(dout, x, y, sum_to_shape=True),
-            [(np.broadcast_to(dout, np.broadcast_shapes(*shapes)), one) for one in shapes[1:]],
-        ),
-    ):
-        for result, (product, shape) in zip(results, products, strict=True):
-            assert np.shape(result) == shape
+def test_random_shapes(path, shapes, layouts, dtype, values):
+    note(command(check_random, path, shapes, layouts, dtype, values))
+    check_random(path, shapes, layouts, dtype, values)
+
+
+def check_random(path, shapes, layouts, dtype, values):
+    make = {"normal": normal, "wide": wide, "cancelling": cancelling}.get(values, whole)
+    make = whole if dtype == "i4" else make
+    dout, x, y = (LAYOUTS[layouts[i]](np.asarray(make(shapes[i], dtype, i))) for i in range(3))
+    full = np.broadcast_to(dout, np.broadcast_shapes(*shapes))
+    products = [*both_products(dout, x, y), *((full, one) for one in shapes[1:])]
+
+    def sums(implementation):
+        return [
+            *implementation.multiply_backward(dout, x, y, sum_to_shape=True),
+            *implementation.add_backward(dout, x, y, sum_to_shape=True),
+        ]
+
+    with taken(path):
+        results = sums(fastlayers)
+    assert described(results) == described(sums(fastlayers))
+    plain = sums(reference)
+    for result, by_numpy, (product, shape) in zip(results, plain, products, strict=True):
+        assert np.shape(result) == shape
+        if make is whole:
             assert np.ravel(result).tolist() == numpy_sums(product, shape).tolist()
-        assert sharing(arrays_in(results), [dout, x, y]) == []
+        elif described(result) != described(by_numpy):
+            assert_accurate(result, product, shape)
+    assert sharing(arrays_in(tuple(results)), [dout, x, y]) == []
 
 
 @pytest.mark.parametrize("dtype", ["f4", "f8", "i4", "D"])
