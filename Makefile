@@ -10,8 +10,11 @@ BENCH_OPTIONS := --benchmark-storage=$(BENCH) --benchmark-quiet --benchmark-min-
 	--benchmark-max-time=0.75 --benchmark-min-rounds=10
 SOURCES := pyproject.toml setup.py README.md $(shell find src -type f -not -path '*/__pycache__/*')
 
-.PHONY: demo test fuzz leaks sanitize memcheck addresses races bench side-by-side wheel docs lint \
-	clean
+# What test-all looks for, with the oldest NumPy of which there are wheels for it.
+PYTHONS := 3.11:2.0.0 3.12:2.0.0 3.13:2.1.0
+
+.PHONY: demo test test-all test-numpys fuzz leaks sanitize memcheck addresses races bench \
+	side-by-side wheel docs lint clean
 
 demo: $(VENV)/installed $(VENV)/group-demo
 	$(BIN)/python examples/flat_field.py
@@ -19,8 +22,33 @@ demo: $(VENV)/installed $(VENV)/group-demo
 test: $(VENV)/installed $(VENV)/group-test
 	$(BIN)/python -m pytest
 
+# Interpreters are on the PATH or pyenv's; each gets an environment of its own in build. All are
+# run, whichever fail, and listed in the end.
+test-all:
+	@mkdir -p build; echo 'Tests were run on:' > build/tested; \
+	for pair in $(PYTHONS); do \
+		version=$${pair%:*}; found=; \
+		for python in python$$version $${PYENV_ROOT:-$$HOME/.pyenv}/versions/$$version*/bin/python; do \
+			if [ -z "$$found" ] && "$$python" -c '' 2> /dev/null; then found=$$python; fi; \
+		done; \
+		if [ -z "$$found" ]; then echo "Python $$version: not found" >> build/tested; continue; fi; \
+		$(MAKE) PYTHON="$$found" VENV=build/python-$$version OLDEST=$${pair#*:} test-numpys \
+			|| echo "Python $$version: FAILED to set up" >> build/tested; \
+	done; \
+	cat build/tested; ! grep -q FAILED build/tested
+
+# Built with the newest NumPy, as wheels are, and run with that and with the oldest.
+test-numpys: $(BIN)/pip-upgraded
+	for numpy in --upgrade\ numpy numpy==$(OLDEST); do \
+		$(PIP) install --only-binary=numpy $$numpy || exit 1; \
+		if $(MAKE) test; then result=passed; else result=FAILED; fi; \
+		$(BIN)/python -c 'import platform, sys, numpy; print("Python", platform.python_version(), \
+			"with NumPy", numpy.__version__ + ":", sys.argv[1])' $$result >> build/tested; \
+	done
+
+# All tests that draw their examples, 25,000 each.
 fuzz: $(VENV)/installed $(VENV)/group-test
-	$(BIN)/python -m pytest tests/test_differential.py --hypothesis-profile=fuzz
+	$(BIN)/python -m pytest -m hypothesis --hypothesis-profile=fuzz --hypothesis-show-statistics
 
 leaks: $(VENV)/installed $(VENV)/group-test
 	$(BIN)/python tests/leaks.py
