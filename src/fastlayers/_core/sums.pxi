@@ -94,6 +94,7 @@ cdef object attach_gradient(Call *call, int result, const Operand *operand, int 
             job.strides[axis][slot] = count * sizeof(double)
             count *= operand.shape[axis - lead]
     target.dtype = call.dtype
+    target.inputs = 0  # it may begin anywhere in a page: written at the end, when nothing is read
     target.ndim = operand.ndim
     target.shape = operand.shape
     target.job.size = count
