@@ -35,7 +35,7 @@ class State(NamedTuple):
 
     references: list[int]  # to each operand
     shared_references: int
-    cached: tuple[int, int]  # blocks and bytes of the memory cache
+    new_blocks: int  # that the recycler needed: as many as did not come back
     traced: int  # bytes, as tracemalloc counts them
 
 
@@ -44,21 +44,18 @@ def state(o: SimpleNamespace) -> State:
     return State(
         [sys.getrefcount(operand) for operand in vars(o).values()],
         sum(map(sys.getrefcount, SHARED)),
-        (info.blocks, info.bytes),
+        info.misses if info.limit else 0,
         tracemalloc.get_traced_memory()[0],
     )
 
 
 def changes(o: SimpleNamespace, before: State, after: State) -> list[str]:
-    """What is exact of two states and differs, in words."""
-    found = [
+    """The references that two states differ in, in words."""
+    return [
         f"{operand}: {b} references, {a} before"
         for operand, a, b in zip(vars(o), before.references, after.references, strict=True)
         if a != b
     ]
-    if after.cached != before.cached:
-        found.append(f"{after.cached} blocks and bytes cached, {before.cached} before")
-    return found
 
 
 def left_behind(name: str, o: SimpleNamespace, count: int) -> list[str]:
@@ -74,6 +71,8 @@ def left_behind(name: str, o: SimpleNamespace, count: int) -> list[str]:
         found.append(f"{after.shared_references - before.shared_references} shared references")
     if after.traced - before.traced > count // 50 + 4_000:
         found.append(f"{after.traced - before.traced} bytes traced")
+    if after.new_blocks - before.new_blocks > count // 100 + 10:
+        found.append(f"{after.new_blocks - before.new_blocks} blocks did not come back")
     return found
 
 
