@@ -81,7 +81,7 @@ def _ordinary(dtype: np.dtype, count: int, rng: np.random.Generator) -> np.ndarr
     if dtype.kind == "f":
         return rng.standard_normal(count).astype(dtype)
     if dtype.kind == "c":
-        return (rng.standard_normal(2 * count).view("c16")).astype(dtype)
+        return rng.integers(-9, 10, 2 * count).astype("f8").view("c16").astype(dtype)
     if dtype.kind in "mMO":
         return rng.integers(-9, 10, count).astype(dtype)
     if dtype.kind == "V":

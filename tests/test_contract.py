@@ -316,8 +316,11 @@ def test_every_element(implementation, n, dtype):
 @pytest.mark.parametrize("dtype", ["f4", "f8", "i4", "i8", "f2", "D"])
 @pytest.mark.parametrize("layout", LAYOUTS)
 def test_every_layout(implementation, layout, dtype):
+    # Where strides are negative NumPy 2.0.0 rounds a complex product once (by FMA) or twice,
+    # depending on where the result lies in memory. Products of small whole numbers are exact.
+    values = "ordinary" if dtype == "D" else "bits"
     for shape in ((5, 7), (3, 4, 5), (130, 129)):
-        x, y, dout = (Operand(dtype, shape, layout, "bits", seed).build() for seed in range(3))
+        x, y, dout = (Operand(dtype, shape, layout, values, seed).build() for seed in range(3))
         for other in (y, np.array(y, order="C"), np.array(y, order="F")):
             expected = everything(plain, x, other, dout)
             assert everything(implementation, x, other, dout) == expected
