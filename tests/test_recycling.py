@@ -501,7 +501,7 @@ PAGE = 4096
 @pytest.mark.parametrize("y_starts", [0, 64, 1000, 2048])
 @pytest.mark.parametrize("n", [20_000, 50_000])
 def test_results_begin_elsewhere_in_a_page_than_their_inputs(n, y_starts):
-    memory = np.ones(2 * n + 2 * PAGE // 8)
+    memory = np.ones(2 * n + 3 * PAGE // 8)
     start = -memory.ctypes.data % PAGE // 8
     x = memory[start : start + n]
     y_start = start + n + (-n % (PAGE // 8)) + y_starts // 8
