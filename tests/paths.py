@@ -6,7 +6,9 @@ import itertools
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
+from pathlib import Path as File
 
+import pytest
 from hypothesis import strategies as st
 
 import fastlayers
@@ -68,11 +70,13 @@ def taken(path: Path | None) -> Iterator[None]:
         fastlayers.cache_info().limit,
     )
     never = 1 << 62
+    # Nor is any call late, on a machine that is busy otherwise: the next ones would use one thread.
     dispatch.set_thresholds(
         gil=path.threshold,
         threads=path.threshold,
         streaming=path.threshold if path.streaming else never,
         recycling=path.threshold if path.recycling else never,
+        delay=-1e6,
     )
     simd.use(path.simd)
     fastlayers.set_num_threads(path.threads)
@@ -85,3 +89,15 @@ def taken(path: Path | None) -> Iterator[None]:
         simd.use(level)
         dispatch.set_thread_count(0, limits.cpu_quota())
         fastlayers.set_cache_limit(limit)
+
+
+def has_openmp() -> bool:
+    with taken(Path(simd.in_use(), 2)):
+        return fastlayers.get_num_threads() == 2
+
+
+OPENMP = fastlayers.IMPLEMENTATION == "native" and has_openmp()
+needs_openmp = pytest.mark.skipif(not OPENMP, reason="built without OpenMP")
+
+# A thread of this process each, where there is such a thing.
+TASKS = File("/proc/self/task")

@@ -2,17 +2,12 @@
 
 from __future__ import annotations
 
-import multiprocessing
 import os
-import pathlib
-import subprocess
 import sys
-import threading
 
 import numpy as np
-import plain
 import pytest
-from outcome import described
+from fresh import last_line_of_error, output_of
 
 import fastlayers
 from fastlayers import limits
@@ -20,52 +15,15 @@ from fastlayers import limits
 if fastlayers.IMPLEMENTATION != "native":
     pytest.skip("plain NumPy has no knobs", allow_module_level=True)
 
-from paths import PATHS, THREADS, Path, taken
+from paths import TASKS, needs_openmp
 
 from fastlayers._core import dispatch, simd
-
-LARGE = 50_000  # elements, worth two threads
-
-
-def has_openmp():
-    with taken(Path(simd.in_use(), 2)):
-        return fastlayers.get_num_threads() == 2
-
-
-OPENMP = has_openmp()
-needs_openmp = pytest.mark.skipif(not OPENMP, reason="built without OpenMP")
 
 
 @pytest.fixture(autouse=True)
 def restore():
     yield
     dispatch.set_thread_count(0, limits.cpu_quota())
-
-
-def run(*arguments, **variables):
-    """Run a fresh interpreter, where nothing sets a knob but these variables."""
-    environment = {
-        k: v for k, v in os.environ.items() if not k.startswith(("FASTLAYERS_", "OMP_", "GOMP_"))
-    }
-    return subprocess.run(
-        [sys.executable, *arguments],
-        env=environment | {"OMP_WAIT_POLICY": "passive"} | variables,
-        capture_output=True,
-        text=True,
-        timeout=60,
-    )
-
-
-def output_of(code, **variables):
-    result = run("-c", code, **variables)
-    assert (result.returncode, result.stderr) == (0, "")
-    return result.stdout.split()
-
-
-def last_line_of_error(code, **variables):
-    result = run("-c", code, **variables)
-    assert result.returncode == 1
-    return result.stderr.splitlines()[-1]
 
 
 # ----------------------------------------------------------------------------- number of threads
@@ -177,7 +135,7 @@ for knob in fastlayers.set_num_threads, fastlayers.set_cache_limit:
 
 # ------------------------------------------------------------------------------- use of threads
 
-TASKS = pathlib.Path("/proc/self/task")
+needs_tasks = pytest.mark.skipif(not TASKS.exists(), reason="threads are counted in /proc")
 COUNT_THREADS = f"""
 import os
 import numpy as np
@@ -192,12 +150,65 @@ def started(n):
 
 
 @needs_openmp
-@pytest.mark.skipif(not TASKS.exists(), reason="threads are counted in /proc")
+@needs_tasks
 def test_threads_are_used_for_large_calls_alone():
     code = COUNT_THREADS + "print(started(1000), started(1000_000), started(1000_000))"
     assert output_of(code, FASTLAYERS_NUM_THREADS="4") == ["0", "3", "0"]
     assert output_of(code, FASTLAYERS_NUM_THREADS="1") == ["0", "0", "0"]
     assert output_of(code, FASTLAYERS_NUM_THREADS="4", OMP_NUM_THREADS="1") == ["0", "3", "0"]
+
+
+# By a delay of days every call seems late, by a negative one none, however busy the machine is.
+LATE = """
+import threading
+
+done = threading.Event()
+
+def started_by_another_thread(n):
+    # OpenMP starts threads for each thread that uses it; and lives as long as that does.
+    counts, counted = [], threading.Event()
+    def work():
+        counts.append(started(n))
+        counted.set()
+        done.wait()
+    threading.Thread(target=work).start()
+    counted.wait()
+    return counts[0]
+
+def seem_late(seconds):
+    fastlayers._core.dispatch.set_thresholds(delay=seconds)
+
+"""
+
+
+@needs_openmp
+@needs_tasks
+def test_calls_use_one_thread_after_a_late_one():
+    code = """
+seem_late(1e6)
+print(started(1000_000), started_by_another_thread(1000_000), started(1000))
+seem_late(-1e6)  # forgets what was late, and nothing is late from here on
+print(started_by_another_thread(1000_000), started_by_another_thread(1000_000))
+done.set()
+"""
+    output = output_of(COUNT_THREADS + LATE + code, FASTLAYERS_NUM_THREADS="4")
+    assert output == ["3", "0", "0", "3", "3"]
+
+
+@needs_openmp
+@needs_tasks
+def test_calls_use_threads_again_a_while_after_a_late_one():
+    code = """
+import time
+seem_late(0.05)
+counts = [started(1000_000)]
+while not counts[-1] or len(counts) == 1:
+    time.sleep(0.02)
+    counts.append(started_by_another_thread(1000_000))
+done.set()
+print(counts[0], set(counts[1:]) - {0, 3})
+"""
+    assert output_of(COUNT_THREADS + LATE + code, FASTLAYERS_NUM_THREADS="4") == ["3", "set()"]
 
 
 # With this, no thread finds memory for its stack.
@@ -400,294 +411,3 @@ def test_limits_as_they_are():
     assert 1 <= limits.cpu_quota() <= (os.cpu_count() or 1)
     assert limits.memory_bytes() >= 1 << 20
     assert limits._lines(f"{CGROUPS}/no/such/file") == []
-
-
-# ------------------------------------------------------------------------------------------- fork
-
-WORK = f"""
-import numpy as np
-import fastlayers
-
-def work(seed=0):
-    rng = np.random.default_rng(seed)
-    x, y, dout = (rng.standard_normal({LARGE}) for _ in range(3))
-    layer = fastlayers.MulLayer()
-    assert np.array_equal(layer.forward(x, y), x * y)
-    dx, dy = layer.backward(dout)
-    assert np.array_equal(dx, dout * y) and np.array_equal(dy, dout * x)
-    assert np.array_equal(fastlayers.multiply(x.astype("D"), y), x.astype("D") * y)
-    ones = np.ones((400, 500))
-    dx, dy = fastlayers.multiply_backward(ones, ones, np.ones(500), sum_to_shape=True)
-    assert np.all(dy == 400.0)
-    return fastlayers.get_num_threads()
-"""
-FORK = """
-import os
-import signal
-
-def fork(function):
-    child = os.fork()
-    if child == 0:
-        signal.alarm(10)  # ends a child that hangs
-        code = 1
-        try:
-            function()
-            code = 0
-        finally:
-            os._exit(code)
-    return child
-
-def wait(child):
-    return os.waitstatus_to_exitcode(os.waitpid(child, 0)[1])
-"""
-can_fork = pytest.mark.skipif(not hasattr(os, "fork"), reason="no fork here")
-
-
-def run_forking(code):
-    result = run("-W", "ignore", "-c", WORK + FORK + code)  # newer Pythons warn of threads
-    assert result.stderr == ""
-    return result.stdout.split()
-
-
-@needs_openmp
-@can_fork
-def test_fork_after_threads_have_worked():
-    code = """
-fastlayers.set_num_threads(4)
-work()
-def child():
-    assert work() == 1
-    assert wait(fork(work)) == 0  # the child's child
-    fastlayers.set_num_threads(3)
-    assert work() == 1
-print([wait(fork(child)) for _ in range(3)], work())
-"""
-    assert run_forking(code) == ["[0,", "0,", "0]", "4"]
-
-
-@can_fork
-def test_fork_before_threads_have_worked():
-    assert run_forking("print(wait(fork(work)), work() >= 1)") == ["0", "True"]
-
-
-@can_fork
-def test_children_share_nothing_with_their_parent():
-    code = """
-x = np.arange(200_000.0)
-blocks = [fastlayers.add(x, float(i)) for i in range(4)]
-del blocks[::2]
-def child():
-    info = fastlayers.cache_info()
-    assert info.blocks == 2
-    one, other = fastlayers.add_backward(x)
-    assert fastlayers.cache_info().hits == info.hits + 2
-    one[:] = other[:] = -1.0
-    blocks[0][:] = -1.0
-    fastlayers.empty_cache()
-print(wait(fork(child)), np.array_equal(blocks[0], x + 1.0), fastlayers.cache_info().blocks)
-"""
-    assert run_forking(code) == ["0", "True", "2"]
-
-
-@can_fork
-def test_fork_while_other_threads_work():
-    # None of them may hold the recycler's mutex in the child.
-    code = """
-import threading
-done = threading.Event()
-x = np.ones(5_000)
-def keep_busy():
-    while not done.is_set():
-        fastlayers.add_backward(x)
-        fastlayers.empty_cache()
-threads = [threading.Thread(target=keep_busy) for _ in range(3)]
-for thread in threads:
-    thread.start()
-children = [wait(fork(work)) for _ in range(20)]
-done.set()
-for thread in threads:
-    thread.join()
-print(set(children))
-"""
-    assert run_forking(code) == ["{0}"]
-
-
-@pytest.mark.parametrize("method", ["fork", "forkserver", "spawn"])
-def test_multiprocessing(method, tmp_path):
-    if method not in multiprocessing.get_all_start_methods():
-        pytest.skip("not on this system")
-    script = tmp_path / "script.py"
-    script.write_text(f"""
-import multiprocessing
-import signal
-{WORK}
-if __name__ == "__main__":
-    work()
-    # An alarm ends a child that hangs, where there are alarms.
-    end = (getattr(signal, "alarm", int), (10,))
-    with multiprocessing.get_context({method!r}).Pool(2, *end) as pool:
-        print(set(pool.map(work, range(6))))
-    work()
-""")
-    result = run("-W", "ignore", str(script))
-    threads = 1 if method == "fork" else limits.cpu_quota() if OPENMP else 1
-    assert (result.stdout, result.stderr) == (f"{{{threads}}}\n", "")
-
-
-# ---------------------------------------------------------------------------------------- threads
-
-
-def test_python_threads_at_once():
-    failed, barrier = [], threading.Barrier(8)
-
-    def work(seed):
-        rng = np.random.default_rng(seed)
-        x, y, dout = (rng.standard_normal(LARGE) for _ in range(3))
-        mul, add = fastlayers.MulLayer(), fastlayers.AddLayer()
-        expected = described([x * y, dout * y, dout * x, x + y, dout * 1, dout * 1])
-        dot = np.sum(dout * x)
-        barrier.wait()
-        for _ in range(10):
-            results = [mul.forward(x, y), *mul.backward(dout), add.forward(x, y)]
-            results += add.backward(dout)
-            dy = fastlayers.multiply_backward(dout, x, y[:1], sum_to_shape=True)[1]
-            if described(results) != expected or not np.allclose(dy, dot, rtol=1e-9):
-                failed.append(seed)
-
-    threads = [threading.Thread(target=work, args=(seed,)) for seed in range(8)]
-    for thread in threads:
-        thread.start()
-    for thread in threads:
-        thread.join()
-    assert failed == []
-
-
-def test_layers_shared_by_threads():
-    # Reading the operands of one layer at once: no call writes to what it is given.
-    layer, x = fastlayers.MulLayer(), np.arange(float(LARGE))
-    layer.forward(x, 3.0)
-    results = []
-
-    def work(factor):
-        for _ in range(5):
-            results.append((factor, layer.backward(np.full(LARGE, factor))))
-            del results[:-20]
-
-    threads = [threading.Thread(target=work, args=(float(i),)) for i in range(6)]
-    for thread in threads:
-        thread.start()
-    for thread in threads:
-        thread.join()
-    assert len(results) == 20
-    for factor, (dx, dy) in results:
-        assert np.all(dx == 3.0 * factor)
-        assert np.array_equal(dy, x * factor)
-
-
-def lets_others_run(call):
-    """Whether a thread that waits for the GIL gets it from one of many calls."""
-    gate, ran = threading.Lock(), []
-    gate.acquire()
-
-    def wait():
-        with gate:
-            ran.append(True)
-
-    waiting = threading.Thread(target=wait)
-    interval = sys.getswitchinterval()
-    sys.setswitchinterval(1_000)  # nobody is made to give up the GIL
-    try:
-        waiting.start()
-        gate.release()
-        # From here on nothing but the call itself can let the other thread run.
-        for _ in range(2_000):
-            call()
-            if ran:
-                break
-        return bool(ran)
-    finally:
-        sys.setswitchinterval(interval)
-        waiting.join()
-
-
-@pytest.mark.skipif(
-    not getattr(sys, "_is_gil_enabled", lambda: True)(), reason="nobody has a GIL to release"
-)
-@pytest.mark.parametrize("threads", [1, 2])
-def test_large_calls_release_the_gil(threads):
-    fastlayers.set_num_threads(threads)
-    x, y = np.ones((200, 500)), np.ones(500)
-    out, small = np.empty((200, 500)), np.ones(100)
-    assert lets_others_run(lambda: fastlayers.multiply(x, x, out=out))
-    assert lets_others_run(lambda: fastlayers.multiply_backward(x, x, y))
-    assert lets_others_run(lambda: fastlayers.multiply_backward(x, x, y, sum_to_shape=True))
-    assert not lets_others_run(lambda: fastlayers.multiply(small, small))
-
-
-# ------------------------------------------------------------------- the floating-point environment
-
-
-def all_are(array, bits):
-    """By their bits: a processor that takes subnormals for zeros says that the two are equal."""
-    return set(array.view(f"i{array.itemsize}").ravel().tolist()) == {bits}
-
-
-@pytest.mark.parametrize("path", PATHS, ids=str)
-def test_subnormals_survive(path):
-    with taken(path):
-        x, one = np.full(1_000, 5e-324), np.ones(1_000)
-        single = np.full(1_000, 3, "i4").view("f4")
-        assert all_are(fastlayers.multiply(x, one), 1)
-        assert all_are(fastlayers.multiply(x, 2.0), 2)
-        assert all_are(fastlayers.add(x, x), 2)
-        assert all_are(fastlayers.multiply(np.full(1_000, 2.0**-600), 2.0**-474), 1)
-        assert all_are(fastlayers.multiply_backward(x, one, one)[1], 1)
-        assert all_are(fastlayers.add_backward(single)[0], 3)
-        assert all_are(fastlayers.add_backward(x, one[:1], one, sum_to_shape=True)[0], 1_000)
-
-
-def test_floating_point_environment_of_others_is_left_alone():
-    # A library built with -ffast-math would flush subnormals to zero from its import on.
-    code = """
-import threading
-import numpy as np
-
-def environment(tiny=5e-324, one=1.0, ulp=2.0**-53):
-    x = np.full(100, tiny)
-    # By their digits: were subnormals taken for zeros, they would be equal to zero.
-    return [
-        (tiny * one).hex() == "0x0.0000000000001p-1022",
-        (2.0**-1022 / (one + one)).hex() == "0x0.8000000000000p-1022",
-        set((x * one).view("i8").tolist()) == {1},
-        set((x + x).view("i8").tolist()) == {2},
-        one + ulp == one,
-        one + 1.5 * ulp == one + 2 * ulp,
-        -one - 1.5 * ulp == -one - 2 * ulp,
-    ]
-
-seen = [environment()]
-import fastlayers
-seen.append(environment())
-x = np.ones(200_000)
-with np.errstate(all="ignore"):
-    for value in 1.0, 1e300, 1e-300, np.inf, np.nan, 5e-324:
-        fastlayers.multiply(x * value, value)
-        fastlayers.multiply_backward(x * value, x, value, sum_to_shape=True)
-seen.append(environment())
-thread = threading.Thread(target=lambda: seen.append(environment()))
-thread.start()
-thread.join()
-print(*(flag for flags in seen for flag in flags))
-"""
-    assert output_of(code, FASTLAYERS_NUM_THREADS=str(max(THREADS))) == ["True"] * 28
-
-
-def test_flags_of_earlier_work_are_not_reported():
-    # NumPy clears the processor's flags, which are sticky, and so do the kernels; none that they
-    # leave is reported by what comes next.
-    x = np.full(LARGE, 1e300)
-    with np.errstate(all="ignore"):
-        fastlayers.multiply(x, 1e300)
-    with np.errstate(all="raise"):
-        assert np.all(np.multiply(x, 0.5) == 5e299)
-        assert np.all(fastlayers.multiply(x, 0.5) == plain.multiply(x, 0.5))

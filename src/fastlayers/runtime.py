@@ -6,6 +6,7 @@ import gc
 import os
 import sys
 from contextlib import ContextDecorator
+from contextvars import ContextVar
 from typing import Any, NamedTuple
 
 from . import limits
@@ -153,6 +154,11 @@ def empty_cache() -> None:
         memory.empty()
 
 
+# What `recycling` is to restore, the last one first. A handler is NumPy's in one context (of a thread,
+# or an asynchronous task), and so is what was there before, even if contexts share a `recycling`.
+_previous_handlers: ContextVar[tuple[Any, ...]] = ContextVar("_previous_handlers", default=())
+
+
 class recycling(ContextDecorator):
     """Let all arrays that NumPy makes own recycled memory: a context manager and a decorator.
 
@@ -173,20 +179,17 @@ class recycling(ContextDecorator):
     ...     return np.maximum(x, 0)
     """
 
-    def __init__(self) -> None:
-        self._previous: list[Any] = []
-
-    def _recreate_cm(self) -> recycling:
-        return type(self)()  # a decorated function may be running more than once
-
     def __enter__(self) -> recycling:
         if IMPLEMENTATION == "native":
-            self._previous.append(memory.set_handler(memory.recycling_handler()))
+            previous = memory.set_handler(memory.recycling_handler())
+            _previous_handlers.set((previous, *_previous_handlers.get()))
         return self
 
     def __exit__(self, *exception: object) -> None:
         if IMPLEMENTATION == "native":
-            memory.set_handler(self._previous.pop())
+            previous, *earlier = _previous_handlers.get()
+            memory.set_handler(previous)
+            _previous_handlers.set(tuple(earlier))
 
 
 # More than any machine has, and few enough for OpenMP not to give up.

@@ -180,7 +180,7 @@ cdef inline object allocate(const Call *call, int order, const Py_ssize_t *strid
     """A new array, in a memory order or by its strides."""
     cdef size_t size = call.job.size * item_size[call.dtype]
     cdef int flags = NPY_ARRAY_F_CONTIGUOUS if order == NPY_ARRAY_F_CONTIGUOUS else 0
-    if size >= thresholds.recycling and is_recycling():
+    if size >= <size_t> load_size(&thresholds.recycling) and is_recycling():
         return allocate_recycled(call, size, strides, flags)
     return new_array(call, strides, NULL, flags)
 

@@ -56,6 +56,14 @@ cdef extern from "threads.h" nogil:
     void notice_fork()
     bint can_start_threads(int count)
 
+cdef extern from "shared.h" nogil:
+    Py_ssize_t load_size(Py_ssize_t *variable)
+    void store_size(Py_ssize_t *variable, Py_ssize_t value)
+    double load_double(double *variable)
+    void store_double(double *variable, double value)
+    void *load_pointer(void **variable)
+    void store_pointer(void **variable, void *value)
+
 cdef extern from "clock.h" nogil:
     double clock_seconds()
 
@@ -171,7 +179,7 @@ cdef bint may_be_large(object x, object y) noexcept:
     if x_size > 1 and y_size > 1 and not cnp.PyArray_SAMESHAPE(<cnp.ndarray> x, <cnp.ndarray> y):
         # Broadcast against each other they may give an element for each of their pairs.
         size = min(x_size, 1 << 30) * min(y_size, 1 << 30)
-    return size >= thresholds.recycling // max(bytes_of_element(x), bytes_of_element(y))
+    return size >= load_size(&thresholds.recycling) // max(bytes_of_element(x), bytes_of_element(y))
 
 
 cdef inline Py_ssize_t count_elements(object value) noexcept:

@@ -1,4 +1,8 @@
-/* Floating-point exception flags of this thread: clear them, read them.
+/* Floating-point exception flags of this thread: clear them, read them; and the environment that a
+ * thread computes in: how it rounds, whether it flushes subnormals to zero, which exceptions trap.
+ *
+ * Each thread has an environment of its own. The threads of OpenMP have that of whoever started them,
+ * whatever was set since: while they work for a caller, they take the caller's.
  *
  * fenv.h does the same, but on x86 its functions go through the x87 environment, some 20 ns a call,
  * as long as a small kernel takes. The kernels use SSE and AVX alone, whose flags are in MXCSR.
@@ -22,6 +26,10 @@ enum { FP_OVERFLOW = 1, FP_UNDERFLOW = 2, FP_INVALID = 4 };
 
 #include <xmmintrin.h>
 
+typedef unsigned int fp_environment;
+
+static inline void fp_get(fp_environment *environment) { *environment = _mm_getcsr(); }
+
 static inline void fp_clear(void)
 {
     unsigned int csr = _mm_getcsr();
@@ -42,9 +50,37 @@ static inline int fp_raised(void)
          | (csr & _MM_EXCEPT_INVALID ? FP_INVALID : 0);
 }
 
+/* All of `control`, but this thread's flags. */
+static inline void fp_set_control(fp_environment control)
+{
+    unsigned int csr = _mm_getcsr();
+    unsigned int wanted = (control & ~_MM_EXCEPT_MASK) | (csr & _MM_EXCEPT_MASK);
+    if (csr != wanted) {
+        _mm_setcsr(wanted);
+    }
+}
+
+static inline void fp_enter(const fp_environment *callers, fp_environment *own)
+{
+    fp_get(own);
+    fp_set_control(*callers);
+    fp_clear();
+}
+
+static inline int fp_leave(const fp_environment *own)
+{
+    int raised = fp_raised();
+    fp_set_control(*own);
+    return raised;
+}
+
 #else
 
 #include <fenv.h>
+
+typedef fenv_t fp_environment;
+
+static inline void fp_get(fp_environment *environment) { fegetenv(environment); }
 
 static inline void fp_clear(void)
 {
@@ -60,6 +96,20 @@ static inline int fp_raised(void)
     return (raised & FE_OVERFLOW ? FP_OVERFLOW : 0)
          | (raised & FE_UNDERFLOW ? FP_UNDERFLOW : 0)
          | (raised & FE_INVALID ? FP_INVALID : 0);
+}
+
+static inline void fp_enter(const fp_environment *callers, fp_environment *own)
+{
+    fegetenv(own);
+    fesetenv(callers);
+    fp_clear();
+}
+
+static inline int fp_leave(const fp_environment *own)
+{
+    int raised = fp_raised();
+    fesetenv(own);
+    return raised;
 }
 
 #endif

@@ -8,8 +8,13 @@ from cython.parallel cimport prange
 from .job cimport MAX_DIMS
 
 cdef extern from "fpstatus.h" nogil:
+    ctypedef struct fp_environment:
+        pass
     void fp_clear()
     int fp_raised()
+    void fp_get(fp_environment *environment)
+    void fp_enter(const fp_environment *callers, fp_environment *own)
+    int fp_leave(const fp_environment *own)
 
 
 cdef void walk(const Job *job, Py_ssize_t start, Py_ssize_t stop) noexcept nogil:
@@ -101,7 +106,7 @@ cdef void walk_blocks(const Job *job, Py_ssize_t start, Py_ssize_t stop) noexcep
                 data[operand] += job.strides[job.ndim - 2][operand]
 
 
-cdef int run_part(const Job *job, int part) noexcept nogil:
+cdef int run_part(const Job *job, int part, const fp_environment *callers) noexcept nogil:
     """Run one thread's share of a job; return the floating-point exceptions that it raised."""
     # Shares begin at a cache line of the results, and are the same whenever the size is: in
     # backward a thread finds in its cache what it had in forward.
@@ -110,7 +115,8 @@ cdef int run_part(const Job *job, int part) noexcept nogil:
     cdef Py_ssize_t share = (size // job.threads // unit + 1) * unit
     cdef Py_ssize_t start = min(part * share, size)
     cdef Py_ssize_t stop = min(start + share, size)
-    fp_clear()
+    cdef fp_environment own
+    fp_enter(callers, &own)
     if start < stop:
         if job.blocked:
             walk_blocks(job, start, stop)
@@ -118,12 +124,13 @@ cdef int run_part(const Job *job, int part) noexcept nogil:
             walk(job, start, stop)
     if job.streaming:
         stream_finish()
-    return fp_raised()
+    return fp_leave(&own)
 
 
-cdef int run_chunk(const Job *job, int chunk) noexcept nogil:
+cdef int run_chunk(const Job *job, int chunk, const fp_environment *callers) noexcept nogil:
     """Run one chunk of a job whose results are summed."""
     cdef Job part = job[0]
+    cdef fp_environment own
     cdef int operand, result
     cdef Py_ssize_t length = job.shape[job.cut_axis]
     cdef Py_ssize_t start = length * chunk // job.chunks
@@ -134,12 +141,12 @@ cdef int run_chunk(const Job *job, int chunk) noexcept nogil:
     for result in range(job.operands - job.inputs):
         if job.sums[result].wanted:
             part.data[job.inputs + result] += chunk * job.sums[result].next_chunk
-    fp_clear()
+    fp_enter(callers, &own)
     if part.blocked:
         walk_blocks(&part, 0, count_blocks(&part))
     else:
         walk(&part, 0, part.size)
-    return fp_raised()
+    return fp_leave(&own)
 
 
 cdef int finish_sum(const Job *job, const Sum *sum, char *sums) noexcept nogil:
@@ -175,11 +182,13 @@ cdef inline void round_typed_sums(Real *result, char *sums, const Sum *sum) noex
 cdef int run(const Job *job) noexcept nogil:
     cdef int raised = 0
     cdef int part
+    cdef fp_environment callers
+    fp_get(&callers)
     if job.chunks:
         for part in prange(
             job.chunks, num_threads=job.threads, schedule="static"
         ):
-            raised |= run_chunk(job, part)
+            raised |= run_chunk(job, part, &callers)
         for part in range(job.operands - job.inputs):
             if job.sums[part].wanted:
                 raised |= finish_sum(job, &job.sums[part], job.data[job.inputs + part])
@@ -189,9 +198,9 @@ cdef int run(const Job *job) noexcept nogil:
             fp_clear()
             row(job, <char **> job.data, job.size)
             return fp_raised()
-        return run_part(job, 0)
+        return run_part(job, 0, &callers)
     for part in prange(job.threads, num_threads=job.threads, schedule="static", chunksize=1):
-        raised |= run_part(job, part)
+        raised |= run_part(job, part, &callers)
     return raised
 
 

@@ -1,6 +1,12 @@
 # Running a job: on how many threads, past the caches or not, and what its exceptions mean.
+#
+# What of this module's state is written after its import stands in this file: `kernels`,
+# `thresholds`, the number of threads, and how late they were. None of it is guarded by the GIL: any
+# thread may write any of it while others run calls, so it is read and written by shared.h alone. No
+# variable has to agree with another: a call that reads one before and one after a change is a call
+# that was made during the change. All else is written once, by the import, under its lock.
 
-cdef Run run_kernels = NULL
+cdef void *kernels = NULL
 
 # From what size on things are done. Tests lower these, by `set_thresholds`, to see small arrays
 # take the paths of large ones.
@@ -9,6 +15,7 @@ cdef struct Thresholds:
     Py_ssize_t threads          # bytes, of a result
     Py_ssize_t streaming        # bytes, of a step
     Py_ssize_t recycling        # bytes, of a result
+    double delay                # seconds by which threads seem later than they are
 
 cdef Thresholds thresholds
 
@@ -36,32 +43,47 @@ cdef enum:
 # keeps a cache of its own.
 thresholds.recycling = 1 << 11
 
+thresholds.delay = 0
+
 
 cdef inline Py_ssize_t streamed_bytes() noexcept nogil:
     """From how many bytes on results are streamed."""
-    return thresholds.streaming // STEP_ARRAYS
+    return load_size(&thresholds.streaming) // STEP_ARRAYS
 
 
 def get_thresholds():
     """Return the sizes from which on things are done, by name."""
-    return thresholds
+    return {
+        "gil": load_size(&thresholds.gil),
+        "threads": load_size(&thresholds.threads),
+        "streaming": load_size(&thresholds.streaming),
+        "recycling": load_size(&thresholds.recycling),
+        "delay": load_double(&thresholds.delay),
+    }
 
 
-def set_thresholds(*, gil=None, threads=None, streaming=None, recycling=None):
-    """Change sizes from which on things are done; None leaves one as it is."""
+def set_thresholds(*, gil=None, threads=None, streaming=None, recycling=None, delay=None):
+    """Change sizes from which on things are done; None leaves one as it is.
+
+    With a new ``delay`` earlier calls are forgotten: none of them was late.
+    """
     if gil is not None:
-        thresholds.gil = gil
+        store_size(&thresholds.gil, gil)
     if threads is not None:
-        thresholds.threads = threads
+        store_size(&thresholds.threads, threads)
     if streaming is not None:
-        thresholds.streaming = streaming
+        store_size(&thresholds.streaming, streaming)
     if recycling is not None:
-        thresholds.recycling = recycling
+        store_size(&thresholds.recycling, recycling)
+    if delay is not None:
+        store_double(&thresholds.delay, delay)
+        store_double(&one_thread_until, 0)
+        store_double(&penalty, LEAST_PENALTY)
 
 
 # 0 where nobody has asked: then as many as OpenMP would use, but no more than the quota.
-cdef int threads_asked = 0
-cdef int threads_quota = 1
+cdef Py_ssize_t threads_asked = 0
+cdef Py_ssize_t threads_quota = 1
 cdef int openmp_threads_at_import = openmp_threads()
 notice_fork()
 
@@ -69,12 +91,13 @@ notice_fork()
 cdef inline int thread_count() noexcept nogil:
     """How many threads a large call uses."""
     cdef int openmp = openmp_threads()
+    cdef int asked = <int> load_size(&threads_asked)
     if is_forked_child or not HAVE_OPENMP:
         return 1
-    if threads_asked == 0:
-        return min(openmp, threads_quota)
+    if asked == 0:
+        return min(openmp, <int> load_size(&threads_quota))
     # Lowered since, as by threadpoolctl: that goes for everybody.
-    return min(threads_asked, openmp) if openmp < openmp_threads_at_import else threads_asked
+    return min(asked, openmp) if openmp < openmp_threads_at_import else asked
 
 
 def get_thread_count():
@@ -84,9 +107,8 @@ def get_thread_count():
 
 def set_thread_count(int asked, int quota):
     """Set how many threads a large call uses; 0 asks for as many as OpenMP and the quota allow."""
-    global threads_asked, threads_quota
-    threads_asked = asked
-    threads_quota = quota
+    store_size(&threads_asked, asked)
+    store_size(&threads_quota, quota)
 
 
 def cpu_level():
@@ -96,8 +118,11 @@ def cpu_level():
 
 def use_kernels(capsule):
     """Hand all further calls to the ``kernels`` of a kernel module."""
-    global run_kernels
-    run_kernels = <Run> PyCapsule_GetPointer(capsule, "fastlayers._core.kernels")
+    store_pointer(&kernels, PyCapsule_GetPointer(capsule, "fastlayers._core.kernels"))
+
+
+cdef inline int run_kernels(const Job *job) noexcept nogil:
+    return (<Run> load_pointer(&kernels))(job)
 
 
 # Where other work keeps the cores busy, a thread may have to wait some milliseconds for its turn,
@@ -108,39 +133,40 @@ def use_kernels(capsule):
 #
 # Late is what takes longer than any memory needs: DDR3 moves more than 8 GB/s.
 #
-# The variables are hints that any thread may change at any time; they are written and read whole.
-cdef volatile double one_thread_until = 0
-cdef volatile double penalty = 2
-
+# All threads write these. Where two do so at once, one of them is forgotten, and learnt again when
+# the next call is late.
 cdef enum:
     LEAST_PENALTY = 2
     MOST_PENALTY = 128
+
+cdef double one_thread_until = 0
+cdef double penalty = LEAST_PENALTY
 
 
 cdef inline void share_out(Job *job, Py_ssize_t most) noexcept nogil:
     """Set how many threads run a job, at most so many."""
     job.threads = <int> max(<Py_ssize_t> 1, min(<Py_ssize_t> thread_count(), most))
     if job.threads > 1 and (
-        clock_seconds() < one_thread_until or not can_start_threads(job.threads)
+        clock_seconds() < load_double(&one_thread_until) or not can_start_threads(job.threads)
     ):
         job.threads = 1
 
 
 cdef inline int run_timed(const Job *job) noexcept nogil:
     """Run a job; remember if its threads were late."""
-    global one_thread_until, penalty
     cdef int raised
-    cdef double start, taken
+    cdef double start, taken, factor
     if job.threads == 1:
         return run_kernels(job)
     start = clock_seconds()
     raised = run_kernels(job)
-    taken = clock_seconds() - start
+    taken = clock_seconds() - start + load_double(&thresholds.delay)
+    factor = load_double(&penalty)
     if taken > 1e-4 + <double> (job.size * job.item * job.operands) / 8e9:
-        one_thread_until = start + penalty * taken
-        penalty = min(2 * penalty, <double> MOST_PENALTY)
+        store_double(&one_thread_until, start + factor * taken)
+        store_double(&penalty, min(2 * factor, <double> MOST_PENALTY))
     else:
-        penalty = max(0.993 * penalty, <double> LEAST_PENALTY)
+        store_double(&penalty, max(0.993 * factor, <double> LEAST_PENALTY))
     return raised
 
 
@@ -153,12 +179,13 @@ cdef inline bint run(Call *call) except -1:
         choose_blocks(job)
     cdef Py_ssize_t size = job.size * job.item
     job.streaming = size >= streamed_bytes()
-    if size < thresholds.threads:
+    cdef Py_ssize_t threaded = load_size(&thresholds.threads)
+    if size < threaded:
         job.threads = 1
     else:
         # Each gets no less than half of what is worth two threads.
-        share_out(job, 2 * size // max(thresholds.threads, 1))
-    if job.size < thresholds.gil and job.threads == 1:
+        share_out(job, 2 * size // max(threaded, 1))
+    if job.size < load_size(&thresholds.gil) and job.threads == 1:
         raised = run_kernels(job)
     else:
         with nogil:

@@ -22,7 +22,7 @@ cdef object summed_backward(Operation operation, object dout, object x, object y
     choose_blocks(job)
     cut(job)
     workspace = attach_workspace(job)
-    share_out(job, job.chunks if job.size * job.item >= thresholds.threads else 1)
+    share_out(job, job.chunks if job.size * job.item >= load_size(&thresholds.threads) else 1)
     with nogil:
         raised = run_timed(job)
     free_block(workspace)

@@ -1,0 +1,37 @@
+/* Variables that any thread may read and write at any time: read whole, written whole.
+ *
+ * Who reads what a thread has written sees all else that the thread had written before, too.
+ */
+#ifndef FASTLAYERS_SHARED_H
+#define FASTLAYERS_SHARED_H
+
+#include <stddef.h>
+
+#if defined(__GNUC__) || defined(__clang__)
+#define SHARED_LOAD(variable, value) __atomic_load(variable, value, __ATOMIC_ACQUIRE)
+#define SHARED_STORE(variable, value) __atomic_store(variable, value, __ATOMIC_RELEASE)
+#else
+/* To MSVC an aligned word that is volatile is all that, on x86. */
+#define SHARED_LOAD(variable, value) (*(value) = *(variable))
+#define SHARED_STORE(variable, value) (*(variable) = *(value))
+#endif
+
+#define SHARED(type, name) \
+    static inline type load_##name(volatile type *variable) \
+    { \
+        type value; \
+        SHARED_LOAD(variable, &value); \
+        return value; \
+    } \
+    static inline void store_##name(volatile type *variable, type value) \
+    { \
+        SHARED_STORE(variable, &value); \
+    }
+
+typedef void *shared_pointer;
+
+SHARED(ptrdiff_t, size)
+SHARED(double, double)
+SHARED(shared_pointer, pointer)
+
+#endif

@@ -1,0 +1,483 @@
+"""Processes, threads and signals: whoever calls, and whatever else goes on, results are right."""
+
+from __future__ import annotations
+
+import multiprocessing
+import os
+import sys
+import threading
+from concurrent.futures import ThreadPoolExecutor
+from contextvars import copy_context
+
+import numpy as np
+import pytest
+from fresh import run
+from outcome import described
+
+import fastlayers
+from fastlayers import limits
+
+if fastlayers.IMPLEMENTATION != "native":
+    pytest.skip("plain NumPy has neither threads nor memory of its own", allow_module_level=True)
+
+from paths import OPENMP, PATHS, needs_openmp, taken
+
+from fastlayers._core import dispatch
+
+LARGE = 50_000  # elements, worth two threads
+
+
+@pytest.fixture(autouse=True)
+def restore():
+    limit = fastlayers.cache_info().limit
+    yield
+    dispatch.set_thread_count(0, limits.cpu_quota())
+    fastlayers.set_cache_limit(limit)
+
+
+WORK = f"""
+import numpy as np
+import fastlayers
+
+def same(results, expected):
+    return [r.tobytes() for r in results] == [e.tobytes() for e in expected]
+
+def work(seed=0):
+    rng = np.random.default_rng(seed)
+    x, y, dout = (rng.standard_normal({LARGE}) for _ in range(3))
+    layer = fastlayers.MulLayer()
+    assert same([layer.forward(x, y), *layer.backward(dout)], [x * y, dout * y, dout * x])
+    assert same([fastlayers.multiply(x.astype("D"), y)], [x.astype("D") * y])
+    ones = np.ones((400, 500))
+    dx, dy = fastlayers.multiply_backward(ones, ones, ones[0], sum_to_shape=True)
+    assert same([dx, dy], [ones, np.full(500, 400.0)])
+    return fastlayers.get_num_threads()
+"""
+
+
+def output_of_script(script, path):
+    """What a script prints that may start processes, in words."""
+    path.write_text(script)
+    result = run("-W", "ignore", str(path))  # newer Pythons warn of threads and fork
+    assert (result.returncode, result.stderr) == (0, "")
+    return result.stdout.split()
+
+
+# ------------------------------------------------------------------------------------------- fork
+
+FORK = """
+import os
+import signal
+
+def fork(function):
+    child = os.fork()
+    if child == 0:
+        signal.alarm(30)  # ends a child that hangs
+        code = 1
+        try:
+            function()
+            code = 0
+        finally:
+            os._exit(code)
+    return child
+
+def wait(child):
+    return os.waitstatus_to_exitcode(os.waitpid(child, 0)[1])
+"""
+can_fork = pytest.mark.skipif(not hasattr(os, "fork"), reason="no fork here")
+
+
+@needs_openmp
+@can_fork
+def test_fork_after_threads_have_worked(tmp_path):
+    code = """
+fastlayers.set_num_threads(4)
+work()
+def child():
+    assert work() == 1
+    assert wait(fork(work)) == 0  # the child's child
+    fastlayers.set_num_threads(3)
+    assert work() == 1
+print([wait(fork(child)) for _ in range(3)], work())
+"""
+    assert output_of_script(WORK + FORK + code, tmp_path / "s.py") == ["[0,", "0,", "0]", "4"]
+
+
+@can_fork
+def test_fork_before_threads_have_worked(tmp_path):
+    code = "print(wait(fork(work)), work() >= 1)"
+    assert output_of_script(WORK + FORK + code, tmp_path / "s.py") == ["0", "True"]
+
+
+@can_fork
+def test_children_share_nothing_with_their_parent(tmp_path):
+    code = """
+x = np.arange(200_000.0)
+blocks = [fastlayers.add(x, float(i)) for i in range(4)]
+del blocks[::2]
+def child():
+    info = fastlayers.cache_info()
+    assert info.blocks == 2
+    one, other = fastlayers.add_backward(x)
+    assert fastlayers.cache_info().hits == info.hits + 2
+    one[:] = other[:] = -1.0
+    blocks[0][:] = -1.0
+    fastlayers.empty_cache()
+print(wait(fork(child)), np.array_equal(blocks[0], x + 1.0), fastlayers.cache_info().blocks)
+"""
+    assert output_of_script(WORK + FORK + code, tmp_path / "s.py") == ["0", "True", "2"]
+
+
+@can_fork
+def test_fork_while_threads_are_at_work(tmp_path):
+    # In the midst of calls that share their work out to threads.
+    code = """
+import threading
+from fastlayers._core import dispatch
+dispatch.set_thresholds(delay=-1e6)
+fastlayers.set_num_threads(3)
+done = threading.Event()
+def keep_busy():
+    x = np.ones(200_000)
+    while not done.is_set():
+        fastlayers.add_backward(x)
+threads = [threading.Thread(target=keep_busy) for _ in range(3)]
+for thread in threads:
+    thread.start()
+children = [wait(fork(work)) for _ in range(20)]
+done.set()
+for thread in threads:
+    thread.join()
+print(set(children))
+"""
+    assert output_of_script(WORK + FORK + code, tmp_path / "s.py") == ["{0}"]
+
+
+# The recycler as NumPy has it, called without the GIL: only so can two threads be in it at once
+# where there is a GIL, as when NumPy frees an array.
+RECYCLER = """
+import ctypes
+from fastlayers._core import memory
+
+pointer, size = ctypes.c_void_p, ctypes.c_size_t
+
+class Handler(ctypes.Structure):
+    _fields_ = [
+        ("name", ctypes.c_char * 127),
+        ("version", ctypes.c_uint8),
+        ("context", pointer),
+        ("malloc", ctypes.CFUNCTYPE(pointer, pointer, size)),
+        ("calloc", ctypes.CFUNCTYPE(pointer, pointer, size, size)),
+        ("realloc", ctypes.CFUNCTYPE(pointer, pointer, pointer, size)),
+        ("free", ctypes.CFUNCTYPE(None, pointer, pointer, size)),
+    ]
+
+handler_of = ctypes.pythonapi.PyCapsule_GetPointer
+handler_of.argtypes, handler_of.restype = [ctypes.py_object, ctypes.c_char_p], pointer
+recycler = Handler.from_address(handler_of(memory.recycling_handler(), b"mem_handler"))
+"""
+
+
+@can_fork
+def test_fork_while_the_recycler_is_in_use(tmp_path):
+    # Its mutex must not be taken in the child.
+    code = """
+import threading
+done = threading.Event()
+def keep_busy():
+    while not done.is_set():
+        recycler.free(None, recycler.malloc(None, 4_000), 4_000)
+threads = [threading.Thread(target=keep_busy) for _ in range(3)]
+for thread in threads:
+    thread.start()
+codes = {0}
+x = np.ones(1_000)
+for _ in range(100):
+    if codes == {0}:
+        codes.add(wait(fork(lambda: fastlayers.add(x, 1.0))))
+done.set()
+for thread in threads:
+    thread.join()
+print(codes)
+"""
+    assert output_of_script(WORK + FORK + RECYCLER + code, tmp_path / "s.py") == ["{0}"]
+
+
+@pytest.mark.parametrize("method", ["fork", "forkserver", "spawn"])
+def test_pools_of_processes(method, tmp_path):
+    if method not in multiprocessing.get_all_start_methods():
+        pytest.skip("not on this system")
+    script = f"""
+import multiprocessing
+import signal
+from concurrent.futures import ProcessPoolExecutor
+{WORK}
+def gradients(seed):
+    dout = np.random.default_rng(seed).standard_normal(({LARGE} // 100, 100))
+    return fastlayers.multiply_backward(dout, dout, dout[0], sum_to_shape=True)
+
+if __name__ == "__main__":
+    work()
+    context = multiprocessing.get_context({method!r})
+    # An alarm ends a child that hangs, where there are alarms.
+    end = (getattr(signal, "alarm", int), (60,))
+    with context.Pool(2, *end) as pool:
+        print(set(pool.map(work, range(6))))
+        results = pool.map(gradients, range(4))
+        print([same(result, gradients(seed)) for seed, result in enumerate(results)])
+    with ProcessPoolExecutor(2, context, *end) as pool:
+        print(set(pool.map(work, range(6))))
+        results = pool.map(gradients, range(4))
+        print([same(result, gradients(seed)) for seed, result in enumerate(results)])
+    work()
+"""
+    threads = 1 if method == "fork" else limits.cpu_quota() if OPENMP else 1
+    expected = [f"{{{threads}}}", "[True,", "True,", "True,", "True]"] * 2
+    assert output_of_script(script, tmp_path / "script.py") == expected
+
+
+# ---------------------------------------------------------------------------------------- threads
+
+THREADS = 16
+
+
+@pytest.fixture
+def in_threads():
+    """Run a function of a number in as many threads at once, and whatever else meanwhile."""
+    interval = sys.getswitchinterval()
+    sys.setswitchinterval(1e-5)
+    barrier = threading.Barrier(THREADS)
+
+    def started(function, number):
+        barrier.wait()
+        return function(number)
+
+    def run_all(function, meanwhile=None):
+        with ThreadPoolExecutor(THREADS) as pool:
+            running = [pool.submit(started, function, number) for number in range(THREADS)]
+            while meanwhile and not all(one.done() for one in running):
+                meanwhile()
+            return [one.result() for one in running]
+
+    yield run_all
+    sys.setswitchinterval(interval)
+
+
+def operands(seed, n=3_000):
+    rng = np.random.default_rng(seed)
+    return tuple(rng.standard_normal((n // 100, 100)) for _ in range(3))
+
+
+def everything(x, y, dout):
+    """What all functions and layers give, the sums, and what falls through to NumPy."""
+    mul, add = fastlayers.MulLayer(), fastlayers.AddLayer()
+    summing = fastlayers.MulLayer(sum_to_shape=True)
+    summing.forward(x, y[:1])
+    return described(
+        [mul.forward(x, y), *mul.backward(dout), add.forward(x, y), *add.backward(dout)]
+        + [*summing.backward(dout), fastlayers.multiply(x.astype("D"), y)]
+        + [fastlayers.add(x, y, out=np.empty_like(x)), *mul.backward(dout[:1])]
+    )
+
+
+def change_knobs():
+    for threads, limit in ((1, 0), (5, 1 << 16), (2, 1 << 30)):
+        fastlayers.set_num_threads(threads)
+        fastlayers.set_cache_limit(limit)
+        fastlayers.empty_cache()
+        fastlayers.cache_info()
+
+
+@pytest.mark.parametrize("shared", [True, False], ids=["shared operands", "own operands"])
+def test_layers_in_threads_while_knobs_are_turned(in_threads, shared):
+    given = [operands(0)] * THREADS if shared else [operands(seed) for seed in range(THREADS)]
+    before = described(given)
+    expected = [everything(*one) for one in given]
+
+    def work(number):
+        return [everything(*given[number]) == expected[number] for _ in range(10)]
+
+    with taken(PATHS[-1]):
+        assert in_threads(work, meanwhile=change_knobs) == [[True] * 10] * THREADS
+    assert described(given) == before
+
+
+def test_a_layer_that_threads_share(in_threads):
+    # Each call takes the operands of its own, or some thread's last ones: never anything else.
+    layer = fastlayers.MulLayer()
+    given = [operands(seed) for seed in range(THREADS)]
+    layer.forward(*given[0][:2])
+    dout = operands(THREADS)[0]
+    by_y = {(dout * y).tobytes() for _, y, _ in given}
+    by_x = {(dout * x).tobytes() for x, _, _ in given}
+
+    def work(number):
+        x, y, _ = given[number]
+        expected = x * y
+        for _ in range(20):
+            assert layer.forward(x, y).tobytes() == expected.tobytes()
+            dx, dy = layer.backward(dout)
+            assert dx.tobytes() in by_y
+            assert dy.tobytes() in by_x
+        return True
+
+    with taken(PATHS[-1]):
+        assert in_threads(work) == [True] * THREADS
+
+
+def test_blocks_are_given_to_one_thread_at_a_time(in_threads):
+    names = {}
+    exec(RECYCLER, names)
+    recycler = names["recycler"]
+    string_at, memset = names["ctypes"].string_at, names["ctypes"].memset
+
+    def work(number):
+        held = []
+        for i in range(300):
+            size = (2_000, 5_000, 20_000)[i % 3]
+            block = recycler.malloc(None, size)
+            memset(block, number, size)
+            held.append((block, size))
+            if i % 4:
+                block, size = held.pop(0)
+                assert string_at(block, size) == bytes([number]) * size
+                recycler.free(None, block, size)
+        for block, size in held:
+            assert string_at(block, size) == bytes([number]) * size
+            recycler.free(None, block, size)
+        return True
+
+    def meanwhile():
+        for limit in (1 << 20, 1 << 14):
+            fastlayers.set_cache_limit(limit)
+            assert fastlayers.cache_info().bytes <= limit
+
+    fastlayers.empty_cache()
+    before = fastlayers.cache_info()
+    assert in_threads(work, meanwhile) == [True] * THREADS
+    after = fastlayers.cache_info()
+    taken_out = after.hits + after.misses - before.hits - before.misses
+    assert taken_out == 300 * THREADS
+    fastlayers.empty_cache()
+    assert fastlayers.cache_info()[2:4] == (0, 0)
+
+
+def is_recycling():
+    before = sum(fastlayers.cache_info()[:2])
+    np.empty(10_000)
+    return sum(fastlayers.cache_info()[:2]) > before
+
+
+def test_recycling_that_contexts_share():
+    # As threads and asynchronous tasks are: each restores what was in force in itself.
+    shared, one, other = fastlayers.recycling(), copy_context(), copy_context()
+    one.run(fastlayers.recycling().__enter__)
+    for context in (one, other):
+        context.run(shared.__enter__)
+    for context in (one, other):
+        assert context.run(is_recycling)
+        context.run(shared.__exit__)
+    assert one.run(is_recycling)
+    assert not other.run(is_recycling)
+
+
+def test_recycling_in_generators():
+    # They may be entered and left in turns, not nested.
+    def generate():
+        with fastlayers.recycling():
+            yield
+
+    first, second = generate(), generate()
+    next(first), next(second)
+    first.close()
+    assert is_recycling()
+    second.close()
+    assert not is_recycling()
+
+
+def lets_others_run(call):
+    """Whether a thread that waits for the GIL gets it from one of many calls."""
+    gate, ran = threading.Lock(), []
+    gate.acquire()
+
+    def wait():
+        with gate:
+            ran.append(True)
+
+    waiting = threading.Thread(target=wait)
+    interval = sys.getswitchinterval()
+    sys.setswitchinterval(1_000)  # nobody is made to give up the GIL
+    try:
+        waiting.start()
+        gate.release()
+        # From here on nothing but the call itself can let the other thread run.
+        for _ in range(2_000):
+            call()
+            if ran:
+                break
+        return bool(ran)
+    finally:
+        sys.setswitchinterval(interval)
+        waiting.join()
+
+
+@pytest.mark.skipif(
+    not getattr(sys, "_is_gil_enabled", lambda: True)(), reason="nobody has a GIL to release"
+)
+@pytest.mark.parametrize("threads", [1, 2])
+def test_large_calls_release_the_gil(threads):
+    fastlayers.set_num_threads(threads)
+    x, y = np.ones((200, 500)), np.ones(500)
+    out, small = np.empty((200, 500)), np.ones(100)
+    assert lets_others_run(lambda: fastlayers.multiply(x, x, out=out))
+    assert lets_others_run(lambda: fastlayers.multiply_backward(x, x, y))
+    assert lets_others_run(lambda: fastlayers.multiply_backward(x, x, y, sum_to_shape=True))
+    assert not lets_others_run(lambda: fastlayers.multiply(small, small))
+
+
+# ---------------------------------------------------------------------------------------- signals
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="no process can send itself SIGINT there")
+@pytest.mark.parametrize(
+    "call",
+    [
+        "layer.backward(layer.forward(x, y))",
+        "fastlayers.multiply_backward(x, x, y[:1], sum_to_shape=True)",
+        "fastlayers.multiply(x, y, out=out)",
+        "fastlayers.multiply(z, z, out=z_out)",
+        "fastlayers.multiply_backward(z, z, z)",
+    ],
+)
+def test_interrupts(call, tmp_path):
+    code = f"""
+import os
+import signal
+import threading
+fastlayers.set_num_threads(3)
+threads = work()
+x, y = np.ones((2, 1000, 1000))
+z = np.ones(300_000, "D")
+out, z_out, layer = np.empty_like(x), np.empty_like(z), fastlayers.MulLayer()
+interrupted = 0
+for _ in range(20):
+    calling = threading.Event()
+    def interrupt():
+        calling.wait()
+        os.kill(os.getpid(), signal.SIGINT)
+    thread = threading.Thread(target=interrupt)
+    try:
+        thread.start()
+        calling.set()
+        while True:
+            {call}
+    except KeyboardInterrupt:
+        interrupted += 1
+    thread.join()
+    assert work() == threads
+served = sum(fastlayers.cache_info()[:2])
+np.empty(10_000)
+assert sum(fastlayers.cache_info()[:2]) == served  # NumPy's own handler is in force
+print(interrupted)
+"""
+    assert output_of_script(WORK + code, tmp_path / "s.py") == ["20"]
