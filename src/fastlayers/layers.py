@@ -7,6 +7,9 @@ from typing import Any
 from . import reference
 from .ops import add, add_backward, multiply, multiply_backward
 
+# A layer keeps two attributes, and reads each once a call. Threads that share one layer may mix
+# their operands up, as with the plain layers; what a call computes with is alive till its end.
+
 
 class MulLayer(reference.MulLayer):
     __doc__ = reference.MulLayer.__doc__

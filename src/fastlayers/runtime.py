@@ -154,8 +154,9 @@ def empty_cache() -> None:
         memory.empty()
 
 
-# What `recycling` is to restore, the last one first. A handler is NumPy's in one context (of a thread,
-# or an asynchronous task), and so is what was there before, even if contexts share a `recycling`.
+# What `recycling` is to restore, the last one first. A handler is in force in one context, as that
+# of a thread or an asynchronous task, and what was before it is kept there, too: a `recycling` may
+# be shared.
 _previous_handlers: ContextVar[tuple[Any, ...]] = ContextVar("_previous_handlers", default=())
 
 
@@ -214,11 +215,13 @@ def _from_environment(name: str, smallest: int, largest: float = float("inf")) -
 
 def _give_back_idle_memory(phase: str, info: dict[str, int]) -> None:
     # The garbage collector runs now and then in any program, also in one that has done with
-    # fastlayers.
+    # fastlayers; on any thread, which never is in the recycler then: nothing in there makes an
+    # object, or frees one.
     if phase == "stop":
         memory.trim()
 
 
+# Written here alone, under the import's lock.
 _cpu_quota = limits.cpu_quota()
 _threads = _from_environment("FASTLAYERS_NUM_THREADS", 1, MAX_THREADS)
 _limit = _from_environment("FASTLAYERS_CACHE_LIMIT", 0)

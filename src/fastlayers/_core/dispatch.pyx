@@ -252,7 +252,7 @@ cdef extern from "Python.h":
     ctypedef struct PyCFunctionObject:
         PyMethodDef *m_ml
 
-cdef list texts = []  # keeps them alive
+cdef list texts = []  # keeps them alive; written by the import alone
 
 
 cdef int document(object function, object original) except -1:

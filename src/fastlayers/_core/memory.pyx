@@ -9,8 +9,11 @@
 # that. An array that owns a recycled block is like any other; it may be resized, outlive the
 # cache's being emptied, or be freed by any thread.
 #
-# All state is below, in `cache`, and guarded by the mutex of os.h, never by the GIL: NumPy may free
-# an array's memory, and free-threaded Python run anything here, at any time and on any thread.
+# All state that changes is below, in `cache`, and guarded by the mutex of os.h, never by the GIL:
+# NumPy may free an array's memory, and free-threaded Python run anything here, at any time and on any
+# thread. No object is made or freed under the mutex, which could run the garbage collector, and that
+# this module. A block outside the cache belongs to one array, and is touched by whoever makes or frees
+# that. `handler` and what it points to are written once, by the import, under its lock.
 
 cimport numpy as cnp
 from cpython.object cimport PyObject
@@ -419,7 +422,7 @@ def cache_state():
     cdef Py_ssize_t blocks = cache.blocks
     cdef size_t bytes = cache.bytes
     cdef size_t limit = cache.limit
-    os_unlock()  # before objects are made: that may run the garbage collector, and that this module
+    os_unlock()  # before objects are made
     return hits, misses, blocks, bytes, limit
 
 

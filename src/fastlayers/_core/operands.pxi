@@ -1,7 +1,8 @@
 # What the kernels take for an operand: arrays of their dtypes, and numbers that NumPy would convert
 # to such a dtype in one way only.
 
-# A new dtype is a line in each of these, an entry in job.pxd, and one in the kernels' T.
+# A new dtype is a line in each of these, an entry in job.pxd, and one in the kernels' T. They are
+# written once, by the import, under its lock.
 
 cdef int type_number[DTYPES]
 type_number[FLOAT32] = NPY_FLOAT32
@@ -32,6 +33,9 @@ for _number in range(DTYPES):
     scalar_type[_number] = <PyObject *> _scalar_types[_number]
 
 
+# An array is looked at as NumPy's ufuncs look at it: whoever gives it another shape, dtype or memory
+# (`resize`) while another thread computes with it may crash either. Its elements may be written
+# meanwhile; which of them are seen is then anybody's guess, as with NumPy.
 cdef struct Operand:
     int ndim                # 0 for a number, which every axis repeats
     int flags

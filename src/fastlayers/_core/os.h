@@ -50,7 +50,9 @@ static void os_lock(void)
     }
 }
 static void os_unlock(void) { __atomic_store_n(&os_mutex, 0, __ATOMIC_RELEASE); }
-/* A child that is forked while another thread holds the mutex would wait for it for ever. */
+/* A child that is forked while another thread holds the mutex would wait for it for ever: whoever forks
+ * holds it meanwhile, and so finds the cache as it should be in both processes.
+ */
 static void os_survive_fork(void) { pthread_atfork(os_lock, os_unlock, os_unlock); }
 
 static void *os_aligned_alloc(size_t alignment, size_t size)

@@ -23,6 +23,8 @@ def available() -> list[str]:
     return [name for name in built() if LEVELS[name] <= cpu_level()]
 
 
+# Which is in use is chosen by the import, under its lock, and by tests. What calls go by is kept in
+# dispatch, and may change at any time; the name is for those who ask.
 def use(name: str) -> None:
     """Hand all further calls to the kernels of an available instruction set."""
     global _in_use

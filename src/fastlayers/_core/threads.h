@@ -11,7 +11,9 @@ enum { HAVE_OPENMP = 0 };
 static int openmp_threads(void) { return 1; }
 #endif
 
-/* GNU OpenMP hangs in the child of a fork: its threads did not come along. */
+/* GNU OpenMP hangs in the child of a fork: its threads did not come along. Written in the child, by
+ * the one thread that it has then.
+ */
 static int is_forked_child = 0;
 
 #if defined(_WIN32)
@@ -40,12 +42,13 @@ static void *wait_for_mutex(void *mutex)
 /* Whether so many threads can run at once, this one included.
  *
  * GNU OpenMP ends the process where a thread cannot be started. It starts threads for each thread
- * that uses it, and keeps as many as the last loop took: so this tries before a loop takes more.
+ * that uses it, and keeps as many as the last loop took: so this tries before a loop takes more. What
+ * it found may be gone by then, if other threads start threads at the same moment.
  */
 static int can_start_threads(int count)
 {
     enum { MOST = 1024 };
-    static __thread int started = 1;
+    static __thread int started = 1; /* of this thread alone */
     pthread_mutex_t mutex = PTHREAD_MUTEX_INITIALIZER;
     pthread_t threads[MOST];
     int i, running = 0;

@@ -1,0 +1,257 @@
+"""The floating-point unit: what others have set there goes for all threads, and stays."""
+
+from __future__ import annotations
+
+import ctypes
+import platform
+import sys
+import threading
+from contextlib import contextmanager
+from dataclasses import replace
+
+import numpy as np
+import plain
+import pytest
+from fresh import output_of
+from operands import Operand
+from outcome import described, everything
+
+import fastlayers
+
+if fastlayers.IMPLEMENTATION != "native":
+    pytest.skip("plain NumPy has no kernels", allow_module_level=True)
+
+from paths import PATHS, THREADS, taken
+
+
+@pytest.fixture(params=PATHS, ids=str)
+def path(request):
+    with taken(request.param):
+        yield
+
+
+# ------------------------------------------------------------------------- what others have set
+
+# On x86-64 all of it is in one register, MXCSR: the last part of the fenv_t of the GNU C library.
+has_register = sys.platform == "linux" and platform.machine() == "x86_64"
+if has_register:
+    C = ctypes.CDLL(None)  # NumPy has loaded the library
+    has_register = hasattr(C, "gnu_get_libc_version")
+needs_register = pytest.mark.skipif(not has_register, reason="how to reach the register is unknown")
+FLAGS = 0x3F
+SETTINGS = {
+    "to nearest": 0x1F80,
+    "down": 0x3F80,
+    "up": 0x5F80,
+    "to zero": 0x7F80,
+    "subnormal results flushed": 0x9F80,
+    "subnormals taken for zeros": 0x1FC0,
+    "both, and up": 0xDFC0,
+}
+
+
+class Environment(ctypes.Structure):
+    _fields_ = [("x87", ctypes.c_uint32 * 7), ("register", ctypes.c_uint32)]
+
+
+def current():
+    """What is set in the register, without the flags that calls have raised."""
+    environment = Environment()
+    assert C.fegetenv(ctypes.byref(environment)) == 0
+    return environment.register & ~FLAGS
+
+
+@contextmanager
+def setting(name):
+    """Set the register of this thread, with all flags up."""
+    before, environment = Environment(), Environment()
+    C.fegetenv(ctypes.byref(before))
+    C.fegetenv(ctypes.byref(environment))
+    environment.register = SETTINGS[name] | FLAGS
+    C.fesetenv(ctypes.byref(environment))
+    try:
+        yield
+    finally:
+        C.fesetenv(ctypes.byref(before))
+
+
+def sensitive(dtype="f8"):
+    """Operands whose results depend on everything that can be set."""
+    x, y, dout = (Operand(dtype, (7, 100), "C", seed=seed).build() for seed in range(3))
+    info = np.finfo(dtype)
+    x[:, ::7], y[:, ::5], dout[:, ::3] = info.tiny, 2.0**-10, 3 * info.smallest_subnormal
+    return x, y, dout
+
+
+@needs_register
+@pytest.mark.parametrize("name", SETTINGS)
+def test_settings_go_for_all_threads(path, name):
+    for operands in (sensitive("f8"), sensitive("f4")):
+        ordinary = everything(plain, *operands, {"all": "ignore"})
+        fastlayers.multiply(*operands[:2])  # threads that were started before
+        with setting(name):
+            expected = everything(plain, *operands, {"all": "ignore"})
+            actual = everything(fastlayers, *operands, {"all": "ignore"})
+            after = current()
+        assert actual == expected
+        assert after == SETTINGS[name]
+        assert (expected == ordinary) == (name == "to nearest")
+
+
+@needs_register
+@pytest.mark.parametrize("name", SETTINGS)
+def test_settings_of_whoever_started_the_threads_are_theirs_alone(path, name):
+    # OpenMP starts threads for each thread that calls; they begin with what is set there.
+    outcomes = []
+
+    def work():
+        operands = sensitive()
+        with setting(name):
+            fastlayers.multiply(*operands[:2])
+        outcomes.append(everything(plain, *operands, {"all": "ignore"}))
+        outcomes.append(everything(fastlayers, *operands, {"all": "ignore"}))
+
+    thread = threading.Thread(target=work)
+    thread.start()
+    thread.join()
+    assert outcomes[1] == outcomes[0]
+
+
+@needs_register
+@pytest.mark.parametrize("name", SETTINGS)
+def test_sums_are_the_same_for_every_number_of_threads(name):
+    x, y, dout = (Operand("f8", (400, 500), "C", seed=seed).build() for seed in range(3))
+    sums = []
+    for threads in THREADS:
+        with taken(replace(PATHS[-1], threads=threads)), setting(name):
+            gradients = fastlayers.multiply_backward(dout, x[0], y[:, :1], sum_to_shape=True)
+        sums.append(described(gradients))
+    assert sums[1:] == sums[:1] * (len(THREADS) - 1)
+
+
+@needs_register
+def test_the_import_sets_nothing():
+    # A library built with -ffast-math would flush subnormals to zero from its import on.
+    code = """
+import ctypes
+import threading
+C = ctypes.CDLL("libm.so.6")
+def register():
+    environment = (ctypes.c_uint32 * 8)()
+    C.fegetenv(environment)
+    return environment[7] & ~0x3F
+import numpy as np
+seen = [register()]
+import fastlayers
+seen.append(register())
+x = np.ones(200_000)
+with np.errstate(all="ignore"):
+    for value in 1.0, 1e300, 1e-300, np.inf, np.nan, 5e-324:
+        fastlayers.multiply(x * value, value)
+        fastlayers.multiply_backward(x * value, x, value, sum_to_shape=True)
+seen.append(register())
+thread = threading.Thread(target=lambda: seen.append(register()))
+thread.start()
+thread.join()
+print(*map(hex, seen))
+"""
+    assert output_of(code, FASTLAYERS_NUM_THREADS=str(max(THREADS))) == ["0x1f80"] * 4
+
+
+def all_are(array, bits):
+    """By their bits: a processor that takes subnormals for zeros says that the two are equal."""
+    return set(array.view(f"i{array.itemsize}").ravel().tolist()) == {bits}
+
+
+def test_subnormals_survive(path):
+    x, one = np.full(1_000, 5e-324), np.ones(1_000)
+    single = np.full(1_000, 3, "i4").view("f4")
+    assert all_are(fastlayers.multiply(x, one), 1)
+    assert all_are(fastlayers.multiply(x, 2.0), 2)
+    assert all_are(fastlayers.add(x, x), 2)
+    assert all_are(fastlayers.multiply(np.full(1_000, 2.0**-600), 2.0**-474), 1)
+    assert all_are(fastlayers.multiply_backward(x, one, one)[1], 1)
+    assert all_are(fastlayers.add_backward(single)[0], 3)
+    assert all_are(fastlayers.add_backward(x, one[:1], one, sum_to_shape=True)[0], 1_000)
+
+
+# ----------------------------------------------------------------------------------------- flags
+
+
+def everything_that_may_raise(x, y, dout):
+    fastlayers.multiply(x, y), fastlayers.add(x, y), fastlayers.multiply(x, 2.0)
+    fastlayers.multiply_backward(dout, x, y), fastlayers.add_backward(dout)
+    fastlayers.multiply_backward(dout, x, y, sum_to_shape=True)
+    fastlayers.multiply_backward(dout, x, y[0], sum_to_shape=True)
+    fastlayers.multiply_backward(dout, x.T.copy().T, y)
+    fastlayers.multiply(x, y, out=np.empty_like(x))
+
+
+def test_flags_of_earlier_work_are_not_reported(path):
+    # The processor's flags are sticky: those of all threads are up here.
+    trouble = np.full((7, 100), 1e300), np.full((7, 100), np.inf), np.zeros((7, 100))
+    ones = np.ones((7, 100))
+    for dtype in ("f8", "f4"):
+        with np.errstate(all="ignore"):
+            everything_that_may_raise(*trouble)
+            everything_that_may_raise(*(ones * 2.0**-1000 for _ in range(3)))
+        with np.errstate(all="raise"):
+            everything_that_may_raise(*[ones.astype(dtype)] * 3)
+
+
+@needs_register
+def test_flags_that_others_raised_are_not_reported(path):
+    ones = np.ones((7, 100))
+    with np.errstate(all="raise"):
+        for call in (fastlayers.multiply, fastlayers.add, fastlayers.multiply_backward):
+            operands = [ones] * (3 if call is fastlayers.multiply_backward else 2)
+            with setting("to nearest"):
+                results = call(*operands)
+            assert np.all(np.asarray(results) == (2.0 if call is fastlayers.add else 1.0))
+        with setting("to nearest"):
+            dx, dy = fastlayers.multiply_backward(ones, ones, ones[0], sum_to_shape=True)
+        assert np.all(dy == 7.0)
+        assert np.all(dx == 1.0)
+
+
+LENGTHS = [1, 2, 3, 7, 8, 9, 15, 16, 17, 63, 64, 65, 127, 129, 130, 255, 257, 321, 640, 641]
+
+
+@pytest.mark.parametrize("category", ["over", "under", "invalid"])
+def test_what_lies_beside_the_operands_raises_nothing(path, category):
+    # Vectors end with them, and so does each thread's share.
+    value = {"over": 1e300, "under": 1e-300, "invalid": np.inf}[category]
+    memory = np.full((3, 900), value)
+    memory[1] = 0.0 if category == "invalid" else value
+    for n in LENGTHS:
+        for start in (0, 1, 7):
+            inside = memory[:, 64 + start : 64 + start + n]
+            kept = inside.copy()
+            inside[...] = 1.0
+            with np.errstate(all="raise"):
+                for x, y, dout in ([*inside], [*inside[:, ::-1]], [inside[0], 2.0, inside[2]]):
+                    fastlayers.multiply(x, y), fastlayers.add(x, y)
+                    fastlayers.multiply_backward(dout, x, y), fastlayers.add_backward(dout)
+                    fastlayers.multiply_backward(dout, x, y, sum_to_shape=True)
+                    fastlayers.add_backward(dout, x[:1], x, sum_to_shape=True)
+            inside[...] = kept
+
+
+@pytest.mark.parametrize("category", ["over", "under", "invalid"])
+def test_the_last_element_is_reported(path, category):
+    # Of a row, of a tail, of the last thread's share.
+    first, second = {"over": (1e300, 1e300), "under": (1e-300, 1e-300), "invalid": (np.inf, 0.0)}[
+        category
+    ]
+    for n in LENGTHS:
+        x, y, ones = np.ones(n), np.ones(n), np.ones(n)
+        x[-1], y[-1] = first, second
+        with np.errstate(**{"all": "ignore", category: "raise"}):
+            for call, operands in (
+                (fastlayers.multiply, (x, y)),
+                (fastlayers.multiply, (x[None], y[None].T.copy().T)),
+                (fastlayers.multiply_backward, (x, ones, y)),
+                (fastlayers.multiply_backward, (x, y, ones)),
+            ):
+                with pytest.raises(FloatingPointError, match="encountered in multiply"):
+                    call(*operands)
