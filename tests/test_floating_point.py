@@ -21,7 +21,10 @@ import fastlayers
 if fastlayers.IMPLEMENTATION != "native":
     pytest.skip("plain NumPy has no kernels", allow_module_level=True)
 
-from paths import PATHS, THREADS, taken
+from paths import PATHS, THREADS, needs_openmp, taken
+
+from fastlayers import reference
+from fastlayers._core import memory
 
 
 @pytest.fixture(params=PATHS, ids=str)
@@ -117,6 +120,42 @@ def test_settings_of_whoever_started_the_threads_are_theirs_alone(path, name):
     assert outcomes[1] == outcomes[0]
 
 
+try:
+    GOMP = ctypes.CDLL("libgomp.so.1")  # the compiled part has loaded it
+except OSError:
+    GOMP = None
+
+
+def registers_of_team(threads):
+    """What is set on each of the threads that OpenMP has for this one, as other users find it."""
+    seen = []
+    callback = ctypes.CFUNCTYPE(None, ctypes.c_void_p)(lambda _: seen.append(current()))
+    GOMP.GOMP_parallel(callback, None, threads, 0)
+    return seen
+
+
+@needs_register
+@needs_openmp
+@pytest.mark.skipif(GOMP is None, reason="not the OpenMP of GNU")
+@pytest.mark.parametrize("name", SETTINGS)
+def test_threads_get_their_own_settings_back(name):
+    registers = []
+    x, y, dout = sensitive()
+
+    def work():
+        registers.extend(registers_of_team(3))
+        with setting(name):
+            fastlayers.multiply(x, y)
+            fastlayers.multiply_backward(dout, x, y[0], sum_to_shape=True)
+        registers.extend(registers_of_team(3))
+
+    with taken(replace(PATHS[0], threads=3)):
+        thread = threading.Thread(target=work)
+        thread.start()
+        thread.join()
+    assert registers == [SETTINGS["to nearest"]] * 6
+
+
 @needs_register
 @pytest.mark.parametrize("name", SETTINGS)
 def test_sums_are_the_same_for_every_number_of_threads(name):
@@ -178,6 +217,22 @@ def test_subnormals_survive(path):
 # ----------------------------------------------------------------------------------------- flags
 
 
+@pytest.fixture(params=[path for path in PATHS if path.recycling], ids=str)
+def redone(request, monkeypatch):
+    """On each path, and a list of what NumPy has computed again: a call that raised a flag."""
+    done, set_handler = [], memory.set_handler
+
+    def noticed(function):
+        return lambda *args: done.append(function) or function(*args)
+
+    # What it computes it is lent the recycler for.
+    monkeypatch.setattr(memory, "set_handler", noticed(set_handler))
+    for name in ("multiply", "multiply_backward"):
+        monkeypatch.setattr(reference, name, noticed(getattr(reference, name)))
+    with taken(request.param):
+        yield done
+
+
 def everything_that_may_raise(x, y, dout):
     fastlayers.multiply(x, y), fastlayers.add(x, y), fastlayers.multiply(x, 2.0)
     fastlayers.multiply_backward(dout, x, y), fastlayers.add_backward(dout)
@@ -187,7 +242,7 @@ def everything_that_may_raise(x, y, dout):
     fastlayers.multiply(x, y, out=np.empty_like(x))
 
 
-def test_flags_of_earlier_work_are_not_reported(path):
+def test_flags_of_earlier_work_count_no_more(redone):
     # The processor's flags are sticky: those of all threads are up here.
     trouble = np.full((7, 100), 1e300), np.full((7, 100), np.inf), np.zeros((7, 100))
     ones = np.ones((7, 100))
@@ -195,12 +250,14 @@ def test_flags_of_earlier_work_are_not_reported(path):
         with np.errstate(all="ignore"):
             everything_that_may_raise(*trouble)
             everything_that_may_raise(*(ones * 2.0**-1000 for _ in range(3)))
+        redone.clear()
         with np.errstate(all="raise"):
             everything_that_may_raise(*[ones.astype(dtype)] * 3)
+        assert redone == []
 
 
 @needs_register
-def test_flags_that_others_raised_are_not_reported(path):
+def test_flags_that_others_raised_do_not_count(redone):
     ones = np.ones((7, 100))
     with np.errstate(all="raise"):
         for call in (fastlayers.multiply, fastlayers.add, fastlayers.multiply_backward):
@@ -212,6 +269,7 @@ def test_flags_that_others_raised_are_not_reported(path):
             dx, dy = fastlayers.multiply_backward(ones, ones, ones[0], sum_to_shape=True)
         assert np.all(dy == 7.0)
         assert np.all(dx == 1.0)
+    assert redone == []
 
 
 LENGTHS = [1, 2, 3, 7, 8, 9, 15, 16, 17, 63, 64, 65, 127, 129, 130, 255, 257, 321, 640, 641]
