@@ -33,9 +33,9 @@ for _number in range(DTYPES):
     scalar_type[_number] = <PyObject *> _scalar_types[_number]
 
 
-# An array is looked at as NumPy's ufuncs look at it: whoever gives it another shape, dtype or memory
-# (`resize`) while another thread computes with it may crash either. Its elements may be written
-# meanwhile; which of them are seen is then anybody's guess, as with NumPy.
+# An array is looked at as NumPy's ufuncs look at it: whoever gives it another shape, dtype or
+# memory (`resize`) while another thread computes with it may crash either. Its elements may be
+# written meanwhile; which of them are seen is then anybody's guess, as with NumPy.
 cdef struct Operand:
     int ndim                # 0 for a number, which every axis repeats
     int flags
