@@ -183,6 +183,10 @@ cdef int run(const Job *job) noexcept nogil:
     cdef int raised = 0
     cdef int part
     cdef fp_environment callers
+    if job.threads == 1 and job.ndim == 1 and not job.streaming and not job.chunks:
+        fp_clear()
+        row(job, <char **> job.data, job.size)
+        return fp_raised()
     fp_get(&callers)
     if job.chunks:
         for part in prange(
@@ -194,10 +198,6 @@ cdef int run(const Job *job) noexcept nogil:
                 raised |= finish_sum(job, &job.sums[part], job.data[job.inputs + part])
         return raised
     if job.threads == 1:
-        if job.ndim == 1 and not job.streaming:
-            fp_clear()
-            row(job, <char **> job.data, job.size)
-            return fp_raised()
         return run_part(job, 0, &callers)
     for part in prange(job.threads, num_threads=job.threads, schedule="static", chunksize=1):
         raised |= run_part(job, part, &callers)
