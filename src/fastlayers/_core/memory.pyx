@@ -12,8 +12,8 @@
 # All state that changes is below, in `cache`, and guarded by the mutex of os.h, never by the GIL:
 # NumPy may free an array's memory, and free-threaded Python run anything here, at any time and on
 # any thread. No object is made or freed under the mutex, which could run the garbage collector, and
-# that this module. A block outside the cache belongs to one array, and is touched by whoever makes or
-# frees that. `handler` and what it points to are written once, by the import, under its lock.
+# that this module. A block outside the cache belongs to one array, and is touched by whoever makes
+# or frees that. `handler` and what it points to are written once, by the import, under its lock.
 
 cimport numpy as cnp
 from cpython.object cimport PyObject
