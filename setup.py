@@ -5,12 +5,14 @@ FASTLAYERS_TRACE=1   traces Cython lines: for coverage
 FASTLAYERS_SANITIZE=address,undefined   checks what GCC's or Clang's -fsanitize of these names does
 """
 
+import json
 import os
 import sys
 import sysconfig
 import tempfile
 from pathlib import Path
 
+import Cython
 import numpy as np
 from Cython.Build import cythonize
 from setuptools import Extension, setup
@@ -33,7 +35,7 @@ X86_64 = sysconfig.get_platform().endswith(("x86_64", "amd64"))
 
 # NumPy rounds each operation on its own, lets integers wrap, and so do the kernels.
 FLAGS = ["/O2", "/fp:precise"] if MSVC else ["-O3", "-g0", "-fwrapv", "-ffp-contract=off"]
-if DEBUG:
+if DEBUG or TRACE:
     FLAGS += ["/Od"] if MSVC else ["-O0", "-g"]
 LINK_FLAGS = []
 if SANITIZE:
@@ -57,6 +59,8 @@ elif X86_64:
         "x86_64_v3": ["-march=x86-64-v3"],
         "x86_64_v4": ["-march=x86-64-v4", "-mprefer-vector-width=512"],
     }
+if TRACE:
+    LEVELS = {"baseline": []}  # one is enough: they are built from the same lines
 
 
 class BuildExt(build_ext):
@@ -71,7 +75,25 @@ class BuildExt(build_ext):
                     e.extra_compile_args += compile_flags
                     e.extra_link_args += link_flags
                 break
+        self.record()
         super().build_extensions()
+
+    def record(self):
+        """Leave what `fastlayers.show_config` tells of the build to the C compiler, in a header."""
+        info = {
+            "command": " ".join(getattr(self.compiler, "compiler_so", [])),
+            "flags": {
+                e.name.rpartition(".")[2]: " ".join(e.extra_compile_args) for e in self.extensions
+            },
+            "NumPy": np.__version__,
+            "Cython": Cython.__version__,
+        }
+        folder = Path(self.build_temp)
+        folder.mkdir(parents=True, exist_ok=True)
+        text = f"#define BUILD_INFO {json.dumps(json.dumps(info))}\n"
+        (folder / "build_info.h").write_text(text, encoding="ascii")
+        for e in self.extensions:
+            e.include_dirs.append(str(folder))
 
     def builds(self, program, compile_flags, link_flags=()):
         with tempfile.TemporaryDirectory() as folder:

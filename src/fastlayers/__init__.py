@@ -11,6 +11,7 @@ from .runtime import (
     recycling,
     set_cache_limit,
     set_num_threads,
+    show_config,
 )
 
 __all__ = [
@@ -30,6 +31,7 @@ __all__ = [
     "recycling",
     "set_cache_limit",
     "set_num_threads",
+    "show_config",
 ]
 
 __version__ = "0.1.0"  # the only place: pyproject.toml takes it from here

@@ -40,6 +40,16 @@ def memory_bytes() -> int:
     return min(limits)
 
 
+def cpu_name() -> str:
+    """Name the processor, as far as the operating system does."""
+    for line in _lines("/proc/cpuinfo"):
+        if line.startswith("model name"):
+            return line.partition(": ")[2]
+    import platform  # rarely needed, and slow to import
+
+    return platform.processor() or platform.machine()
+
+
 def _physical_memory() -> int:
     try:
         return os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")

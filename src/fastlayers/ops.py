@@ -14,6 +14,9 @@ __all__ = ["IMPLEMENTATION", "add", "add_backward", "multiply", "multiply_backwa
 
 IMPLEMENTATION = os.environ.get("FASTLAYERS_IMPLEMENTATION") or "native"
 
+# Why the compiled functions are not in use, where nobody asked for plain NumPy.
+import_error = ""
+
 if IMPLEMENTATION not in ("native", "reference"):
     raise ValueError(
         f"FASTLAYERS_IMPLEMENTATION is {IMPLEMENTATION!r}; "
@@ -37,6 +40,7 @@ if IMPLEMENTATION == "native":
             stacklevel=2,
         )
         IMPLEMENTATION = "reference"
+        import_error = str(error)
 
 if IMPLEMENTATION == "reference":
     from .reference import add, add_backward, multiply, multiply_backward

@@ -70,6 +70,12 @@ cdef extern from "clock.h" nogil:
 cdef extern from "cpu.h":
     int c_cpu_level "cpu_level"()
 
+cdef extern from "compiler.h":
+    const char *COMPILER
+
+cdef extern from "build_info.h":  # setup.py writes it
+    const char *BUILD_INFO
+
 cnp.import_array()
 
 include "operands.pxi"

@@ -105,6 +105,16 @@ def get_thread_count():
     return thread_count()
 
 
+def openmp_state():
+    """Return whether there is OpenMP, how many threads it offers, whether a fork made it unusable."""
+    return bool(HAVE_OPENMP), openmp_threads(), bool(is_forked_child)
+
+
+def build_info():
+    """Return the compiler's name and version, and as JSON what setup.py recorded of the build."""
+    return COMPILER.decode(), BUILD_INFO.decode()
+
+
 def set_thread_count(int asked, int quota):
     """Set how many threads a large call uses; 0 asks for as many as OpenMP and the quota allow."""
     store_size(&threads_asked, asked)

@@ -1,0 +1,130 @@
+"""Programs as users type them: `make lint` checks what mypy and pyright make of them."""
+
+from __future__ import annotations
+
+from fractions import Fraction
+from typing import Any, assert_type
+
+import numpy as np
+from numpy.typing import NDArray
+
+import fastlayers
+from fastlayers import AddLayer, BaseLayer, MulLayer, gradcheck, reference
+from fastlayers import add, add_backward, multiply, multiply_backward  # isort: skip
+
+Float32s = NDArray[np.float32]
+Float64s = NDArray[np.float64]
+Int64s = NDArray[np.int64]
+
+
+def numbers(integer: int, number: float) -> None:
+    assert_type(multiply(integer, integer), int)
+    assert_type(multiply(integer, number), float)
+    assert_type(add(number, integer), float)
+    assert_type(add(number, 2j), complex)
+    assert_type(MulLayer().forward(100, 2), int)
+    assert_type(AddLayer().forward(x=200, y=1.1), float)
+    assert_type(multiply_backward(1, integer, integer), tuple[int, int])
+    assert_type(multiply_backward(1.1, integer, number), tuple[float, float])
+    assert_type(multiply_backward(1, 2, 3, sum_to_shape=True), tuple[int, int])
+    assert_type(add_backward(1), tuple[int, int])
+    assert_type(add_backward(1.1, integer, number), tuple[float, float])
+    assert_type(multiply(Fraction(1, 2), 2), Any)
+
+
+def arrays(f32: Float32s, f64: Float64s, i64: Int64s, anything: NDArray[Any]) -> None:
+    assert_type(multiply(f64, f64), Float64s)
+    assert_type(add(i64, i64), Int64s)
+    assert_type(MulLayer().forward(f32, f32), Float32s)
+    assert_type(AddLayer(sum_to_shape=True).forward(f32, f32), Float32s)
+    assert_type(reference.MulLayer().forward(f32, f32), Float32s)
+    assert_type(reference.multiply(f32, f32), Float32s)
+    # What NumPy makes of two dtypes no type tells.
+    assert_type(multiply(f32, i64), NDArray[Any])
+    assert_type(multiply(anything, anything), NDArray[Any])
+    assert_type(multiply([1, 2], i64), NDArray[Any])
+
+    assert_type(multiply_backward(f64, f64, f64), tuple[Float64s, Float64s])
+    assert_type(multiply_backward(f64, f64, f64, None, True), tuple[Float64s, Float64s])
+    assert_type(multiply_backward(f64, f32, f64), tuple[NDArray[Any], NDArray[Any]])
+    assert_type(add_backward(i64), tuple[Int64s, Int64s])
+    assert_type(add_backward(f32, f32, f32, sum_to_shape=True), tuple[Float32s, Float32s])
+    assert_type(add_backward(anything), tuple[NDArray[Any], NDArray[Any]])
+
+
+def arrays_and_numbers(f32: Float32s, i64: Int64s, c64: NDArray[np.complex64]) -> None:
+    # A number of a lesser kind leaves an array its dtype; one of NumPy's scalars need not.
+    assert_type(multiply(f32, 2), Float32s)
+    assert_type(multiply(1.1, f32), Float32s)
+    assert_type(MulLayer().forward(f32, 1.1), Float32s)
+    assert_type(add(i64, 2), Int64s)
+    assert_type(add(i64, 0.5), Float64s)
+    assert_type(add(2j, c64), NDArray[np.complex64])
+    assert_type(multiply(f32, np.float32(2)), Float32s)
+    assert_type(multiply(f32, np.float64(2)), NDArray[Any])
+
+    assert_type(multiply_backward(1.0, f32, f32), tuple[Float32s, Float32s])
+    assert_type(multiply_backward(f32, f32, 1.1), tuple[Float32s, Float32s])
+    assert_type(multiply_backward(f32, f32, np.float64(2)), tuple[Any, Any])
+    assert_type(multiply_backward(f32, f32, 1.1, sum_to_shape=True), tuple[Float32s, float])
+    assert_type(multiply_backward(f32, 1.1, f32, sum_to_shape=True), tuple[float, Float32s])
+    assert_type(add_backward(f32, f32, 1.1, sum_to_shape=True), tuple[Float32s, float])
+
+
+def outputs(f32: Float32s, f64: Float64s) -> None:
+    assert_type(multiply(f32, f64, f64), Float64s)
+    assert_type(add(1, f32, out=f64), Float64s)
+    assert_type(MulLayer().forward(f32, f32, out=f32), Float32s)
+    assert_type(multiply_backward(f32, f32, f32, (f32, f64)), tuple[Float32s, Float64s])
+    assert_type(multiply_backward(f32, f32, f32, out=(None, f64)), tuple[Any, Float64s])
+    assert_type(add_backward(f32, out=(f32, None)), tuple[Float32s, Any])
+    assert_type(AddLayer().backward(f32, out=(f32, f64)), tuple[Float32s, Float64s])
+
+
+class Relu(BaseLayer):
+    """A layer of one operand."""
+
+    def forward(self, x: Float64s) -> Float64s:
+        self.mask = x <= 0
+        out = x.copy()
+        out[self.mask] = 0
+        return out
+
+    def backward(self, dout: Float64s) -> Float64s:
+        dout[self.mask] = 0
+        return dout
+
+
+class CountingMulLayer(MulLayer):
+    """A subclass that passes on what it gets."""
+
+    calls = 0
+
+    def forward(self, x: Any, y: Any, out: Any = None) -> Any:
+        self.calls += 1
+        return super().forward(x, y, out)
+
+
+def layers(f64: Float64s) -> None:
+    layer = CountingMulLayer(sum_to_shape=True)
+    hidden: Float64s = layer.forward(Relu().forward(f64), f64)
+    dx, dy = layer.backward(hidden)
+    total: Float64s = dx + dy
+    layer.x, layer.y = total, None
+    layer.toString()
+    assert_type(gradcheck(layer, f64, 2.0), bool)
+
+
+def knobs(f64: Float64s) -> None:
+    fastlayers.set_num_threads(fastlayers.get_num_threads())
+    fastlayers.set_cache_limit(fastlayers.cache_info().limit)
+    fastlayers.empty_cache()
+
+    @fastlayers.recycling()
+    def double(x: Float64s) -> Float64s:
+        return x * 2
+
+    with fastlayers.recycling():
+        assert_type(double(f64), Float64s)
+    assert_type(fastlayers.show_config(mode="dicts"), dict[str, Any])
+    fastlayers.show_config()

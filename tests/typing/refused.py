@@ -1,0 +1,47 @@
+"""Mistakes that mypy and pyright must find: an ignored line that is none is an error in itself."""
+
+from __future__ import annotations
+
+import numpy as np
+from numpy.typing import NDArray
+
+import fastlayers
+from fastlayers import AddLayer, MulLayer, add, add_backward, gradcheck, multiply, multiply_backward
+
+
+def arguments(x: NDArray[np.float64]) -> None:
+    multiply(x)  # type: ignore[call-overload]
+    multiply(None, None)  # type: ignore[call-overload]
+    multiply(x, x, x, x)  # type: ignore[call-overload]
+    add({}, {1})  # type: ignore[call-overload]
+    MulLayer().forward(x)  # type: ignore[call-overload]
+    MulLayer().backward()  # type: ignore[call-overload]
+    MulLayer(True)  # type: ignore[misc]
+    multiply_backward(x, x)  # type: ignore[call-overload]
+    multiply_backward(x, x, x, sum_to_shape="yes")  # type: ignore[call-overload]
+    add_backward(x, sum_to_shape=True)  # type: ignore[call-overload]
+    gradcheck("MulLayer", 1.0, 2.0)  # type: ignore[arg-type]
+
+
+def outputs(x: NDArray[np.float64]) -> None:
+    multiply(x, x, out=1.0)  # type: ignore[call-overload]
+    add(x, x, out=[1.0])  # type: ignore[call-overload]
+    AddLayer().forward(x, x, out=(x, x))  # type: ignore[call-overload]
+    AddLayer().backward(x, out=x)  # type: ignore[call-overload]
+    multiply_backward(x, x, x, out=x)  # type: ignore[call-overload]
+    multiply_backward(x, x, x, out=(x,))  # type: ignore[call-overload]
+    add_backward(x, out=(x, 1.0))  # type: ignore[call-overload]
+
+
+def results(f32: NDArray[np.float32], f64: NDArray[np.float64]) -> None:
+    integer: int = multiply(1, 1.5)  # type: ignore[assignment]
+    number: float = multiply(f64, 2.0)  # type: ignore[assignment]
+    array: NDArray[np.float64] = multiply(f32, f32)  # type: ignore[arg-type]
+    pair: tuple[float, float] = multiply_backward(f64, f64, f64)  # type: ignore[assignment]
+    print(integer, number, array, pair)
+
+
+def knobs() -> None:
+    fastlayers.set_num_threads("2")  # type: ignore[arg-type]
+    fastlayers.set_cache_limit(1.5)  # type: ignore[arg-type]
+    fastlayers.show_config("yaml")  # type: ignore[call-overload]
