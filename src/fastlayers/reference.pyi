@@ -23,7 +23,6 @@ _T = TypeVar(
     np.float16,
     np.int64,
     np.int32,
-    np.intp,
     np.complex128,
     np.complex64,
 )

@@ -16,7 +16,7 @@ def arguments(x: NDArray[np.float64]) -> None:
     add({}, {1})  # type: ignore[call-overload]
     MulLayer().forward(x)  # type: ignore[call-overload]
     MulLayer().backward()  # type: ignore[call-overload]
-    MulLayer(True)  # type: ignore[misc]
+    MulLayer(True)  # type: ignore[call-arg]
     multiply_backward(x, x)  # type: ignore[call-overload]
     multiply_backward(x, x, x, sum_to_shape="yes")  # type: ignore[call-overload]
     add_backward(x, sum_to_shape=True)  # type: ignore[call-overload]
@@ -26,17 +26,18 @@ def arguments(x: NDArray[np.float64]) -> None:
 def outputs(x: NDArray[np.float64]) -> None:
     multiply(x, x, out=1.0)  # type: ignore[call-overload]
     add(x, x, out=[1.0])  # type: ignore[call-overload]
-    AddLayer().forward(x, x, out=(x, x))  # type: ignore[call-overload]
+    AddLayer().forward(x, x, out=(x, x))  # type: ignore[arg-type]
     AddLayer().backward(x, out=x)  # type: ignore[call-overload]
     multiply_backward(x, x, x, out=x)  # type: ignore[call-overload]
-    multiply_backward(x, x, x, out=(x,))  # type: ignore[call-overload]
-    add_backward(x, out=(x, 1.0))  # type: ignore[call-overload]
+    multiply_backward(x, x, x, out=(x,))  # type: ignore[arg-type]
+    add_backward(x, out=(x, 1.0))  # type: ignore[type-var]
 
 
 def results(f32: NDArray[np.float32], f64: NDArray[np.float64]) -> None:
     integer: int = multiply(1, 1.5)  # type: ignore[assignment]
     number: float = multiply(f64, 2.0)  # type: ignore[assignment]
-    array: NDArray[np.float64] = multiply(f32, f32)  # type: ignore[arg-type]
+    product = multiply(f32, f32)
+    array: NDArray[np.float64] = product  # type: ignore[assignment]
     pair: tuple[float, float] = multiply_backward(f64, f64, f64)  # type: ignore[assignment]
     print(integer, number, array, pair)
 
