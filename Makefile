@@ -6,6 +6,9 @@ VENV := .venv
 BIN := $(VENV)/bin
 PIP := $(BIN)/python -m pip --quiet
 BENCH := build/benchmarks
+COVERAGE := build/coverage
+# Stubs hide these from mypy, unless they are named.
+SHADOWED := $(patsubst %.pyi,%.py,$(wildcard src/fastlayers/*.pyi))
 BENCH_OPTIONS := --benchmark-storage=$(BENCH) --benchmark-quiet --benchmark-min-time=0.0001 \
 	--benchmark-max-time=0.75 --benchmark-min-rounds=10
 SOURCES := pyproject.toml setup.py README.md $(shell find src -type f -not -path '*/__pycache__/*')
@@ -14,7 +17,7 @@ SOURCES := pyproject.toml setup.py README.md $(shell find src -type f -not -path
 PYTHONS := 3.11:2.0.0 3.12:2.0.0 3.13:2.1.0
 
 .PHONY: demo test test-all test-numpys fuzz leaks sanitize memcheck addresses races bench \
-	side-by-side wheel docs lint clean
+	side-by-side wheel docs lint coverage clean
 
 demo: $(VENV)/installed $(VENV)/group-demo
 	$(BIN)/python examples/flat_field.py
@@ -105,6 +108,23 @@ lint: $(VENV)/installed $(VENV)/group-lint $(VENV)/group-test $(VENV)/group-demo
 	$(BIN)/ruff format --check .
 	PATH="$(abspath $(BIN)):$$PATH" cython-lint src
 	$(BIN)/mypy
+	$(BIN)/mypy $(SHADOWED)
+	$(BIN)/basedpyright
+	$(BIN)/python -m mypy.stubtest fastlayers --allowlist tests/typing/stubtest-allowlist.txt
+	$(BIN)/codespell
+
+# In a copy of the tree, where the C sources may lie beside those that they are made from: Cython's
+# plugin for coverage looks for them there. Left out are the random tests and the documents.
+coverage: $(VENV)/group-build $(VENV)/group-test $(VENV)/group-coverage
+	rm -rf $(COVERAGE)/src $(COVERAGE)/tests $(COVERAGE)/.coverage*
+	mkdir -p $(COVERAGE)
+	cp -Rp pyproject.toml setup.py README.md src tests $(COVERAGE)
+	cd $(COVERAGE) && FASTLAYERS_TRACE=1 $(abspath $(BIN))/python setup.py -q build_ext --inplace
+	cp $(COVERAGE)/build/trace/cython/src/fastlayers/_core/*.c $(COVERAGE)/src/fastlayers/_core
+	cd $(COVERAGE) && export PYTHONPATH=$(abspath $(COVERAGE))/src && \
+		$(abspath $(BIN))/coverage run -m pytest -q --ignore=tests/test_documentation.py \
+			--ignore=tests/test_examples.py --ignore=tests/test_differential.py && \
+		$(abspath $(BIN))/coverage combine -q && $(abspath $(BIN))/coverage report
 
 clean:
 	rm -rf $(VENV) build dist .benchmarks .pytest_cache .hypothesis .mypy_cache .ruff_cache

@@ -59,7 +59,8 @@ def test_public_names_are_documented(name):
 
 
 @pytest.mark.parametrize(
-    ("module", "has_examples"), [("reference", True), ("gradcheck", True), ("base", False)]
+    ("module", "has_examples"),
+    [("reference", True), ("gradcheck", True), ("runtime", True), ("base", False)],
 )
 def test_examples_in_docstrings(module, has_examples):
     # By its name in full: fastlayers.gradcheck is the function.
