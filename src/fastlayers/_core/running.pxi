@@ -106,7 +106,7 @@ def get_thread_count():
 
 
 def openmp_state():
-    """Return whether there is OpenMP, how many threads it offers, whether a fork made it unusable."""
+    """Return if there is OpenMP, how many threads it offers, whether this is a forked child."""
     return bool(HAVE_OPENMP), openmp_threads(), bool(is_forked_child)
 
 
