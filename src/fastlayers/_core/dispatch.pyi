@@ -1,3 +1,5 @@
+from typing import Any
+
 from ..reference import add as add
 from ..reference import add_backward as add_backward
 from ..reference import multiply as multiply
