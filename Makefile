@@ -114,16 +114,19 @@ lint: $(VENV)/installed $(VENV)/group-lint $(VENV)/group-test $(VENV)/group-demo
 	$(BIN)/codespell
 
 # In a copy of the tree, where the C sources may lie beside those that they are made from: Cython's
-# plugin for coverage looks for them there. Left out are the random tests and the documents.
+# plugin for coverage looks for them there. Left out are the documents, other libraries, and what many
+# threads do at once, which takes minutes where every line is traced. It wants CPython 3.11: from 3.12
+# on Cython tells of lines in a way that coverage's tracer does not hear.
 coverage: $(VENV)/group-build $(VENV)/group-test $(VENV)/group-coverage
 	rm -rf $(COVERAGE)/src $(COVERAGE)/tests $(COVERAGE)/.coverage*
 	mkdir -p $(COVERAGE)
 	cp -Rp pyproject.toml setup.py README.md src tests $(COVERAGE)
 	cd $(COVERAGE) && FASTLAYERS_TRACE=1 $(abspath $(BIN))/python setup.py -q build_ext --inplace
 	cp $(COVERAGE)/build/trace/cython/src/fastlayers/_core/*.c $(COVERAGE)/src/fastlayers/_core
-	cd $(COVERAGE) && export PYTHONPATH=$(abspath $(COVERAGE))/src && \
+	cd $(COVERAGE) && export PYTHONPATH=$(abspath $(COVERAGE))/src HYPOTHESIS_PROFILE=coverage && \
 		$(abspath $(BIN))/coverage run -m pytest -q --ignore=tests/test_documentation.py \
-			--ignore=tests/test_examples.py --ignore=tests/test_differential.py && \
+			--ignore=tests/test_examples.py --ignore=tests/test_peers.py \
+			--ignore=tests/test_concurrency.py && \
 		$(abspath $(BIN))/coverage combine -q && $(abspath $(BIN))/coverage report
 
 clean:
