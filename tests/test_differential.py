@@ -43,7 +43,7 @@ class Call:
 KERNEL_DTYPES = ["f4", "f8", "i4", "i8"]
 DTYPES = [
     *("?", "i1", "u1", "i2", "u2", "i4", "u4", "i8", "u8", "q", "Q", "f2", "f4", "f8", "g"),
-    *("F", "D", "G", ">f2", ">f4", ">f8", ">u2", ">i4", ">i8", ">c16", ">g", "O", "m8[s]", "m8"),
+    *("F", "D", "G", ">f2", ">f4", ">f8", ">u2", ">i4", ">i8", ">c16", ">g", "O", "m8[s]"),
     *(">m8[ns]", "M8[D]", "M8[us]", "U2", "S2", "V4", "f4,i8"),
 ]
 LITERALS = [
@@ -54,7 +54,7 @@ LITERALS = [
     *("np.int64(-2**63)", "np.float32(3e38)", "np.float64(1e308)", "np.float16(2)"),
     *("np.longdouble(3) / 7", "np.complex64(1 + 2j)", "np.uint8(255)", "np.True_"),
     *("np.timedelta64(3, 's')", "np.float64(nan)", "np.array(2.5)", "np.array(3, 'i4')"),
-    *("np.ma.masked", "np.datetime64('NaT')", "np.str_()", "np.void(b'ab')", "''", "b''"),
+    *("np.ma.masked", "np.datetime64('NaT', 's')", "np.str_()", "np.void(b'ab')", "''", "b''"),
     *("[]", "()", "{}", "object", "Decimal('1.1')", "Fraction(1, 3)", "float('-nan')", "..."),
 ]
 MODES = ["ignore", "warn", "raise", "call", "log"]
