@@ -269,8 +269,14 @@ def _check_outputs(dout: Any, products: tuple[tuple[Any, Any], ...]) -> None:
     for factor, result in products:
         if result is None:
             continue
-        with np.errstate(all="ignore"), _no_complex_warning(result):
-            np.multiply(dout, factor, out=_memory_of(result), where=False)
+        memory = _memory_of(result)
+        try:
+            with np.errstate(all="ignore"), _no_complex_warning(result):
+                np.multiply(dout, factor, out=memory, where=False)
+        except Exception:
+            # It is refused: with what NumPy has to say, of a number's overflow perhaps, before that.
+            np.multiply(dout, factor, out=memory, where=False)
+            raise
 
 
 def _memory_of(result: Any) -> Any:
