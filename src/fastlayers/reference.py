@@ -274,7 +274,7 @@ def _check_outputs(dout: Any, products: tuple[tuple[Any, Any], ...]) -> None:
             with np.errstate(all="ignore"), _no_complex_warning(result):
                 np.multiply(dout, factor, out=memory, where=False)
         except Exception:
-            # It is refused: with what NumPy has to say, of a number's overflow perhaps, before that.
+            # Refused, with what NumPy says before that, of a number's overflow perhaps.
             np.multiply(dout, factor, out=memory, where=False)
             raise
 
