@@ -11,7 +11,7 @@ from contextvars import copy_context
 
 import numpy as np
 import pytest
-from fresh import run
+from fresh import output_of, run
 from outcome import described
 
 import fastlayers
@@ -482,3 +482,18 @@ assert sum(fastlayers.cache_info()[:2]) == served  # NumPy's own handler is in f
 print(interrupted)
 """
     assert output_of_script(WORK + code, tmp_path / "s.py") == ["20"]
+
+
+def test_interrupt_while_garbage_is_collected():
+    # Nothing that Python would look for signals in may run between the two.
+    code = """
+import _thread, gc, operator
+import fastlayers
+try:
+    list(map(operator.call, [_thread.interrupt_main, gc.collect]))
+    for _ in range(10):
+        pass
+except KeyboardInterrupt:
+    print("interrupted")
+"""
+    assert output_of(code) == ["interrupted"]

@@ -323,14 +323,6 @@ def _from_environment(name: str, smallest: int, largest: float = float("inf")) -
     return int(text)
 
 
-def _give_back_idle_memory(phase: str, info: dict[str, int]) -> None:
-    # The garbage collector runs now and then in any program, also in one that has done with
-    # fastlayers; on any thread, which never is in the recycler then: nothing in there makes an
-    # object, or frees one.
-    if phase == "stop":
-        memory.trim()
-
-
 # Written here alone, under the import's lock.
 _cpu_quota = limits.cpu_quota()
 _threads = _from_environment("FASTLAYERS_NUM_THREADS", 1, MAX_THREADS)
@@ -338,7 +330,7 @@ _limit = _from_environment("FASTLAYERS_CACHE_LIMIT", 0)
 
 if IMPLEMENTATION == "native":
     dispatch.set_thread_count(0, _cpu_quota)
-    gc.callbacks.append(_give_back_idle_memory)
+    gc.callbacks.append(memory.after_collection)
 if _threads is not None:
     set_num_threads(_threads)
 set_cache_limit(int(limits.memory_bytes() * CACHE_SHARE) if _limit is None else _limit)

@@ -446,3 +446,15 @@ def trim():
     cdef Block *idle = sweep(clock_seconds())
     os_unlock()
     release(idle)
+
+
+def after_collection(phase, info):
+    """Give back idle memory after a garbage collection: one of `gc.callbacks`.
+
+    The collector runs now and then in any program, also in one that has done with fastlayers; on
+    any thread, but never on one that is in the recycler: nothing in there makes an object, or frees
+    one. Python prints what such a callback raises and goes on, and a function of Python's own may
+    raise KeyboardInterrupt anywhere: Ctrl-C would be lost. This one does not look for signals.
+    """
+    if phase == "stop":
+        trim()
