@@ -5,27 +5,41 @@ from __future__ import annotations
 import os
 import subprocess
 import sys
+from pathlib import Path
+
+TESTS = Path(__file__).parent
+
+
+def environment(**variables):
+    """The variables of a fresh interpreter, which can import what stands in this folder."""
+    kept = {
+        k: v for k, v in os.environ.items() if not k.startswith(("FASTLAYERS_", "OMP_", "GOMP_"))
+    }
+    path = os.pathsep.join([str(TESTS), *filter(None, [os.environ.get("PYTHONPATH")])])
+    return kept | {"OMP_WAIT_POLICY": "passive", "PYTHONPATH": path} | variables
 
 
 def run(*arguments, **variables):
     """Run a fresh interpreter to its end."""
-    environment = {
-        k: v for k, v in os.environ.items() if not k.startswith(("FASTLAYERS_", "OMP_", "GOMP_"))
-    }
     return subprocess.run(
         [sys.executable, *arguments],
-        env=environment | {"OMP_WAIT_POLICY": "passive"} | variables,
+        env=environment(**variables),
         capture_output=True,
         text=True,
         timeout=120,
     )
 
 
-def output_of(code, **variables):
-    """What code prints, in words; it may neither fail nor complain."""
-    result = run("-c", code, **variables)
+def lines_of(*arguments, **variables):
+    """The lines that an interpreter prints; it may neither fail nor complain."""
+    result = run(*arguments, **variables)
     assert (result.returncode, result.stderr) == (0, "")
-    return result.stdout.split()
+    return result.stdout.splitlines()
+
+
+def output_of(code, **variables):
+    """What code prints, in words."""
+    return " ".join(lines_of("-c", code, **variables)).split()
 
 
 def last_line_of_error(code, **variables):

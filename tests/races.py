@@ -1,8 +1,7 @@
 """Threads that share the recycler and the layers, for the thread sanitizer to watch.
 
-The recycler's lock must hold where the GIL does not: NumPy's side of the recycler is called by way
-of ctypes, which lets go of the GIL. The layers share inputs and outputs, and let go of it for every
-call.
+The recycler's lock must hold where the GIL does not; the layers share inputs and outputs, and let
+go of it for every call.
 """
 
 from __future__ import annotations
@@ -16,6 +15,7 @@ import threading
 
 import numpy as np
 from calls import SERVED, make, operands
+from recycler import recycler
 
 import fastlayers
 from fastlayers._core import dispatch, memory
@@ -23,27 +23,6 @@ from fastlayers._core import dispatch, memory
 THREADS = 8
 ROUNDS = 2_000
 SIZES = [100, 3_000, 5_000, 140_000, 1_200_000]  # of malloc, within a page, mapped
-
-pointer, size = ctypes.c_void_p, ctypes.c_size_t
-
-
-class Handler(ctypes.Structure):
-    """NumPy's PyDataMem_Handler (NEP 49)."""
-
-    _fields_ = [
-        ("name", ctypes.c_char * 127),
-        ("version", ctypes.c_uint8),
-        ("context", pointer),
-        ("malloc", ctypes.CFUNCTYPE(pointer, pointer, size)),
-        ("calloc", ctypes.CFUNCTYPE(pointer, pointer, size, size)),
-        ("realloc", ctypes.CFUNCTYPE(pointer, pointer, pointer, size)),
-        ("free", ctypes.CFUNCTYPE(None, pointer, pointer, size)),
-    ]
-
-
-get_pointer = ctypes.pythonapi.PyCapsule_GetPointer
-get_pointer.argtypes, get_pointer.restype = [ctypes.py_object, ctypes.c_char_p], pointer
-recycler = Handler.from_address(get_pointer(memory.recycling_handler(), b"mem_handler"))
 
 others: collections.deque[int] = collections.deque()  # blocks for any thread to free
 errors: list[object] = []

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import ctypes
 import multiprocessing
 import os
 import sys
@@ -11,7 +12,7 @@ from contextvars import copy_context
 
 import numpy as np
 import pytest
-from fresh import output_of, run
+from fresh import lines_of, output_of
 from outcome import described
 
 import fastlayers
@@ -21,6 +22,7 @@ if fastlayers.IMPLEMENTATION != "native":
     pytest.skip("plain NumPy has neither threads nor memory of its own", allow_module_level=True)
 
 from paths import OPENMP, PATHS, needs_openmp, taken
+from recycler import recycler
 
 from fastlayers._core import dispatch
 
@@ -58,9 +60,8 @@ def work(seed=0):
 def output_of_script(script, path):
     """What a script prints that may start processes, in words."""
     path.write_text(script)
-    result = run("-W", "ignore", str(path))  # newer Pythons warn of threads and fork
-    assert (result.returncode, result.stderr) == (0, "")
-    return result.stdout.split()
+    lines = lines_of("-W", "ignore", str(path))  # newer Pythons warn of threads and fork
+    return " ".join(lines).split()
 
 
 # ------------------------------------------------------------------------------------------- fork
@@ -153,36 +154,12 @@ print(set(children))
     assert output_of_script(WORK + FORK + code, tmp_path / "s.py") == ["{0}"]
 
 
-# The recycler as NumPy has it, called without the GIL: only so can two threads be in it at once
-# where there is a GIL, as when NumPy frees an array.
-RECYCLER = """
-import ctypes
-from fastlayers._core import memory
-
-pointer, size = ctypes.c_void_p, ctypes.c_size_t
-
-class Handler(ctypes.Structure):
-    _fields_ = [
-        ("name", ctypes.c_char * 127),
-        ("version", ctypes.c_uint8),
-        ("context", pointer),
-        ("malloc", ctypes.CFUNCTYPE(pointer, pointer, size)),
-        ("calloc", ctypes.CFUNCTYPE(pointer, pointer, size, size)),
-        ("realloc", ctypes.CFUNCTYPE(pointer, pointer, pointer, size)),
-        ("free", ctypes.CFUNCTYPE(None, pointer, pointer, size)),
-    ]
-
-handler_of = ctypes.pythonapi.PyCapsule_GetPointer
-handler_of.argtypes, handler_of.restype = [ctypes.py_object, ctypes.c_char_p], pointer
-recycler = Handler.from_address(handler_of(memory.recycling_handler(), b"mem_handler"))
-"""
-
-
 @can_fork
 def test_fork_while_the_recycler_is_in_use(tmp_path):
     # Its mutex must not be taken in the child.
     code = """
 import threading
+from recycler import recycler
 done = threading.Event()
 def keep_busy():
     while not done.is_set():
@@ -200,7 +177,7 @@ for thread in threads:
     thread.join()
 print(codes)
 """
-    assert output_of_script(WORK + FORK + RECYCLER + code, tmp_path / "s.py") == ["{0}"]
+    assert output_of_script(WORK + FORK + code, tmp_path / "s.py") == ["{0}"]
 
 
 @pytest.mark.parametrize("method", ["fork", "forkserver", "spawn"])
@@ -330,9 +307,6 @@ def test_a_layer_that_threads_share(in_threads):
 
 
 def test_blocks_are_given_to_one_thread_at_a_time(in_threads):
-    names = {}
-    exec(RECYCLER, names)
-    c, recycler = names["ctypes"], names["recycler"]
     new, free, size = recycler.malloc, recycler.free, 4_000
     steps = 5_000
 
@@ -341,8 +315,8 @@ def test_blocks_are_given_to_one_thread_at_a_time(in_threads):
         for _ in range(steps):
             blocks = new(None, size), new(None, size)
             for block in blocks:
-                c.c_int.from_address(block).value = number
-            mine.append(all(c.c_int.from_address(block).value == number for block in blocks))
+                ctypes.c_int.from_address(block).value = number
+            mine.append(all(ctypes.c_int.from_address(block).value == number for block in blocks))
             for block in blocks:
                 free(None, block, size)
         return all(mine)

@@ -2,22 +2,19 @@
 
 from __future__ import annotations
 
-import subprocess
-import sys
 from pathlib import Path
+
+from fresh import lines_of
+
+from fastlayers import IMPLEMENTATION
 
 EXAMPLES = Path(__file__).parent.parent / "examples"
 
 
 def test_apple_shop():
-    result = subprocess.run(
-        [sys.executable, "-W", "error", EXAMPLES / "apple_shop.py"],
-        capture_output=True,
-        text=True,
-        timeout=60,
-    )
-    assert (result.returncode, result.stderr) == (0, "")
-    numbers, arrays = result.stdout.split("\n\n")
+    example = str(EXAMPLES / "apple_shop.py")
+    lines = lines_of("-W", "error", example, FASTLAYERS_IMPLEMENTATION=IMPLEMENTATION)
+    numbers, arrays = "\n".join(lines).split("\n\n")
     printed = dict(line.split() for line in numbers.splitlines()[1:])
     assert printed == {
         "price": "715.0000000000001",

@@ -5,7 +5,6 @@ from __future__ import annotations
 import copy
 import gc
 import io
-import os
 import pickle
 import platform
 import shutil
@@ -18,6 +17,7 @@ from pathlib import Path as File
 
 import numpy as np
 import pytest
+from fresh import TESTS, lines_of
 from outcome import described
 
 import fastlayers
@@ -30,24 +30,6 @@ import leaks
 from paths import Path, taken
 
 from fastlayers._core import simd
-
-TESTS = File(__file__).parent
-ENVIRONMENT = {k: v for k, v in os.environ.items() if not k.startswith("FASTLAYERS_")}
-ENVIRONMENT["PYTHONPATH"] = str(TESTS)
-
-
-def run(*arguments, **variables):
-    """Run a fresh interpreter with these arguments; the lines that it prints."""
-    result = subprocess.run(
-        [sys.executable, *arguments],
-        env=ENVIRONMENT | variables,
-        capture_output=True,
-        text=True,
-        timeout=120,
-    )
-    assert (result.stderr, result.returncode) == ("", 0)
-    return result.stdout.splitlines()
-
 
 # ------------------------------------------------------------------------------------------ leaks
 
@@ -137,14 +119,14 @@ for name in NAMES:
 
 @pytest.mark.skipif(not File("/proc/self/statm").exists(), reason="what is mapped is in /proc")
 def test_every_call_ends_in_a_memory_error_and_works_afterwards():
-    lines = run("-c", LITTLE_MEMORY, MALLOC_ARENA_MAX="1", MALLOC_MMAP_THRESHOLD_="1000000")
+    lines = lines_of("-c", LITTLE_MEMORY, MALLOC_ARENA_MAX="1", MALLOC_MMAP_THRESHOLD_="1000000")
     assert [line for line in lines if not line.endswith(": 3: True")] == []
     assert len(lines) > 30
 
 
 def test_any_allocation_of_python_may_fail():
     pytest.importorskip("_testcapi", reason="some distributions leave it out")
-    lines = run(str(TESTS / "faults.py"))
+    lines = lines_of(str(TESTS / "faults.py"))
     assert len(lines) == 1
     assert int(lines[0].split()[0]) > 100
 
@@ -155,7 +137,7 @@ def test_any_allocation_of_c_may_fail(tmp_path):
     library = tmp_path / "failing_allocators.so"
     source = TESTS / "failing_allocators.c"
     subprocess.run([compiler, "-shared", "-fPIC", "-O1", "-o", library, source], check=True)
-    lines = run(str(TESTS / "faults.py"), LD_PRELOAD=str(library))
+    lines = lines_of(str(TESTS / "faults.py"), LD_PRELOAD=str(library))
     assert len(lines) == 1
     assert int(lines[0].split()[0]) > 100
 
@@ -198,7 +180,7 @@ result = [fastlayers.multiply(np.ones(n), 2.0) for n in (1_000, 100_000, 1_000_0
 del result
 print("kept")
 """
-    assert run("-X", "dev", "-c", code)[0] == "kept"
+    assert lines_of("-X", "dev", "-c", code)[0] == "kept"
 
 
 def test_arrays_outlive_the_modules():
@@ -219,7 +201,7 @@ for n, array in zip(sizes, kept):
 del array, kept
 print(len([np.ones(100_000) for _ in range(5)]))
 """
-    assert run("-c", code) == ["True"] * 6 + ["5"]
+    assert lines_of("-c", code) == ["True"] * 6 + ["5"]
 
 
 # ---------------------------------------------------------------------------- as any array

@@ -19,6 +19,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from fresh import environment, last_line_of_error, lines_of, output_of
 from operands import Operand
 from outcome import described, outcome, sharing
 
@@ -53,20 +54,6 @@ def is_recycling():
     before = served()
     np.empty(10_000)
     return served() > before
-
-
-ENVIRONMENT = {k: v for k, v in os.environ.items() if not k.startswith("FASTLAYERS_")}
-
-
-def run(code, **variables):
-    """Run code in a fresh interpreter, with these environment variables."""
-    return subprocess.run(
-        [sys.executable, "-c", code],
-        env=ENVIRONMENT | variables,
-        capture_output=True,
-        text=True,
-        timeout=60,
-    )
 
 
 # ------------------------------------------------------------------------- results own their data
@@ -452,18 +439,14 @@ def test_empty_cache():
 
 @pytest.mark.parametrize("value", ["0", "1000000", str(10**30), ""])
 def test_limit_from_the_environment(value):
-    result = run(
-        "import fastlayers; print(fastlayers.cache_info().limit)", FASTLAYERS_CACHE_LIMIT=value
-    )
+    code = "import fastlayers; print(fastlayers.cache_info().limit)"
     expected = min(int(value), 2**63 - 1) if value else limits.memory_bytes() // 8
-    assert (int(result.stdout), result.stderr) == (expected, "")
+    assert output_of(code, FASTLAYERS_CACHE_LIMIT=value) == [str(expected)]
 
 
 @pytest.mark.parametrize("value", ["-1", "1.5", "1e6", "lots", "1 MB", "0x10"])
 def test_bad_limit_in_the_environment(value):
-    result = run("import fastlayers", FASTLAYERS_CACHE_LIMIT=value)
-    assert result.returncode == 1
-    error = result.stderr.splitlines()[-1]
+    error = last_line_of_error("import fastlayers", FASTLAYERS_CACHE_LIMIT=value)
     assert error.startswith("ValueError: FASTLAYERS_CACHE_LIMIT")
     assert repr(value) in error
     assert "at least 0" in error
@@ -904,7 +887,7 @@ print(fastlayers.cache_info().hits > 50)
 def forgotten():
     """A program that has done with a large array; it sleeps while the other tests run."""
     with subprocess.Popen(
-        [sys.executable, "-c", FORGOTTEN], env=ENVIRONMENT, stdout=subprocess.PIPE, text=True
+        [sys.executable, "-c", FORGOTTEN], env=environment(), stdout=subprocess.PIPE, text=True
     ) as program:
         yield program
         program.kill()
@@ -947,9 +930,7 @@ little_memory = pytest.mark.skipif(
 
 def run_with_little_memory(code):
     # One arena: the C library reserves 64 MiB for each that it makes, whenever a thread needs one.
-    result = run(LITTLE_MEMORY + code, MALLOC_ARENA_MAX="1")
-    assert result.stderr == ""
-    return result.stdout.splitlines()
+    return lines_of("-c", LITTLE_MEMORY + code, MALLOC_ARENA_MAX="1")
 
 
 @little_memory

@@ -5,12 +5,11 @@ Of the other environment variables' wrong values test_runtime.py and test_recycl
 
 from __future__ import annotations
 
-import os
 import shutil
-import subprocess
 import sys
 from pathlib import Path
 
+import fresh
 import numpy as np
 import pytest
 
@@ -32,13 +31,9 @@ for warning in caught:
 
 def run(code, variable=None, **variables):
     """Run code in a fresh interpreter, where FASTLAYERS_IMPLEMENTATION is as given."""
-    environment = {k: v for k, v in os.environ.items() if k != "FASTLAYERS_IMPLEMENTATION"}
-    environment.update(variables)
     if variable is not None:
-        environment["FASTLAYERS_IMPLEMENTATION"] = variable
-    return subprocess.run(
-        [sys.executable, "-c", code], env=environment, capture_output=True, text=True, timeout=60
-    )
+        variables["FASTLAYERS_IMPLEMENTATION"] = variable
+    return fresh.run("-c", code, **variables)
 
 
 def test_chosen(implementation):
@@ -220,13 +215,13 @@ def cpu_features():
 def test_same_bits_whatever_the_cpu_is_said_to_have():
     from fastlayers._core import simd
 
-    features, tests = cpu_features(), str(Path(__file__).parent)
+    features = cpu_features()
     starts = {len(features) * third // 3 for third in range(3)}
     environments = [{"FASTLAYERS_SIMD": level} for level in simd.available()]
     environments += [{"NPY_DISABLE_CPU_FEATURES": " ".join(features[i:])} for i in starts]
     digests = {}
     for environment in environments:
-        result = run(DIGEST, "native", PYTHONPATH=tests, **environment)
+        result = run(DIGEST, "native", **environment)
         assert result.stderr == ""
         digests[str(environment)] = result.stdout
     assert len(set(digests.values())) == 1, digests

@@ -3,9 +3,8 @@
 from __future__ import annotations
 
 import os
-import subprocess
-import sys
 
+import fresh
 import numpy as np
 import pytest
 
@@ -19,16 +18,7 @@ SHOW = (
 
 
 def lines_of(*arguments, **variables):
-    environment = {k: v for k, v in os.environ.items() if k not in runtime.ENVIRONMENT}
-    result = subprocess.run(
-        [sys.executable, *arguments],
-        env=environment | variables,
-        capture_output=True,
-        text=True,
-        timeout=60,
-    )
-    assert (result.returncode, result.stderr) == (0, "")
-    return [line.strip() for line in result.stdout.splitlines()]
+    return [line.strip() for line in fresh.lines_of(*arguments, **variables)]
 
 
 @pytest.mark.parametrize("mode", ["yaml", "", None, 3])
@@ -84,6 +74,7 @@ def test_forked_child():
 
 def test_environment_is_shown():
     variables = {"OMP_NUM_THREADS": "3", "FASTLAYERS_CACHE_LIMIT": "12345"}
+    variables["OMP_WAIT_POLICY"] = "passive"
     lines = lines_of("-m", "fastlayers", **variables)
     for name in runtime.ENVIRONMENT:
         assert f"{name}: {variables.get(name, 'not set')}" in lines
