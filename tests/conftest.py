@@ -15,6 +15,8 @@ os.environ.setdefault("OMP_WAIT_POLICY", "passive")
 import fastlayers
 from fastlayers import reference
 
+pytest.register_assert_rewrite("fresh")  # what an interpreter complained of is told of
+
 # Demanding native here, too, where nothing is said: without it half of the suite would be missing,
 # and nobody would notice.
 IMPLEMENTATIONS = ["native", "reference"]

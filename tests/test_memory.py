@@ -58,8 +58,12 @@ def test_calls_leave_nothing_behind(tracing, way):
     found = {}
     with taken(WAYS[way]):
         for name in calls.NAMES:
-            leaks.left_behind(name, o, CALLS)  # caches fill
-            found[name] = leaks.left_behind(name, o, CALLS)
+            # A leak is there every time. Caches fill once, and without the GIL Python puts off now
+            # and then what is to be freed.
+            for _ in range(5):
+                found[name] = leaks.left_behind(name, o, CALLS)
+                if not found[name]:
+                    break
     assert {name: what for name, what in found.items() if what} == {}
 
 
@@ -124,6 +128,10 @@ def test_every_call_ends_in_a_memory_error_and_works_afterwards():
     assert len(lines) > 30
 
 
+@pytest.mark.skipif(
+    bool(sysconfig.get_config_var("Py_GIL_DISABLED")),
+    reason="NumPy 2.5 itself does not survive it where Python is built without the GIL",
+)
 def test_any_allocation_of_python_may_fail():
     pytest.importorskip("_testcapi", reason="some distributions leave it out")
     lines = lines_of(str(TESTS / "faults.py"))
