@@ -136,6 +136,9 @@ def copy_of_package(tmp_path):
     source = Path(fastlayers.__file__).parent
     ignored = shutil.ignore_patterns("__pycache__")
     copy = shutil.copytree(source, tmp_path / "fastlayers", ignore=ignored)
+    libraries = source.parent / "fastlayers.libs"  # which a repaired wheel brings
+    if libraries.exists():
+        shutil.copytree(libraries, tmp_path / libraries.name)
     assert len(modules(copy / "_core", "*")) >= 3
     return copy
 
