@@ -116,8 +116,8 @@ lint: $(VENV)/installed $(VENV)/group-lint $(VENV)/group-test $(VENV)/group-demo
 # In a copy of the tree, where the C sources may lie beside those that they are made from: Cython's
 # plugin for coverage looks for them there. Left out are the documents, other libraries, the installed
 # version, what many threads do at once, which takes minutes where every line is traced, and memory: a
-# tracer holds on to arrays. It wants CPython 3.11: from 3.12
-# on Cython tells of lines in a way that coverage's tracer does not hear.
+# tracer holds on to arrays. It wants CPython 3.11: from 3.12 on Cython tells of lines in a way that
+# coverage's tracer does not hear.
 coverage: $(VENV)/group-build $(VENV)/group-test $(VENV)/group-coverage
 	rm -rf $(COVERAGE)/src $(COVERAGE)/tests $(COVERAGE)/.coverage*
 	mkdir -p $(COVERAGE)
