@@ -412,6 +412,12 @@ def test_large_calls_release_the_gil(threads):
 
 # ---------------------------------------------------------------------------------------- signals
 
+# What a shell runs in the background ignores Ctrl-C, and so would what that runs in turn.
+INTERRUPTIBLE = """
+import signal
+signal.signal(signal.SIGINT, signal.default_int_handler)
+"""
+
 
 @pytest.mark.skipif(sys.platform == "win32", reason="no process can send itself SIGINT there")
 @pytest.mark.parametrize(
@@ -427,7 +433,6 @@ def test_large_calls_release_the_gil(threads):
 def test_interrupts(call, tmp_path):
     code = f"""
 import os
-import signal
 import threading
 fastlayers.set_num_threads(3)
 threads = work()
@@ -455,7 +460,7 @@ np.empty(10_000)
 assert sum(fastlayers.cache_info()[:2]) == served  # NumPy's own handler is in force
 print(interrupted)
 """
-    assert output_of_script(WORK + code, tmp_path / "s.py") == ["20"]
+    assert output_of_script(WORK + INTERRUPTIBLE + code, tmp_path / "s.py") == ["20"]
 
 
 def test_interrupt_while_garbage_is_collected():
@@ -470,4 +475,4 @@ try:
 except KeyboardInterrupt:
     print("interrupted")
 """
-    assert output_of(code) == ["interrupted"]
+    assert output_of(INTERRUPTIBLE + code) == ["interrupted"]
