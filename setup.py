@@ -1,7 +1,7 @@
 """Build the compiled part. Everything else about the package stands in pyproject.toml.
 
 FASTLAYERS_DEBUG=1   checks indices, does not optimise: for the debugger
-FASTLAYERS_TRACE=1   traces Cython lines: for coverage
+FASTLAYERS_COVERAGE=1   counts how often each line is run: GCC's and Clang's --coverage
 FASTLAYERS_SANITIZE=address,undefined   checks what GCC's or Clang's -fsanitize of these names does
 """
 
@@ -19,11 +19,11 @@ from setuptools import Extension, setup
 from setuptools.command.build_ext import build_ext
 
 DEBUG = os.environ.get("FASTLAYERS_DEBUG") == "1"
-TRACE = os.environ.get("FASTLAYERS_TRACE") == "1"
+COVERAGE = os.environ.get("FASTLAYERS_COVERAGE") == "1"
 SANITIZE = os.environ.get("FASTLAYERS_SANITIZE", "")
 
 # A folder for each variant: neither setuptools nor Cython notices when flags or directives change.
-VARIANT = "debug" if DEBUG else "trace" if TRACE else "release"
+VARIANT = "debug" if DEBUG else "coverage" if COVERAGE else "release"
 if SANITIZE:
     VARIANT += "-" + SANITIZE.replace(",", "-")
 
@@ -35,9 +35,10 @@ X86_64 = sysconfig.get_platform().endswith(("x86_64", "amd64"))
 
 # NumPy rounds each operation on its own, lets integers wrap, and so do the kernels.
 FLAGS = ["/O2", "/fp:precise"] if MSVC else ["-O3", "-g0", "-fwrapv", "-ffp-contract=off"]
-if DEBUG or TRACE:
+if DEBUG or COVERAGE:
     FLAGS += ["/Od"] if MSVC else ["-O0", "-g"]
-LINK_FLAGS = []
+LINK_FLAGS = ["--coverage"] if COVERAGE else []
+FLAGS += LINK_FLAGS
 if SANITIZE:
     LINK_FLAGS = [f"-fsanitize={SANITIZE}"]
     FLAGS += [*LINK_FLAGS, "-fno-sanitize-recover=all", "-fno-omit-frame-pointer", "-O1", "-g"]
@@ -59,7 +60,7 @@ elif X86_64:
         "x86_64_v3": ["-march=x86-64-v3"],
         "x86_64_v4": ["-march=x86-64-v4", "-mprefer-vector-width=512"],
     }
-if TRACE:
+if COVERAGE:
     LEVELS = {"baseline": []}  # one is enough: they are built from the same lines
 
 
@@ -120,7 +121,6 @@ def extension(name, flags=()):
         define_macros=[
             ("NPY_NO_DEPRECATED_API", "NPY_2_0_API_VERSION"),
             ("NPY_TARGET_VERSION", "NPY_2_0_API_VERSION"),
-            *([("CYTHON_TRACE_NOGIL", "1")] if TRACE else []),
         ],
         libraries=[] if MSVC else ["m"],  # of fpstatus.h, where that takes fenv.h
         extra_compile_args=[*FLAGS, *flags],
@@ -148,7 +148,6 @@ setup(
             "initializedcheck": False,
             "wraparound": False,
             "cdivision": True,
-            "linetrace": TRACE,
             "freethreading_compatible": True,
         },
     ),

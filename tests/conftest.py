@@ -30,9 +30,8 @@ if "native" in IMPLEMENTATIONS and fastlayers.IMPLEMENTATION != "native":
 
 # Examples that depend on nothing but the code: a failure is a failure tomorrow, too.
 settings.register_profile("suite", derandomize=True, deadline=None, max_examples=200)
-settings.register_profile("coverage", derandomize=True, deadline=None, max_examples=50)
 settings.register_profile("fuzz", deadline=None, max_examples=25_000, print_blob=True)
-settings.load_profile(os.environ.get("HYPOTHESIS_PROFILE", "suite"))
+settings.load_profile("suite")
 
 
 class Implementation:

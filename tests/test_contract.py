@@ -144,6 +144,10 @@ def with_metadata(values):
     return np.array(values, np.dtype("f8", metadata={"unit": "W"}))
 
 
+def long_text(values):
+    return np.array(values, np.dtypes.StringDType())
+
+
 def long_long(values):
     return np.array(values, np.longlong)
 
@@ -217,6 +221,7 @@ OPERANDS = {  # x, y, dout
     "timedelta64": (np.array([1, 2], "m8[s]"), np.array([3, 4]), np.array([1, 2], "m8[s]")),
     "datetime64": (np.array(["2020"], "M8[Y]"), np.array([3]), np.array(["2020"], "M8[Y]")),
     "strings": (np.array(["a"]), np.array(["b"]), np.array(["c"])),
+    "strings of any length": (long_text(["a"]), long_text(["b"]), np.array([2])),
     "objects": (np.array([1, 1.5, None]), np.array([2, 10**30, 3]), np.array([1, 2, "a"])),
     "structured": (np.zeros(2, "i4,f4"), np.zeros(2, "i4,f4"), np.zeros(2, "i4,f4")),
     "dtype with metadata": (with_metadata([1, 2]), with_metadata([3, 4]), with_metadata([5, 6])),

@@ -46,16 +46,7 @@ static char os_mutex = 0;
 static void os_lock(void)
 {
     while (__atomic_exchange_n(&os_mutex, 1, __ATOMIC_ACQUIRE)) {
-#if CYTHON_TRACE_NOGIL
-        /* Whoever holds it is traced, and wants the GIL for that. */
-        PyThreadState *state = PyGILState_Check() ? PyEval_SaveThread() : NULL;
         sched_yield();
-        if (state != NULL) {
-            PyEval_RestoreThread(state);
-        }
-#else
-        sched_yield();
-#endif
     }
 }
 static void os_unlock(void) { __atomic_store_n(&os_mutex, 0, __ATOMIC_RELEASE); }
