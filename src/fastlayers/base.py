@@ -11,6 +11,23 @@ class BaseLayer:
 
     Subclass it to write a layer of one's own; each method raises ``NotImplementedError`` until
     it is overridden.
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> from fastlayers import BaseLayer
+    >>> class Relu(BaseLayer):
+    ...     def forward(self, x):
+    ...         self.x = x
+    ...         return np.maximum(x, 0)
+    ...
+    ...     def backward(self, dout):
+    ...         return dout * (self.x > 0)
+    >>> layer = Relu()
+    >>> layer.forward(np.array([-1.0, 2.0]))
+    array([0., 2.])
+    >>> layer.backward(np.array([1.0, 3.0]))
+    array([0., 3.])
     """
 
     def forward(self, x: Any, y: Any) -> Any:

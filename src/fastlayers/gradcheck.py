@@ -13,7 +13,20 @@ from .reference import sum_to
 
 
 class GradcheckError(RuntimeError):
-    """A gradient that ``backward`` gave disagrees with central differences."""
+    """A gradient that ``backward`` gave disagrees with central differences.
+
+    Examples
+    --------
+    >>> from fastlayers import GradcheckError, MulLayer, gradcheck
+    >>> class Swapped(MulLayer):
+    ...     def backward(self, dout):
+    ...         return dout * self.x, dout * self.y
+    >>> try:
+    ...     gradcheck(Swapped(), 1.0, 2.0)
+    ... except GradcheckError as error:
+    ...     print(str(error).partition(":")[0])
+    Swapped.backward
+    """
 
 
 def gradcheck(
