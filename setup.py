@@ -22,10 +22,12 @@ DEBUG = os.environ.get("FASTLAYERS_DEBUG") == "1"
 COVERAGE = os.environ.get("FASTLAYERS_COVERAGE") == "1"
 SANITIZE = os.environ.get("FASTLAYERS_SANITIZE", "")
 
-# A folder for each variant: neither setuptools nor Cython notices when flags or directives change.
+# A folder for each variant, and for each NumPy, whose declarations go into the C: neither
+# setuptools nor Cython notices when flags, directives or those change.
 VARIANT = "debug" if DEBUG else "coverage" if COVERAGE else "release"
 if SANITIZE:
     VARIANT += "-" + SANITIZE.replace(",", "-")
+BUILD = f"build/{VARIANT}/numpy-{np.__version__}"
 
 CORE = Path("src/fastlayers/_core")
 MSVC = sys.platform == "win32"
@@ -134,14 +136,14 @@ def extension(name, flags=()):
 
 setup(
     cmdclass={"build_ext": BuildExt},
-    options={"build": {"build_base": f"build/{VARIANT}"}},
+    options={"build": {"build_base": BUILD}},
     ext_modules=cythonize(
         [
             extension("dispatch"),
             extension("memory"),
             *(extension(f"kernels_{name}", flags) for name, flags in LEVELS.items()),
         ],
-        build_dir=f"build/{VARIANT}/cython",  # outside the source tree
+        build_dir=f"{BUILD}/cython",  # outside the source tree
         compiler_directives={
             "language_level": 3,
             "boundscheck": DEBUG,
