@@ -273,16 +273,23 @@ def _check_outputs(dout: Any, products: tuple[tuple[Any, Any], ...]) -> None:
         try:
             with np.errstate(all="ignore"), _no_complex_warning(result):
                 np.multiply(dout, factor, out=memory, where=False)
-        except Exception:
+        except (TypeError, ValueError):
             # Refused, with what NumPy says before that, of a number's overflow perhaps.
-            np.multiply(dout, factor, out=memory, where=False)
+            np.multiply(dout, factor, out=memory)
             raise
 
 
 def _memory_of(result: Any) -> Any:
-    """The same memory as a plain array, for a masked array would take over another mask."""
+    """The same memory as a plain array, for a masked array would take over another mask.
+
+    Ones stand in for objects and texts, of which not all can be converted.
+    """
     if isinstance(result, np.ma.MaskedArray):
-        return result.data
+        result = result.data
+    if isinstance(result, np.ndarray) and result.dtype.kind in "OSUT":
+        ones = np.ones_like(result)
+        ones.flags.writeable = result.flags.writeable
+        return ones
     return result
 
 
