@@ -82,15 +82,16 @@ addresses: $(VENV)/installed $(VENV)/group-test
 races: $(VENV)/installed $(VENV)/group-test
 	LD_PRELOAD="$(call runtime,tsan)" TSAN_OPTIONS=exitcode=66 $(BIN)/python tests/races.py
 
-# Each implementation in a process of its own. pytest-benchmark sorts the two by name.
+# Each implementation in a process of its own. pytest-benchmark sorts the two by name; here it would
+# load the tests' conftest.py, which wants what only the tests need.
 bench: $(VENV)/installed $(VENV)/group-bench
 	mkdir -p $(BENCH)
 	$(BIN)/python -m pytest benchmarks --implementation reference $(BENCH_OPTIONS) \
 		--benchmark-json=$(BENCH)/1-reference.json
 	$(BIN)/python -m pytest benchmarks --implementation native $(BENCH_OPTIONS) \
 		--benchmark-json=$(BENCH)/2-native.json
-	$(BIN)/pytest-benchmark --storage=$(BENCH) compare --between=median --time-unit=us \
-		$(BENCH)/1-reference.json $(BENCH)/2-native.json
+	cd $(BENCH) && $(abspath $(BIN))/pytest-benchmark --storage=. compare --between=median \
+		--time-unit=us 1-reference.json 2-native.json
 	$(BIN)/python benchmarks/compare.py $(BENCH)/1-reference.json $(BENCH)/2-native.json
 
 side-by-side: $(VENV)/installed $(VENV)/group-peers
