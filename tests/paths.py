@@ -76,7 +76,7 @@ def taken(path: Path | None) -> Iterator[None]:
         threads=path.threshold,
         streaming=path.threshold if path.streaming else never,
         recycling=path.threshold if path.recycling else never,
-        delay=-1e6,
+        late=1e6,
     )
     simd.use(path.simd)
     fastlayers.set_num_threads(path.threads)

@@ -135,7 +135,7 @@ def test_fork_while_threads_are_at_work(tmp_path):
     code = """
 import threading
 from fastlayers._core import dispatch
-dispatch.set_thresholds(delay=-1e6)
+dispatch.set_thresholds(late=1e6)
 fastlayers.set_num_threads(3)
 done = threading.Event()
 def keep_busy():

@@ -59,7 +59,7 @@ import fastlayers
 from fastlayers._core import dispatch
 
 fastlayers.set_num_threads(3)
-dispatch.set_thresholds(delay=-1e6)  # no call is late, so all take threads
+dispatch.set_thresholds(late=1e6)  # no call is late, so all take threads
 
 def ours():
     rng = np.random.default_rng(0)

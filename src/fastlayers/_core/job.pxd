@@ -37,7 +37,8 @@ cdef struct Job:
     int operands                # how many the operation has: inputs, then outputs
     Py_ssize_t item             # bytes of an element
     int ndim                    # at least 1; the last axis is the innermost
-    int threads                 # how many share the work
+    int team                    # OpenMP's threads for it; always as many, or 1
+    int threads                 # how many of them get a share of the work
     bint streaming              # whether results bypass the caches
     bint blocked                # whether an input lies across the last two axes: go by blocks
     Py_ssize_t size             # the product of the shape
@@ -47,6 +48,10 @@ cdef struct Job:
     Sum sums[2]                 # one a result, where chunks is not 0
     char *data[MAX_OPERANDS]
     Py_ssize_t strides[MAX_DIMS][MAX_OPERANDS]  # in bytes; 0 repeats an element
+
+# The name of a kernel module's capsule. Modules of two builds must not meet: the layout is in it.
+cdef inline bytes capsule_name():
+    return f"fastlayers._core.kernels of jobs of {sizeof(Job)} bytes".encode()
 
 # Runs a job; returns the floating-point exceptions that it raised, as fpstatus.h numbers them.
 ctypedef int (*Run)(const Job *job) noexcept nogil

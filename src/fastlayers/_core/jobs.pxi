@@ -5,7 +5,7 @@ include "rows.pxi"
 from cpython.pycapsule cimport PyCapsule_New
 from cython.parallel cimport prange
 
-from .job cimport MAX_DIMS
+from .job cimport MAX_DIMS, capsule_name
 
 cdef extern from "fpstatus.h" nogil:
     ctypedef struct fp_environment:
@@ -189,9 +189,7 @@ cdef int run(const Job *job) noexcept nogil:
         return fp_raised()
     fp_get(&callers)
     if job.chunks:
-        for part in prange(
-            job.chunks, num_threads=job.threads, schedule="static"
-        ):
+        for part in prange(job.chunks, num_threads=job.team, schedule="static"):
             raised |= run_chunk(job, part, &callers)
         for part in range(job.operands - job.inputs):
             if job.sums[part].wanted:
@@ -199,9 +197,12 @@ cdef int run(const Job *job) noexcept nogil:
         return raised
     if job.threads == 1:
         return run_part(job, 0, &callers)
-    for part in prange(job.threads, num_threads=job.threads, schedule="static", chunksize=1):
+    # Parts without a share come back at once: a smaller team would have GNU OpenMP end the other
+    # threads, and start them again for the next larger job.
+    for part in prange(job.team, num_threads=job.team, schedule="static", chunksize=1):
         raised |= run_part(job, part, &callers)
     return raised
 
 
-kernels = PyCapsule_New(<void *> run, "fastlayers._core.kernels", NULL)
+cdef bytes _name = capsule_name()  # which the capsule does not keep
+kernels = PyCapsule_New(<void *> run, _name, NULL)

@@ -15,7 +15,7 @@ cdef struct Thresholds:
     Py_ssize_t threads          # bytes, of a result
     Py_ssize_t streaming        # bytes, of a step
     Py_ssize_t recycling        # bytes, of a result
-    double delay                # seconds by which threads seem later than they are
+    double late                 # seconds, of a threaded call beyond what its memory needs
 
 cdef Thresholds thresholds
 
@@ -43,7 +43,8 @@ cdef enum:
 # keeps a cache of its own.
 thresholds.recycling = 1 << 11
 
-thresholds.delay = 0
+# Waking threads takes some us, a turn of the operating system's scheduler some ms.
+thresholds.late = 1e-4
 
 
 cdef inline Py_ssize_t streamed_bytes() noexcept nogil:
@@ -58,14 +59,14 @@ def get_thresholds():
         "threads": load_size(&thresholds.threads),
         "streaming": load_size(&thresholds.streaming),
         "recycling": load_size(&thresholds.recycling),
-        "delay": load_double(&thresholds.delay),
+        "late": load_double(&thresholds.late),
     }
 
 
-def set_thresholds(*, gil=None, threads=None, streaming=None, recycling=None, delay=None):
+def set_thresholds(*, gil=None, threads=None, streaming=None, recycling=None, late=None):
     """Change sizes from which on things are done; None leaves one as it is.
 
-    With a new ``delay`` earlier calls are forgotten: none of them was late.
+    With a new ``late`` earlier calls are forgotten: none of them was late.
     """
     if gil is not None:
         store_size(&thresholds.gil, gil)
@@ -75,8 +76,8 @@ def set_thresholds(*, gil=None, threads=None, streaming=None, recycling=None, de
         store_size(&thresholds.streaming, streaming)
     if recycling is not None:
         store_size(&thresholds.recycling, recycling)
-    if delay is not None:
-        store_double(&thresholds.delay, delay)
+    if late is not None:
+        store_double(&thresholds.late, late)
         store_double(&one_thread_until, 0)
         store_double(&penalty, LEAST_PENALTY)
 
@@ -128,7 +129,7 @@ def cpu_level():
 
 def use_kernels(capsule):
     """Hand all further calls to the ``kernels`` of a kernel module."""
-    store_pointer(&kernels, PyCapsule_GetPointer(capsule, "fastlayers._core.kernels"))
+    store_pointer(&kernels, PyCapsule_GetPointer(capsule, capsule_name()))
 
 
 cdef inline int run_kernels(const Job *job) noexcept nogil:
@@ -139,9 +140,8 @@ cdef inline int run_kernels(const Job *job) noexcept nogil:
 # and the others wait for it: a call that takes 30 us alone then takes 4 ms. After a call that was
 # so late, the next ones use one thread, for twice as long as it took. If lateness is the rule that
 # becomes up to 128 times as long, so that trying threads again costs little; a hundred calls in
-# time make it half as long.
-#
-# Late is what takes longer than any memory needs: DDR3 moves more than 8 GB/s.
+# time make it half as long. It is a second at most: a process that was stopped for an hour has not
+# learnt anything about its threads.
 #
 # All threads write these. Where two do so at once, one of them is forgotten, and learnt again when
 # the next call is late.
@@ -149,35 +149,52 @@ cdef enum:
     LEAST_PENALTY = 2
     MOST_PENALTY = 128
 
+cdef double MOST_SECONDS = 1.0
+
+# Bytes a second: late is what takes longer than the memory of any machine needs. A single-board
+# computer moves twice as much.
+cdef double LEAST_BANDWIDTH = 2e9
+
 cdef double one_thread_until = 0
 cdef double penalty = LEAST_PENALTY
 
 
 cdef inline void share_out(Job *job, Py_ssize_t most) noexcept nogil:
-    """Set how many threads run a job, at most so many."""
-    job.threads = <int> max(<Py_ssize_t> 1, min(<Py_ssize_t> thread_count(), most))
-    if job.threads > 1 and (
-        clock_seconds() < load_double(&one_thread_until) or not can_start_threads(job.threads)
-    ):
-        job.threads = 1
+    """Set how many threads share a job, at most so many."""
+    job.team = thread_count()
+    job.threads = <int> max(<Py_ssize_t> 1, min(<Py_ssize_t> job.team, most))
+    if job.threads == 1:
+        job.team = 1
 
 
-cdef inline int run_timed(const Job *job) noexcept nogil:
-    """Run a job; remember if its threads were late."""
+cdef inline int run_timed(Job *job) noexcept nogil:
+    """Run a job, on one thread while threads are late; remember if they were."""
     cdef int raised
-    cdef double start, taken, factor
+    cdef double start
+    if job.threads > 1:
+        start = clock_seconds()
+        if start < load_double(&one_thread_until) or not can_start_threads(job.team):
+            job.threads = job.team = 1
     if job.threads == 1:
         return run_kernels(job)
-    start = clock_seconds()
     raised = run_kernels(job)
-    taken = clock_seconds() - start + load_double(&thresholds.delay)
-    factor = load_double(&penalty)
-    if taken > 1e-4 + <double> (job.size * job.item * job.operands) / 8e9:
-        store_double(&one_thread_until, start + factor * taken)
+    remember(clock_seconds() - start, <double> job.size * job.item * job.operands)
+    return raised
+
+
+cdef void remember(double taken, double bytes) noexcept nogil:
+    """Take note of how long the threads of a call took, which touched so much memory."""
+    cdef double factor = load_double(&penalty)
+    if taken > load_double(&thresholds.late) + bytes / LEAST_BANDWIDTH:
+        store_double(&one_thread_until, clock_seconds() + min(factor * taken, MOST_SECONDS))
         store_double(&penalty, min(2 * factor, <double> MOST_PENALTY))
     else:
         store_double(&penalty, max(0.993 * factor, <double> LEAST_PENALTY))
-    return raised
+
+
+def seem_to_have_taken(double seconds):
+    """Behave as after a threaded call that took so long; for tests."""
+    remember(seconds, 0)
 
 
 cdef inline bint run(Call *call) except -1:
