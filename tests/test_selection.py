@@ -5,6 +5,7 @@ Of the other environment variables' wrong values test_runtime.py and test_recycl
 
 from __future__ import annotations
 
+import ast
 import shutil
 import sys
 from pathlib import Path
@@ -228,3 +229,19 @@ def test_same_bits_whatever_the_cpu_is_said_to_have():
         assert result.stderr == ""
         digests[str(environment)] = result.stdout
     assert len(set(digests.values())) == 1, digests
+
+
+@native_only
+def test_frozen_programs_find_the_kernels():
+    # Whatever freezes a program follows its import statements, and no names put together.
+    from fastlayers._core import simd
+
+    statements = [
+        node
+        for node in ast.walk(ast.parse(Path(simd.__file__).read_text()))
+        if isinstance(node, ast.ImportFrom)
+    ]
+    imported = {
+        f"{'.' * s.level}{s.module or ''}{alias.name}" for s in statements for alias in s.names
+    }
+    assert {f".kernels_{name.replace('-', '_')}" for name in simd.LEVELS} <= imported

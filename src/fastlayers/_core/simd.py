@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import os
-from importlib import import_module
 from importlib.util import find_spec
+from typing import Any
 
 from .dispatch import cpu_level, use_kernels
 
@@ -28,7 +28,7 @@ def available() -> list[str]:
 def use(name: str) -> None:
     """Hand all further calls to the kernels of an available instruction set."""
     global _in_use
-    use_kernels(import_module(_module(name)).kernels)
+    use_kernels(_kernels(name).kernels)
     _in_use = name
 
 
@@ -54,6 +54,19 @@ def use_preferred() -> None:
 
 def _module(name: str) -> str:
     return f"{__package__}.kernels_{name.replace('-', '_')}"
+
+
+def _kernels(name: str) -> Any:
+    # By statements, since tools that freeze a program look for these.
+    if name == "baseline":
+        from . import kernels_baseline as module  # type: ignore[attr-defined]
+    elif name == "x86-64-v2":
+        from . import kernels_x86_64_v2 as module  # type: ignore[attr-defined]
+    elif name == "x86-64-v3":
+        from . import kernels_x86_64_v3 as module  # type: ignore[attr-defined]
+    else:
+        from . import kernels_x86_64_v4 as module  # type: ignore[attr-defined]
+    return module
 
 
 _in_use = ""
