@@ -334,6 +334,21 @@ def test_a_refusal_leaves_masks_as_they_were(api):
     assert described(dx) == before
 
 
+@pytest.mark.parametrize("operation", FORWARD + BACKWARD)
+def test_an_array_that_numpy_warns_of_writing_to(api, operation):
+    def broadcast():  # of which nothing is repeated
+        return np.broadcast_arrays(np.zeros((1, 3)), np.zeros((1, 1, 3)))[0]
+
+    x = numbers(3).reshape(1, 1, 3)
+    operands = (x, x) if operation in FORWARD else backward_operands(operation, x, x, x)
+    out = broadcast() if operation in FORWARD else (broadcast(), broadcast())
+    one = outcome(getattr(api, operation), *operands, out=out)
+    assert one.warnings == outcome(np.multiply, x, x, out=broadcast()).warnings * (
+        1 if operation in FORWARD else 2
+    )
+    assert one.value is out or one.value == out
+
+
 def test_layer_works_on_after_a_refusal(implementation):
     layer, x, y = implementation.MulLayer(), numbers(5), numbers(5, seed=1)
     out = np.empty(5)

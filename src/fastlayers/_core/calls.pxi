@@ -284,6 +284,12 @@ cdef inline int compare_axes(const Call *call, int axis, int other, int sources)
     return result
 
 
+# NumPy warns when such an array is written to: those that `np.broadcast_arrays` returns. The flag
+# has no public name (ndarraytypes.h, NPY_ARRAY_WARN_ON_WRITE).
+cdef enum:
+    WARN_ON_WRITE = -0x80000000
+
+
 cdef bint is_served_out(const Call *call, object out) noexcept:
     """Whether the kernels may write a result into ``out``."""
     cdef Operand target
@@ -291,6 +297,8 @@ cdef bint is_served_out(const Call *call, object out) noexcept:
     if not describe(out, call.dtype, &target) or not PyArray_CheckExact(out):
         return False
     if not target.flags & NPY_ARRAY_WRITEABLE or not has_shape(&target, call):
+        return False
+    if target.flags & WARN_ON_WRITE:
         return False
     if not 0 < call.ndim <= MAX_DIMS or call.job.size == 0 or not is_distinct(&target, call):
         return False
