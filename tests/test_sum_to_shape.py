@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import itertools
 import math
 import pickle
 import tracemalloc
@@ -457,6 +458,102 @@ def test_equal_shapes_have_nothing_to_sum(implementation, layout, dtype):
                 expected = outcome(function, *operands, errstate=errstate)
                 actual = outcome(function, *operands, sum_to_shape=True, errstate=errstate)
                 assert actual == expected
+
+
+@pytest.mark.parametrize("dtype", ["f4", "f8", "i4", "i8"])
+def test_equal_shapes_are_left_to_the_kernels(dtype, monkeypatch):
+    monkeypatch.setattr(reference, "multiply_backward", None)
+    monkeypatch.setattr(reference, "add_backward", None)
+    dout, x, y = (whole((7, 45), dtype, seed) for seed in range(3))
+    results = fastlayers.multiply_backward(dout, x, y, sum_to_shape=True)
+    assert described(results) == described((dout * y, dout * x))
+    results = fastlayers.add_backward(dout, x, y, sum_to_shape=True)
+    assert described(results) == described((dout, dout))
+
+
+# The kinds of array that one and the same program gets in different processes.
+KINDS_OF_ARRAY = {
+    "plain": lambda array: array,
+    "mapped": LAYOUTS["mapped"],
+    "unaligned": LAYOUTS["unaligned"],
+    "swapped": lambda array: array.astype(array.dtype.newbyteorder()),
+    "swapped and unaligned": lambda array: LAYOUTS["unaligned"](
+        array.astype(array.dtype.newbyteorder())
+    ),
+}
+
+
+@native_only
+@pytest.mark.parametrize("dtype", SERVED)
+@pytest.mark.parametrize("case", ["row", "column", "number", "no axes", "several chunks, both"])
+def test_sums_do_not_depend_on_the_kind_of_array(case, dtype):
+    operands = operands_of(case, dtype, wide)
+
+    def sums(dout, x, y, out=None):
+        return [
+            *fastlayers.multiply_backward(dout, x, y, out, sum_to_shape=True),
+            *fastlayers.add_backward(dout, x, y, out, sum_to_shape=True),
+        ]
+
+    expected = sums(*operands)
+    for kinds in itertools.product(KINDS_OF_ARRAY, repeat=3):
+        given = [
+            KINDS_OF_ARRAY[kind](one) if isinstance(one, np.ndarray) else one
+            for kind, one in zip(kinds, operands, strict=True)
+        ]
+        assert described(sums(*given)) == described(expected)
+    # Nor do they if they are to be written somewhere.
+    out = tuple(np.empty(np.shape(one), dtype) for one in expected[:2])
+    for result, one in zip(sums(*operands, out), expected[2:] * 2, strict=True):
+        assert np.array_equal(result, one)  # those of add_backward, which came last
+    # Of the operands of a sum the shapes count alone.
+    dout, x, y = operands
+    others = [one.astype("D") if isinstance(one, np.ndarray) else one for one in (x, y)]
+    assert described(fastlayers.add_backward(dout, *others, sum_to_shape=True)) == described(
+        tuple(expected[2:])
+    )
+
+
+@native_only
+@pytest.mark.parametrize("dtype", SERVED)
+@pytest.mark.parametrize("trouble", ["subnormal", "infinity", "overflow"])
+@pytest.mark.parametrize("mode", ["ignore", "warn"])
+def test_a_flag_leaves_the_other_sums_as_they_are(dtype, trouble, mode):
+    info = np.finfo(dtype)
+    dout, x, y = wide((1_000, 30), dtype), normal((1_000, 30), dtype, 1), normal(30, dtype, 2)
+    expected = fastlayers.multiply_backward(dout, x, y, sum_to_shape=True)
+    value = {"subnormal": info.tiny, "infinity": np.inf, "overflow": info.max}[trouble]
+    dout[500, 7] = value
+    x[500, 7] = {"subnormal": 1e-3, "infinity": 1, "overflow": 2}[trouble]
+    one = outcome(
+        fastlayers.multiply_backward, dout, x, y, sum_to_shape=True, errstate={"all": mode}
+    )
+    assert trouble == "infinity" or (mode == "warn") == bool(one.warnings)
+    others = np.arange(30) != 7
+    assert one.value[1][others].tobytes() == expected[1][others].tobytes()
+    assert trouble == "subnormal" or one.value[1][7] == np.inf
+
+
+@pytest.mark.parametrize("name", ["MulLayer", "AddLayer"])
+def test_what_cannot_be_summed_is_told_of(implementation, name):
+    class Frame:
+        """As pandas' are: with shapes and operators, but not NumPy's interface."""
+
+        shape, ndim = (2, 3), 2
+        __array_ufunc__ = None
+
+        def __mul__(self, other):
+            return self
+
+        __rmul__ = __add__ = __radd__ = __mul__
+
+    layer = getattr(implementation, name)(sum_to_shape=True)
+    frame = Frame()
+    layer.forward(frame, frame)
+    assert layer.backward(frame) == (frame, frame)  # with nothing to sum
+    layer.forward(frame, 2.0)
+    with pytest.raises(TypeError, match="sums arrays, not a Frame: give the layer arrays"):
+        layer.backward(frame)
 
 
 def test_masked_arrays(implementation):

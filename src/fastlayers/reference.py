@@ -138,7 +138,7 @@ def multiply_backward(
     if sum_to_shape:
         shape = np.broadcast_shapes(np.shape(dout), np.shape(x), np.shape(y))
         dx, dy = _gradient(dout * y, x, shape), _gradient(dout * x, y, shape)
-        return (dx, dy) if out is None else _stored(dx, dy, out)
+        return (dx, dy) if out is None else stored(dx, dy, out)
     if out is None:
         return dout * y, dout * x
     return _products(dout, y, x, out)
@@ -191,7 +191,7 @@ def add_backward(
             raise TypeError("add_backward needs x and y to sum the gradients to their shapes")
         shape = np.broadcast_shapes(np.shape(dout), np.shape(x), np.shape(y))
         dx, dy = _gradient(dout * 1, x, shape), _gradient(dout * 1, y, shape)
-        return (dx, dy) if out is None else _stored(dx, dy, out)
+        return (dx, dy) if out is None else stored(dx, dy, out)
     if out is None:
         return dout * 1, dout * 1
     return _products(dout, 1, 1, out)
@@ -219,6 +219,11 @@ def sum_to(array: Any, shape: tuple[int, ...]) -> Any:
     axes = (*range(lead), *stretched)
     if not axes:
         return array
+    if not (hasattr(array, "dtype") and hasattr(array, "reshape")):
+        raise TypeError(
+            f"sum_to_shape=True sums arrays, not a {type(array).__name__}: "
+            "give the layer arrays, as by .to_numpy(), or sum the gradients yourself"
+        )
     dtype = None if array.dtype == bool else array.dtype  # np.sum would widen small integers
     return np.sum(array, axis=axes, dtype=dtype).reshape(shape)
 
@@ -242,7 +247,7 @@ def _products(dout: Any, first: Any, second: Any, out: Any) -> tuple[Any, Any]:
     return dx, dy
 
 
-def _stored(dx: Any, dy: Any, out: Any) -> tuple[Any, Any]:
+def stored(dx: Any, dy: Any, out: Any) -> tuple[Any, Any]:
     """Gradients that share memory with nothing, each copied into its output if there is one."""
     # To multiply by True is to copy, in any dtype, by the rules for outputs of ufuncs.
     outputs = _pair(out)

@@ -21,6 +21,7 @@ from libc.string cimport memset
 from .job cimport (
     ADD, ADD_BACKWARD, DTYPES, FLOAT32, FLOAT64, INT32, INT64, MAX_DIMS, MAX_OPERANDS, MULTIPLY,
     MULTIPLY_BACKWARD, UNSERVED, DType, Job, Operation, Run, Sum,
+    capsule_name,
 )
 from .memory cimport (
     ANYWHERE, PAGE, SHIFTED_BYTES, free_block, is_recycling, new_block, own_block,
@@ -143,6 +144,46 @@ cdef inline object binary_backward(
     return dx, dy
 
 
+cdef object binary_converted(Operation operation, object x, object y, object out):
+    """`binary` with operands in another form, where they have one that is served."""
+    operands = converted((x, y))
+    if operands is None:
+        return None
+    result = binary(operation, operands[0], operands[1], out)
+    return result if result is None or out is not None else as_mapped(result, x, y)
+
+
+cdef object binary_backward_converted(
+    Operation operation, object dout, object x, object y, object out
+):
+    """`binary_backward` with operands in another form, where they have one that is served."""
+    operands = converted((dout, x, y))
+    if operands is None:
+        return None
+    result = binary_backward(operation, operands[0], operands[1], operands[2], out)
+    if result is None or out is not None:
+        return result
+    return as_mapped(result[0], dout, y), as_mapped(result[1], dout, x)
+
+
+cdef inline object as_mapped(object result, object x, object y):
+    """A result as NumPy gives it: with memory maps and no other array, a view."""
+    return result if PyArray_CheckExact(x) or PyArray_CheckExact(y) else result.view()
+
+
+cdef object summed(Operation operation, object dout, object x, object y):
+    """`summed_backward`, with operands in another form where they have one that is served."""
+    result = summed_backward(operation, dout, x, y)
+    if result is not None:
+        return result
+    operands = converted((dout, x, y) if operation == MULTIPLY_BACKWARD else (dout,))
+    if operands is None:
+        return None
+    if operation == MULTIPLY_BACKWARD:
+        _, x, y = operands
+    return summed_backward(operation, operands[0], x, y)
+
+
 # What the kernels do not serve is evaluated by NumPy; large results of that are recycled, too.
 
 ctypedef object (*Expression)(object, object)
@@ -204,6 +245,8 @@ def multiply(x, y, out=None):
     if out is None and is_number(x) and is_number(y):
         return PyNumber_Multiply(x, y)
     result = binary(MULTIPLY, x, y, out)
+    if result is None:
+        result = binary_converted(MULTIPLY, x, y, out)
     if result is not None:
         return result
     return evaluate(PyNumber_Multiply, x, y) if out is None else reference.multiply(x, y, out)
@@ -213,6 +256,8 @@ def add(x, y, out=None):
     if out is None and is_number(x) and is_number(y):
         return PyNumber_Add(x, y)
     result = binary(ADD, x, y, out)
+    if result is None:
+        result = binary_converted(ADD, x, y, out)
     if result is not None:
         return result
     return evaluate(PyNumber_Add, x, y) if out is None else reference.add(x, y, out)
@@ -221,13 +266,18 @@ def add(x, y, out=None):
 def multiply_backward(dout, x, y, out=None, sum_to_shape=False):
     if out is None and is_number(dout) and is_number(x) and is_number(y):
         return PyNumber_Multiply(dout, y), PyNumber_Multiply(dout, x)
-    if not sum_to_shape:
-        result = binary_backward(MULTIPLY_BACKWARD, dout, x, y, out)
+    cdef bint summing = sum_to_shape and not have_one_shape(dout, x, y)
+    if summing:
+        result = summed(MULTIPLY_BACKWARD, dout, x, y)
+        if result is not None and out is not None:
+            result = reference.stored(result[0], result[1], out)
     else:
-        result = summed_backward(MULTIPLY_BACKWARD, dout, x, y) if out is None else None
+        result = binary_backward(MULTIPLY_BACKWARD, dout, x, y, out)
+        if result is None:
+            result = binary_backward_converted(MULTIPLY_BACKWARD, dout, x, y, out)
     if result is not None:
         return result
-    if out is None and not sum_to_shape:
+    if out is None and not summing:
         return multiply(dout, y), multiply(dout, x)  # one of them may be served
     return evaluate_backward(reference.multiply_backward, dout, x, y, out, sum_to_shape)
 
@@ -235,15 +285,28 @@ def multiply_backward(dout, x, y, out=None, sum_to_shape=False):
 def add_backward(dout, x=None, y=None, out=None, sum_to_shape=False):
     if out is None and not sum_to_shape and is_number(dout):
         return PyNumber_Multiply(dout, 1), PyNumber_Multiply(dout, 1)
-    if not sum_to_shape:
-        result = binary_backward(ADD_BACKWARD, dout, 1, None, out)
+    cdef bint summing = sum_to_shape and not have_one_shape(dout, x, y)
+    if summing:
+        result = summed(ADD_BACKWARD, dout, x, y)
+        if result is not None and out is not None:
+            result = reference.stored(result[0], result[1], out)
     else:
-        result = summed_backward(ADD_BACKWARD, dout, x, y) if out is None else None
+        result = binary_backward(ADD_BACKWARD, dout, 1, None, out)
+        if result is None:
+            result = binary_backward_converted(ADD_BACKWARD, dout, 1, None, out)
     if result is not None:
         return result
-    if out is None and not sum_to_shape:
+    if out is None and not summing:
         return evaluate(PyNumber_Multiply, dout, 1), evaluate(PyNumber_Multiply, dout, 1)
     return evaluate_backward(reference.add_backward, dout, x, y, out, sum_to_shape)
+
+
+cdef bint have_one_shape(object dout, object x, object y) noexcept:
+    """Whether three plain arrays are of one shape, so that gradients have nothing to sum."""
+    return (
+        PyArray_CheckExact(dout) and PyArray_CheckExact(x) and PyArray_CheckExact(y)
+        and cnp.PyArray_SAMESHAPE(<cnp.ndarray> dout, <cnp.ndarray> x)
+        and cnp.PyArray_SAMESHAPE(<cnp.ndarray> dout, <cnp.ndarray> y))
 
 
 # ---- documentation ----

@@ -19,7 +19,7 @@ enum { FP_OVERFLOW = 1, FP_UNDERFLOW = 2, FP_INVALID = 4 };
 #include <intrin.h>
 #define FP_BARRIER() _ReadWriteBarrier()
 #else
-#define FP_BARRIER() ((void)0)
+#error "this compiler needs a barrier of its own: loops must not move across a look at the flags"
 #endif
 
 #if defined(__x86_64__) || defined(_M_X64)

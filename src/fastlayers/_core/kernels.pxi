@@ -8,6 +8,9 @@ from libc.stdint cimport int32_t, int64_t
 
 # A row becomes a vector loop only where the compiler sees its constant strides inside the kernel.
 # Left to itself GCC shares one strided copy between rows of different strides: three times slower.
+cdef extern from "compiler.h":
+    pass
+
 cdef extern from *:
     """
     #undef CYTHON_INLINE
@@ -17,6 +20,13 @@ cdef extern from *:
     #define CYTHON_INLINE __forceinline
     #else
     #define CYTHON_INLINE inline
+    #endif
+
+    /* A product and a sum are rounded each; GCC is told so by a flag. */
+    #if defined(_MSC_VER)
+    #pragma fp_contract (off)
+    #elif defined(__clang__)
+    #pragma STDC FP_CONTRACT OFF
     #endif
     """
 
@@ -146,5 +156,8 @@ cdef inline void round_sums(
     T[:] out,                # OUT
 ) noexcept nogil:
     cdef Py_ssize_t i
+    cdef double error
     for i in range(out.shape[0]):
-        out[i] = <T> (sums[i] + errors[i])
+        error = errors[i]
+        # Of an infinite sum the error is no number.
+        out[i] = <T> (sums[i] + error if error == error else sums[i])

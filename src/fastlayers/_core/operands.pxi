@@ -33,6 +33,13 @@ for _number in range(DTYPES):
     scalar_type[_number] = <PyObject *> _scalar_types[_number]
 
 
+cdef union Number:
+    float float32
+    double float64
+    int32_t int32
+    int64_t int64
+
+
 # An array is looked at as NumPy's ufuncs look at it: whoever gives it another shape, dtype or
 # memory (`resize`) while another thread computes with it may crash either. Its elements may be
 # written meanwhile; which of them are seen is then anybody's guess, as with NumPy.
@@ -42,7 +49,7 @@ cdef struct Operand:
     char *data
     Py_ssize_t *shape
     Py_ssize_t *strides
-    int64_t number          # storage for a number of any kernel dtype
+    Number number           # where data points, if it is one
 
 
 cdef inline DType array_dtype(Array *array) noexcept:
@@ -121,3 +128,63 @@ cdef bint describe_number(object value, DType dtype, char *number) noexcept:
 
 cdef inline bint is_number(object value) noexcept:
     return PyFloat_CheckExact(value) or PyLong_CheckExact(value)
+
+
+# ---- arrays in another form ----
+#
+# The kind of an array changes between processes: joblib hands its workers memory maps, Dask arrays
+# at odd addresses. A memory map is served as the array that it is; an unaligned or byte-swapped
+# array is copied first, which takes less than the buffers that NumPy reads it through.
+
+cdef object _memory_map = np.memmap
+
+
+cdef inline bint is_array(object value) noexcept:
+    return PyArray_CheckExact(value) or <PyObject *> Py_TYPE(value) == <PyObject *> _memory_map
+
+
+cdef DType number_of_dtype(object value) noexcept:
+    """The kernel dtype of an array, in whatever byte order and wherever it lies, or UNSERVED."""
+    cdef Descr *descr = PyArray_DESCR(<Array *> value)
+    cdef int number = descr.type_num
+    if number < 0 or number >= cnp.NPY_NTYPES_LEGACY or PyDataType_METADATA(descr) != NULL:
+        return UNSERVED
+    return dtype_of_number[number]
+
+
+cdef tuple converted(tuple operands):
+    """Operands that are not served as they are, in a form that is; None if there is none."""
+    cdef DType dtype = UNSERVED
+    cdef DType one
+    cdef bint changed = False
+    for operand in operands:
+        if not is_array(operand):
+            continue
+        one = number_of_dtype(operand)
+        if one == UNSERVED or (dtype != UNSERVED and one != dtype):
+            return None
+        dtype = one
+        changed |= not PyArray_CheckExact(operand) or array_dtype(<Array *> operand) == UNSERVED
+    if not changed:
+        return None
+    previous = let_recycle(may_be_large(operands[0], operands[len(operands) - 1]))
+    try:
+        return tuple([plain(operand) if is_array(operand) else operand for operand in operands])
+    except MemoryError:
+        return None
+    finally:
+        restore(previous)
+
+
+cdef object plain(object array):
+    """The array itself, or a view or a copy with its values and its memory order."""
+    if not PyArray_CheckExact(array):
+        array = array.view(np.ndarray)
+    if array_dtype(<Array *> array) != UNSERVED:
+        return array
+    dtype = array.dtype.newbyteorder("=")
+    if 0 not in array.strides:
+        return array.astype(dtype)
+    # An axis that repeats an element says nothing about the memory order; nor may the copy's.
+    once = array[tuple([slice(None) if stride else slice(1) for stride in array.strides])]
+    return np.broadcast_to(once.astype(dtype), array.shape)

@@ -7,6 +7,7 @@ from .job cimport (
 )
 
 cdef extern from "stream.h" nogil:
+    const bint CAN_STREAM
     void stream_copy(void *to, const void *source, size_t size)
     void stream_finish()
 
@@ -19,12 +20,28 @@ cdef extern from "stream.h" nogil:
 # C compiler a kernel takes such structs whatever the dtype; the casts below only tell Cython so.
 
 cdef extern from *:
+    """
+    /* Cython's struct has these fields and no other; else this does not compile. */
+    struct fastlayers_slice {
+        void *memview;
+        char *data;
+        Py_ssize_t shape[8], strides[8], suboffsets[8];
+    };
+    #define FASTLAYERS_SAME_PLACE(field) \\
+        (offsetof(__Pyx_memviewslice, field) == offsetof(struct fastlayers_slice, field))
+    #define CHECK_SLICE() \\
+        ((void)sizeof(char[sizeof(__Pyx_memviewslice) == sizeof(struct fastlayers_slice) \\
+            && FASTLAYERS_SAME_PLACE(memview) && FASTLAYERS_SAME_PLACE(data) \\
+            && FASTLAYERS_SAME_PLACE(shape) && FASTLAYERS_SAME_PLACE(strides) \\
+            && FASTLAYERS_SAME_PLACE(suboffsets) ? 1 : -1]))
+    """
     ctypedef struct Slice "__Pyx_memviewslice":
         void *memview
         char *data
         Py_ssize_t shape[8]
         Py_ssize_t strides[8]
         Py_ssize_t suboffsets[8]
+    void CHECK_SLICE() noexcept nogil
 
 ctypedef void (*TernaryKernel)(Slice, Slice, Slice) noexcept nogil
 ctypedef void (*QuaternaryKernel)(Slice, Slice, Slice, Slice) noexcept nogil
@@ -33,6 +50,7 @@ ctypedef void (*QuinaryKernel)(Slice, Slice, Slice, Slice, Slice) noexcept nogil
 
 cdef inline Slice borrow(char *data, Py_ssize_t n, Py_ssize_t stride) noexcept nogil:
     cdef Slice view
+    CHECK_SLICE()
     view.memview = NULL
     view.data = data
     view.shape[0] = n
@@ -128,7 +146,7 @@ cdef inline void row(const Job *job, char **data, Py_ssize_t n) noexcept nogil:
     plain_row(job, data, strides, head)
     for operand in range(job.operands):
         rest[operand] = data[operand] + head * strides[operand]
-    if job.streaming and is_streamable(job, rest):
+    if CAN_STREAM and job.streaming and is_streamable(job, rest):
         streaming_row(job, rest, n - head)
     else:
         plain_row(job, rest, strides, n - head)
@@ -140,7 +158,6 @@ cdef enum:
     TILE = 64
     TILE_BYTES = 64 * 8
     BUFFER_BYTES = 2 * 64 * 8 + 64  # for two results, wherever the stack aligns it
-    SEGMENT_BYTES = 256 * 8
 
 
 cdef inline bint is_streamable(const Job *job, char **data) noexcept nogil:
@@ -174,7 +191,7 @@ cdef void streaming_row(const Job *job, char **data, Py_ssize_t n) noexcept nogi
 
 cdef void summing_row(const Job *job, char **data, Py_ssize_t n) noexcept nogil:
     """Compute a row segment by segment, and add what is to be summed to its sums."""
-    cdef char buffers[2][SEGMENT_BYTES]
+    cdef double buffers[2][SEGMENT]     # as wide as any dtype
     cdef char *segment[MAX_OPERANDS]
     cdef Py_ssize_t strides[MAX_OPERANDS]
     cdef Py_ssize_t length
@@ -191,13 +208,13 @@ cdef void summing_row(const Job *job, char **data, Py_ssize_t n) noexcept nogil:
             segment[operand] = data[operand] + start * strides[operand]
         for result in range(job.operands - job.inputs):
             if job.sums[result].wanted:
-                segment[job.inputs + result] = buffers[result]
+                segment[job.inputs + result] = <char *> buffers[result]
         plain_row(job, segment, strides, length)
         for result in range(job.operands - job.inputs):
             if job.sums[result].wanted:
                 operand = job.inputs + result
                 add_segment(
-                    job, buffers[result], length,
+                    job, <char *> buffers[result], length,
                     data[operand] + start * job.strides[job.ndim - 1][operand],
                     job.strides[job.ndim - 1][operand], job.sums[result].errors)
         start += length
@@ -222,7 +239,7 @@ cdef inline void add_typed_segment(
 ) noexcept nogil:
     cdef Slice source = borrow(<char *> values, n, sizeof(Real))
     if stride == 0:
-        while source.shape[0] % LANES:  # a zero more changes no sum
+        while source.shape[0] % LANES:  # sums begin at 0.0: no 0.0 more changes one
             values[source.shape[0]] = 0
             source.shape[0] += 1
         (<TernaryKernel> <void *> accumulate_segment[Real])(

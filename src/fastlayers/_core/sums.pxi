@@ -26,9 +26,12 @@ cdef object summed_backward(Operation operation, object dout, object x, object y
     with nogil:
         raised = run_timed(job)
     free_block(workspace)
-    # The sums here may raise more than plain ones do, of infinities for example: NumPy is to say.
-    if raised:
-        return None
+    if raised and not is_ignored(raised):
+        # NumPy says of what, if of anything: an infinity raises flags in sums that keep what
+        # rounding takes. The sums are these all the same.
+        evaluate_backward(
+            reference.multiply_backward if operation == MULTIPLY_BACKWARD else
+            reference.add_backward, dout, x, y, None, True)
     return as_given(x, dx), as_given(y, dy)
 
 
@@ -41,19 +44,21 @@ cdef bint begin_sums(
     call.dtype = array_dtype(<Array *> dout)
     if call.dtype != FLOAT64 and call.dtype != FLOAT32:
         return False
-    if not (
-        describe(dout, call.dtype, &call.input[0])
-        and describe(x, call.dtype, &operands[0])
-        and describe(y, call.dtype, &operands[1])
-    ):
+    if not describe(dout, call.dtype, &call.input[0]):
         return False
     if operation == MULTIPLY_BACKWARD:
         call.inputs = 3
-        describe(x, call.dtype, &call.input[1])
-        describe(y, call.dtype, &call.input[2])
+        if not describe(x, call.dtype, &call.input[1]):
+            return False
+        if not describe(y, call.dtype, &call.input[2]):
+            return False
+        operands[0] = call.input[1]
+        operands[1] = call.input[2]
     else:
         call.inputs = 2
         describe(1, call.dtype, &call.input[1])
+        if not describe_shape(x, &operands[0]) or not describe_shape(y, &operands[1]):
+            return False
     begin_job(call, operation, call.inputs + 2)
     call.order = 0
     return (
@@ -62,6 +67,16 @@ cdef bint begin_sums(
         and fits(&operands[0], call)
         and fits(&operands[1], call)
     )
+
+
+cdef bint describe_shape(object value, Operand *operand):
+    """Describe the shape of an operand whose values do not matter; False if it is not plain."""
+    if is_array(value):
+        operand.ndim = PyArray_NDIM(<Array *> value)
+        operand.shape = PyArray_DIMS(<Array *> value)
+        return True
+    operand.ndim = 0
+    return is_number(value) or isinstance(value, np.generic)
 
 
 cdef bint fits(const Operand *operand, const Call *call) noexcept:
