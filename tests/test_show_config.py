@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 
 import fastlayers
-from fastlayers import limits, runtime
+from fastlayers import about, limits
 
 BLOCK = "import sys; sys.modules['fastlayers._core'] = None\n"
 SHOW = (
@@ -76,7 +76,7 @@ def test_environment_is_shown():
     variables = {"OMP_NUM_THREADS": "3", "FASTLAYERS_CACHE_LIMIT": "12345"}
     variables["OMP_WAIT_POLICY"] = "passive"
     lines = lines_of("-m", "fastlayers", **variables)
-    for name in runtime.ENVIRONMENT:
+    for name in about.ENVIRONMENT:
         assert f"{name}: {variables.get(name, 'not set')}" in lines
     assert "limit: 12345" in lines or fastlayers.IMPLEMENTATION == "reference"
 

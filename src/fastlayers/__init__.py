@@ -1,18 +1,18 @@
 """Drop-in, C-accelerated layers for neural networks written by hand on NumPy."""
 
+from .about import show_config
 from .base import BaseLayer
-from .gradcheck import GradcheckError, gradcheck
-from .layers import AddLayer, MulLayer
-from .ops import IMPLEMENTATION, add, add_backward, multiply, multiply_backward
-from .runtime import (
+from .config import (
     cache_info,
     empty_cache,
     get_num_threads,
     recycling,
     set_cache_limit,
     set_num_threads,
-    show_config,
 )
+from .gradcheck import GradcheckError, gradcheck
+from .layers import AddLayer, MulLayer
+from .ops import IMPLEMENTATION, add, add_backward, multiply, multiply_backward
 
 __all__ = [
     "IMPLEMENTATION",
