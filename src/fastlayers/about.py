@@ -5,22 +5,14 @@ from __future__ import annotations
 import os
 from typing import Any, Literal, overload
 
-from . import limits
-from .config import _cpu_quota, cache_info, get_num_threads
-from .ops import IMPLEMENTATION, import_error
+from . import config, limits, ops
+from .ops import IMPLEMENTATION
 
 if IMPLEMENTATION == "native":
     from ._core import dispatch, simd
 
 # Set or not, they decide how fast a call is.
-ENVIRONMENT = (
-    "FASTLAYERS_IMPLEMENTATION",
-    "FASTLAYERS_NUM_THREADS",
-    "FASTLAYERS_CACHE_LIMIT",
-    "FASTLAYERS_SIMD",
-    "OMP_NUM_THREADS",
-    "OMP_WAIT_POLICY",
-)
+ENVIRONMENT = (*config.VARIABLES, "OMP_NUM_THREADS", "OMP_WAIT_POLICY")
 
 
 @overload
@@ -40,7 +32,8 @@ def show_config(mode: str = "stdout") -> dict[str, Any] | None:
     Returns
     -------
     dict or None
-        None where it was printed.
+        None where it was printed. The keys are the same on both implementations; what does not
+        apply is None or empty. Sizes are in bytes.
 
     Raises
     ------
@@ -50,73 +43,103 @@ def show_config(mode: str = "stdout") -> dict[str, Any] | None:
     Examples
     --------
     >>> import fastlayers
-    >>> config = fastlayers.show_config(mode="dicts")
-    >>> config["fastlayers"]["version"] == fastlayers.__version__
+    >>> told = fastlayers.show_config(mode="dicts")
+    >>> told["fastlayers"]["version"] == fastlayers.__version__
     True
-    >>> config["Threads"]["number"] == fastlayers.get_num_threads()
+    >>> told["threads"]["number"] == fastlayers.get_num_threads()
     True
     """
     if mode not in ("stdout", "dicts"):
         raise ValueError(f"mode must be 'stdout' or 'dicts', got {mode!r}")
-    config = _config()
     if mode == "dicts":
-        return config
-    print("\n".join(_lines_of(config)))
+        return _facts()
+    print("\n".join(_lines_of(_facts())))
     return None
 
 
-def _config() -> dict[str, Any]:
-    import platform  # this and json take longer to import than fastlayers
+def _facts() -> dict[str, dict[str, Any]]:
+    import platform  # takes longer to import than fastlayers
 
     import numpy as np
 
     from . import __version__
 
-    config: dict[str, Any] = {
+    return {
         "fastlayers": {
             "version": __version__,
             "implementation": IMPLEMENTATION,
+            "reason": ops.reason or None,
             "folder": os.path.dirname(__file__),  # noqa: PTH120, importing pathlib takes 3 ms
-        }
-    }
-    threads = {"number": get_num_threads(), "quota of CPUs": _cpu_quota}
-    if IMPLEMENTATION == "native":
-        import json
-
-        compiler, build = dispatch.build_info()
-        openmp, openmp_threads, forked = dispatch.openmp_state()
-        config["Build"] = {"compiler": compiler, **json.loads(build)}
-        config["Instruction sets"] = {
-            "built": simd.built(),
-            "available": simd.available(),
-            "in use": simd.in_use(),
-        }
-        threads |= {"OpenMP": openmp, "OpenMP's number": openmp_threads, "forked": forked}
-    else:
-        config["fastlayers"]["reason"] = (
-            f"the compiled part cannot be imported: {import_error}"
-            if import_error
-            else "FASTLAYERS_IMPLEMENTATION is 'reference'"
-        )
-    return config | {
-        "Threads": threads,
-        "Memory cache": cache_info()._asdict(),
-        "Runs on": {
-            "NumPy": np.__version__,
-            "Python": f"{platform.python_implementation()} {platform.python_version()}",
-            "platform": platform.platform(),
-            "CPU": limits.cpu_name(),
         },
-        "Environment": {name: os.environ.get(name) for name in ENVIRONMENT},
+        **_of_the_compiled_part(),
+        "cache": config.cache_info()._asdict(),
+        "machine": {
+            "numpy": np.__version__,
+            "python": f"{platform.python_implementation()} {platform.python_version()}",
+            "platform": platform.platform(),
+            "cpu": limits.cpu_name(),
+            "caches": limits.cpu_caches(),
+        },
+        "environment": {name: os.environ.get(name) for name in ENVIRONMENT},
     }
 
 
-def _lines_of(config: dict[str, Any], indent: str = "") -> list[str]:
+def _of_the_compiled_part() -> dict[str, dict[str, Any]]:
+    build: dict[str, Any] = dict.fromkeys(("compiler", "command", "flags", "numpy", "cython"))
+    levels: dict[str, Any] = {"built": [], "available": [], "in_use": None}
+    threads: dict[str, Any] = {
+        "number": config.get_num_threads(),
+        "cpu_quota": config._cpu_quota,
+        **dict.fromkeys(("openmp", "openmp_threads", "forked")),
+    }
+    thresholds: dict[str, Any] = {}
+    if IMPLEMENTATION == "native":
+        import json  # as slow as platform
+
+        build["compiler"], recorded = dispatch.build_info()
+        build |= json.loads(recorded)
+        levels = {"built": simd.built(), "available": simd.available(), "in_use": simd.in_use()}
+        threads["openmp"], threads["openmp_threads"], threads["forked"] = dispatch.openmp_state()
+        thresholds = dispatch.get_thresholds()
+    return {
+        "build": build,
+        "instruction_sets": levels,
+        "threads": threads,
+        "thresholds": thresholds,
+    }
+
+
+# What the sizes from which on things are done are sizes of.
+THRESHOLDS = {
+    "gil": "elements, to let other threads of Python run meanwhile",
+    "threads": "bytes of a result, to use several threads",
+    "streaming": "bytes of a step's six arrays, to bypass the caches",
+    "recycling": "bytes of a result, to use memory again",
+}
+
+
+def _lines_of(facts: dict[str, dict[str, Any]]) -> list[str]:
+    """What is to be read: without what does not apply, and what a new process has not done yet."""
+    facts = facts | {
+        "thresholds": {
+            name: f"{facts['thresholds'][name]} {unit}"
+            for name, unit in THRESHOLDS.items()
+            if name in facts["thresholds"]
+        },
+        "cache": {"limit": facts["cache"]["limit"]},
+        "environment": {
+            name: "not set" if value is None else value
+            for name, value in facts["environment"].items()
+        },
+    }
     lines = []
-    for name, value in config.items():
-        if isinstance(value, dict):
-            lines += [f"{indent}{name}:", *_lines_of(value, indent + "  ")]
-        else:
-            text = ", ".join(value) if isinstance(value, list) else value
-            lines.append(f"{indent}{name}: {'not set' if value is None else text}")
+    for section, entries in facts.items():
+        told = {name: value for name, value in entries.items() if value not in (None, [], {})}
+        lines += [f"{section}:"] if told else []
+        for name, value in told.items():
+            if isinstance(value, dict):
+                lines += [f"  {name}:", *(f"    {key}: {one}" for key, one in value.items())]
+            else:
+                text = ", ".join(value) if isinstance(value, list) else value
+                lines.append(f"  {name}: {text}")
     return lines

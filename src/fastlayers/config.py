@@ -1,15 +1,16 @@
-"""The knobs: threads, and the memory that large results are recycled from."""
+"""The knobs: threads, the memory that large results are recycled from, environment variables."""
 
 from __future__ import annotations
 
 import gc
 import os
+import re
 import sys
 from contextlib import ContextDecorator
 from contextvars import ContextVar
 from typing import Any, NamedTuple
 
-from . import limits
+from . import limits, ops
 from .ops import IMPLEMENTATION
 
 if IMPLEMENTATION == "native":
@@ -203,20 +204,68 @@ def _integer(name: str, value: Any) -> int:
     return int(value.__index__())
 
 
-def _from_environment(name: str, smallest: int, largest: float = float("inf")) -> int | None:
-    text = os.environ.get(name)
+# What this package reads: here, in ops.py, in _core/simd.py; and in setup.py, as it is built.
+VARIABLES = (
+    "FASTLAYERS_IMPLEMENTATION",
+    "FASTLAYERS_NUM_THREADS",
+    "FASTLAYERS_CACHE_LIMIT",
+    "FASTLAYERS_SIMD",
+)
+BUILD_VARIABLES = (
+    "FASTLAYERS_PURE",
+    "FASTLAYERS_DEBUG",
+    "FASTLAYERS_COVERAGE",
+    "FASTLAYERS_SANITIZE",
+)
+
+
+def _misspelt() -> list[str]:
+    """Say of each variable that has the package's prefix, and is not read, which may be meant."""
+    messages = []
+    for name in os.environ:
+        if name.startswith("FASTLAYERS_") and name not in VARIABLES + BUILD_VARIABLES:
+            from difflib import get_close_matches  # slow to import, and rarely needed
+
+            (nearest,) = get_close_matches(name, VARIABLES, n=1, cutoff=0.0)
+            messages.append(f"{name} is set, which fastlayers does not know; is {nearest} meant?")
+    return messages
+
+
+def _threads_from_environment() -> int | None:
+    text = os.environ.get("FASTLAYERS_NUM_THREADS")
     if not text:
         return None
-    if not text.strip().isdecimal() or not smallest <= int(text) <= largest:
-        most = "" if largest == float("inf") else f" and at most {largest}"
-        raise ValueError(f"{name} is {text!r}; it must be an integer of at least {smallest}{most}")
+    if not text.strip().isdecimal() or not 1 <= int(text) <= MAX_THREADS:
+        raise ValueError(
+            f"FASTLAYERS_NUM_THREADS is {text!r}; it must be an integer from 1 to {MAX_THREADS}"
+        )
     return int(text)
+
+
+# Powers of 2, as systemd's MemoryMax, Docker's --memory and joblib's limits have them. "MB" is left
+# out, which some take for 1000 ** 2 and some for 1024 ** 2.
+UNITS = {"": 0, "K": 10, "M": 20, "G": 30, "T": 40}
+SIZE = re.compile(r"\s*(\d+)\s*(?:([KMGT])(?:iB)?)?\s*", re.IGNORECASE)
+
+
+def _limit_from_environment() -> int | None:
+    text = os.environ.get("FASTLAYERS_CACHE_LIMIT")
+    if not text:
+        return None
+    match = SIZE.fullmatch(text)
+    if not match:
+        raise ValueError(
+            f"FASTLAYERS_CACHE_LIMIT is {text!r}; it must be an integer of at least 0, of bytes, "
+            "or of K, M, G or T, powers of 1024: 64M and 64MiB are 64 * 1024 ** 2"
+        )
+    number, unit = match.groups(default="")
+    return int(number) << UNITS[unit.upper()]
 
 
 # Written here alone, under the import's lock.
 _cpu_quota = limits.cpu_quota()
-_threads = _from_environment("FASTLAYERS_NUM_THREADS", 1, MAX_THREADS)
-_limit = _from_environment("FASTLAYERS_CACHE_LIMIT", 0)
+_threads = _threads_from_environment()
+_limit = _limit_from_environment()
 
 if IMPLEMENTATION == "native":
     dispatch.set_thread_count(0, _cpu_quota)
@@ -224,3 +273,6 @@ if IMPLEMENTATION == "native":
 if _threads is not None:
     set_num_threads(_threads)
 set_cache_limit(int(limits.memory_bytes() * CACHE_SHARE) if _limit is None else _limit)
+
+# What the import is to warn of.
+notices = [*filter(None, [ops.warning]), *_misspelt()]
