@@ -138,7 +138,7 @@ def test_a_build_without_the_compiled_part(sources):
         "import fastlayers", FASTLAYERS_IMPLEMENTATION="native", **variables
     )
     assert error.startswith(f"ImportError: FASTLAYERS_IMPLEMENTATION=native, but {reason}. ")
-    assert "install it again without that variable" in error
+    assert "unset that variable and reinstall fastlayers" in error
 
 
 @posix_only

@@ -27,17 +27,18 @@ if IMPLEMENTATION not in ("native", "reference"):
 
 def _missing(error: ImportError) -> tuple[str, str]:
     """Say why there are no compiled functions, and what the import is to warn of."""
+    reinstall = (
+        "reinstall fastlayers in its source folder, past pip's cache: "
+        "'pip install --force-reinstall --no-cache-dir .'"
+    )
     if find_spec(f"{__package__}._pure"):  # setup.py leaves it
         reason = "this fastlayers was built without its compiled part (FASTLAYERS_PURE=1)"
-        warning, remedy = "", "To have one, install it again without that variable"
+        warning, remedy = "", f"To have it, unset that variable and {reinstall}"
     else:
         folder = os.path.dirname(__file__)  # noqa: PTH120, importing pathlib takes 3 ms
         reason = f"the compiled part of fastlayers cannot be imported ({error}; from {folder})"
-        reinstall = (
-            "To mend it, reinstall fastlayers in its source folder, past pip's cache: "
-            "'pip install --force-reinstall --no-cache-dir .'"
-        )
-        remedy = " ".join(getattr(error, "__notes__", [reinstall]))  # our own error knows better
+        # The package's own error knows better.
+        remedy = " ".join(getattr(error, "__notes__", [f"To mend it, {reinstall}"]))
         warning = (
             f"{reason}. It runs on plain NumPy, with the same answers but none of the speed. "
             f"{remedy}. To do without, and without this warning, set "
@@ -45,8 +46,8 @@ def _missing(error: ImportError) -> tuple[str, str]:
         )
     if os.environ.get("FASTLAYERS_IMPLEMENTATION"):
         raise ImportError(
-            f"FASTLAYERS_IMPLEMENTATION=native, but {reason}. {remedy}. To run on plain NumPy, "
-            "unset the variable."
+            f"FASTLAYERS_IMPLEMENTATION=native, but {reason}. {remedy}. To run on plain "
+            "NumPy, unset FASTLAYERS_IMPLEMENTATION."
         ) from error
     return reason, warning
 
