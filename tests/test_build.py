@@ -12,7 +12,7 @@ import fresh
 import pytest
 
 ROOT = Path(__file__).parent.parent
-if not (ROOT / "setup.py").exists():
+if not (ROOT / "src").exists():
     pytest.skip("a wheel is tested, away from its sources", allow_module_level=True)
 
 posix_only = pytest.mark.skipif(os.name != "posix", reason="the compilers here are shell scripts")
