@@ -85,6 +85,13 @@ if "thread" in SANITIZE:
     GCC["openmp"] = []  # which waits in ways that the thread sanitizer cannot see: false alarms
 
 
+def remove_stale(folder, suffixes, but=()):
+    """Remove what earlier builds left of sources that are gone: it would be installed, too."""
+    for path in Path(folder).rglob("*"):
+        if path.suffix in suffixes and path not in but:
+            path.unlink()
+
+
 class BuildExt(build_ext):
     """Builds what the compiler knows of instruction sets and OpenMP."""
 
@@ -102,6 +109,8 @@ class BuildExt(build_ext):
         self.add_openmp(flags["openmp"])
         self.record()
         self.translate()
+        built = {Path(self.get_ext_fullpath(e.name)) for e in self.extensions}
+        remove_stale(self.build_lib, {".so", ".pyd"}, built)
         super().build_extensions()
 
     def check_compiler(self):
@@ -178,9 +187,10 @@ class BuildExt(build_ext):
 
 
 class BuildPy(build_py):
-    """Leaves word in a package without the compiled part, for `fastlayers.ops`: it was a choice."""
+    """Leaves word for `fastlayers.ops` that a package is without the compiled part by choice."""
 
     def run(self):
+        remove_stale(self.build_lib, {".py", ".pyi"})
         super().run()
         if PURE:
             Path(self.build_lib, "fastlayers", "_pure.py").write_text(
