@@ -245,14 +245,14 @@ def _threads_from_environment() -> int | None:
 # Powers of 2, as systemd's MemoryMax, Docker's --memory and joblib's limits have them. "MB" is left
 # out, which some take for 1000 ** 2 and some for 1024 ** 2.
 UNITS = {"": 0, "K": 10, "M": 20, "G": 30, "T": 40}
-SIZE = re.compile(r"\s*(\d+)\s*(?:([KMGT])(?:iB)?)?\s*", re.IGNORECASE)
+SIZE = r"\s*(\d+)\s*(?:([KMGT])(?:iB)?)?\s*"
 
 
 def _limit_from_environment() -> int | None:
     text = os.environ.get("FASTLAYERS_CACHE_LIMIT")
     if not text:
         return None
-    match = SIZE.fullmatch(text)
+    match = re.fullmatch(SIZE, text, re.IGNORECASE)
     if not match:
         raise ValueError(
             f"FASTLAYERS_CACHE_LIMIT is {text!r}; it must be an integer of at least 0, of bytes, "
