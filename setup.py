@@ -1,13 +1,16 @@
 """Build the compiled part. Everything else about the package stands in pyproject.toml.
 
+FASTLAYERS_PURE=1   builds none: a package that runs on plain NumPy, where there is no compiler
 FASTLAYERS_DEBUG=1   checks indices, does not optimise: for the debugger
 FASTLAYERS_COVERAGE=1   counts how often each line is run: GCC's and Clang's --coverage
 FASTLAYERS_SANITIZE=address,undefined   checks what GCC's or Clang's -fsanitize of these names does
+
+Without the first a build that cannot be made is an error, in the compiler's words. All that is left
+out are instruction sets above the lowest, and OpenMP, if a compiler that works does not know them.
 """
 
 import json
 import os
-import sys
 import sysconfig
 import tempfile
 from pathlib import Path
@@ -17,69 +20,116 @@ import numpy as np
 from Cython.Build import cythonize
 from setuptools import Extension, setup
 from setuptools.command.build_ext import build_ext
+from setuptools.command.build_py import build_py
+from setuptools.errors import CompileError, LinkError
 
+PURE = os.environ.get("FASTLAYERS_PURE") == "1"
 DEBUG = os.environ.get("FASTLAYERS_DEBUG") == "1"
 COVERAGE = os.environ.get("FASTLAYERS_COVERAGE") == "1"
 SANITIZE = os.environ.get("FASTLAYERS_SANITIZE", "")
 
 # A folder for each variant, and for each NumPy, whose declarations go into the C: neither
 # setuptools nor Cython notices when flags, directives or those change.
-VARIANT = "debug" if DEBUG else "coverage" if COVERAGE else "release"
+VARIANT = "pure" if PURE else "debug" if DEBUG else "coverage" if COVERAGE else "release"
 if SANITIZE:
     VARIANT += "-" + SANITIZE.replace(",", "-")
 BUILD = f"build/{VARIANT}/numpy-{np.__version__}"
 
 CORE = Path("src/fastlayers/_core")
-MSVC = sys.platform == "win32"
-# What Python was built for, not what the machine is: a 32-bit Python, or one for both of Apple's
+
+# Instruction sets of the kernels, the lowest first; each makes a module of its own. It counts what
+# Python was built for, not what the machine is: a 32-bit Python, or one for both of Apple's
 # architectures, cannot be given the flags of x86-64.
-X86_64 = sysconfig.get_platform().endswith(("x86_64", "amd64"))
+LEVELS = ["baseline"]
+if sysconfig.get_platform().endswith(("x86_64", "amd64")):
+    LEVELS = ["x86_64_v2", "x86_64_v3", "x86_64_v4"]
+if COVERAGE:
+    LEVELS = ["baseline"]  # one is enough: they are built from the same lines
 
-# NumPy rounds each operation on its own, lets integers wrap, and so do the kernels.
-FLAGS = ["/O2", "/fp:precise"] if MSVC else ["-O3", "-g0", "-fwrapv", "-ffp-contract=off"]
-if DEBUG or COVERAGE:
-    FLAGS += ["/Od"] if MSVC else ["-O0", "-g"]
-LINK_FLAGS = ["--coverage"] if COVERAGE else []
-FLAGS += LINK_FLAGS
-if SANITIZE:
-    LINK_FLAGS = [f"-fsanitize={SANITIZE}"]
-    FLAGS += [*LINK_FLAGS, "-fno-sanitize-recover=all", "-fno-omit-frame-pointer", "-O1", "-g"]
 
-# What compilers call OpenMP: flags to compile with, flags to link with.
-OPENMP = [(["-fopenmp"], ["-fopenmp"]), (["-Xpreprocessor", "-fopenmp"], ["-lomp"])]
-if MSVC:
-    OPENMP = [(["/openmp"], [])]
-if "thread" in SANITIZE:
-    OPENMP = []  # GNU OpenMP waits in ways that the thread sanitizer cannot see: all false alarms
-
-# Instruction sets of the kernels; each makes a module of its own.
-LEVELS = {"baseline": []}
-if X86_64 and MSVC:
-    LEVELS = {"x86_64_v2": [], "x86_64_v3": ["/arch:AVX2"], "x86_64_v4": ["/arch:AVX512"]}
-elif X86_64:
-    LEVELS = {
+# Flags by the kind of compiler: Microsoft's and what takes its place; GCC, Clang, MinGW. OpenMP has
+# several names, each with flags to compile with and flags to link with.
+MSVC = {
+    "compile": ["/O2", "/fp:precise"],
+    "link": [],
+    "libraries": [],
+    "levels": {"x86_64_v3": ["/arch:AVX2"], "x86_64_v4": ["/arch:AVX512"]},
+    "openmp": [(["/openmp"], [])],
+}
+GCC = {
+    # NumPy rounds each operation on its own, lets integers wrap, and so do the kernels. The user's
+    # CFLAGS, which may be -Ofast, come before these; so they do to link, where GCC would add what
+    # flushes subnormals to zero in the whole process.
+    "compile": ["-O3", "-g0", "-fwrapv", "-ffp-contract=off", "-fno-fast-math"],
+    "link": ["-O3", "-fno-fast-math", "-fno-unsafe-math-optimizations"],
+    "libraries": ["m"],  # of fpstatus.h, where that takes fenv.h
+    "levels": {
         "x86_64_v2": ["-march=x86-64-v2"],
         "x86_64_v3": ["-march=x86-64-v3"],
         "x86_64_v4": ["-march=x86-64-v4", "-mprefer-vector-width=512"],
-    }
+    },
+    "openmp": [(["-fopenmp"], ["-fopenmp"]), (["-Xpreprocessor", "-fopenmp"], ["-lomp"])],
+}
+if DEBUG:
+    MSVC["compile"] += ["/Od"]
+if DEBUG or COVERAGE:
+    GCC["compile"] += ["-O0", "-g"]
 if COVERAGE:
-    LEVELS = {"baseline": []}  # one is enough: they are built from the same lines
+    GCC["compile"] += ["--coverage"]
+    GCC["link"] += ["--coverage"]
+if SANITIZE:
+    GCC["link"] += [f"-fsanitize={SANITIZE}"]
+    GCC["compile"] += [f"-fsanitize={SANITIZE}", "-fno-sanitize-recover=all"]
+    GCC["compile"] += ["-fno-omit-frame-pointer", "-O1", "-g"]
+if "thread" in SANITIZE:
+    GCC["openmp"] = []  # which waits in ways that the thread sanitizer cannot see: false alarms
+
+
+def remove_stale(folder, suffixes, but=()):
+    """Remove what earlier builds left of sources that are gone: it would be installed, too."""
+    for path in Path(folder).rglob("*"):
+        if path.suffix in suffixes and path not in but:
+            path.unlink()
 
 
 class BuildExt(build_ext):
-    """Leaves out what the compiler does not know: instruction sets, OpenMP."""
+    """Builds what the compiler knows of instruction sets and OpenMP."""
 
     def build_extensions(self):
-        self.extensions = [e for e in self.extensions if self.builds("", e.extra_compile_args)]
+        flags = MSVC if self.compiler.compiler_type == "msvc" else GCC
+        self.check_compiler()
+        for name in LEVELS[1:]:
+            if not self.knows("", flags["levels"][name]):
+                self.extensions = [e for e in self.extensions if not e.name.endswith(name)]
+        for e in self.extensions:
+            level = e.name.partition("kernels_")[2]
+            e.extra_compile_args = [*flags["compile"], *flags["levels"].get(level, [])]
+            e.extra_link_args = [*flags["link"]]
+            e.libraries = flags["libraries"]
+        self.add_openmp(flags["openmp"])
+        self.record()
+        self.translate()
+        built = {Path(self.get_ext_fullpath(e.name)) for e in self.extensions}
+        remove_stale(self.build_lib, {".so", ".pyd"}, built)
+        super().build_extensions()
+
+    def check_compiler(self):
+        try:
+            self.compile("", [], [])
+        except (CompileError, LinkError) as error:
+            raise CompileError(
+                f"{error}\nfastlayers needs a C compiler that works; what this one says is above. "
+                "FASTLAYERS_PURE=1 installs it without its compiled part, on plain NumPy."
+            ) from error
+
+    def add_openmp(self, variants):
         program = "#include <omp.h>\nint threads(void) { return omp_get_max_threads(); }\n"
-        for compile_flags, link_flags in OPENMP:
-            if self.builds(program, compile_flags, link_flags):
+        for compile_flags, link_flags in variants:
+            if self.knows(program, compile_flags, link_flags):
                 for e in self.extensions:
                     e.extra_compile_args += compile_flags
                     e.extra_link_args += link_flags
                 break
-        self.record()
-        super().build_extensions()
 
     def record(self):
         """Leave what `fastlayers.show_config` tells of the build to the C compiler, in a header."""
@@ -88,8 +138,8 @@ class BuildExt(build_ext):
             "flags": {
                 e.name.rpartition(".")[2]: " ".join(e.extra_compile_args) for e in self.extensions
             },
-            "NumPy": np.__version__,
-            "Cython": Cython.__version__,
+            "numpy": np.__version__,
+            "cython": Cython.__version__,
         }
         folder = Path(self.build_temp)
         folder.mkdir(parents=True, exist_ok=True)
@@ -98,24 +148,57 @@ class BuildExt(build_ext):
         for e in self.extensions:
             e.include_dirs.append(str(folder))
 
-    def builds(self, program, compile_flags, link_flags=()):
+    def translate(self):
+        """Have Cython make C of the sources, outside the source tree."""
+        translated = cythonize(
+            self.extensions,
+            build_dir=f"{BUILD}/cython",
+            compiler_directives={
+                "language_level": 3,
+                "boundscheck": DEBUG,
+                "initializedcheck": False,
+                "wraparound": False,
+                "cdivision": True,
+                "freethreading_compatible": True,
+            },
+        )
+        for e, new in zip(self.extensions, translated, strict=True):
+            e.sources = new.sources
+
+    def knows(self, program, compile_flags, link_flags=()):
+        """Whether the compiler, which works, takes these flags."""
+        try:
+            self.compile(program, compile_flags, link_flags)
+        except (CompileError, LinkError) as error:
+            print(f"left out {' '.join(compile_flags)}: {error}")
+            return False
+        return True
+
+    def compile(self, program, compile_flags, link_flags):
         with tempfile.TemporaryDirectory() as folder:
             source = Path(folder, "probe.c")
             source.write_text(program + "int probe;\n", encoding="ascii")
-            try:
-                objects = self.compiler.compile(
-                    [str(source)], output_dir=folder, extra_postargs=list(compile_flags)
-                )
-                self.compiler.link_shared_object(
-                    objects, str(Path(folder, "probe.so")), extra_postargs=list(link_flags)
-                )
-            except Exception as error:  # each compiler class has errors of its own
-                print(f"left out {' '.join(compile_flags)}: {error}")
-                return False
-        return True
+            objects = self.compiler.compile(
+                [str(source)], output_dir=folder, extra_postargs=list(compile_flags)
+            )
+            self.compiler.link_shared_object(
+                objects, str(Path(folder, "probe.so")), extra_postargs=list(link_flags)
+            )
 
 
-def extension(name, flags=()):
+class BuildPy(build_py):
+    """Leaves word for `fastlayers.ops` that a package is without the compiled part by choice."""
+
+    def run(self):
+        remove_stale(self.build_lib, {".py", ".pyi"})
+        super().run()
+        if PURE:
+            Path(self.build_lib, "fastlayers", "_pure.py").write_text(
+                '"""Built with FASTLAYERS_PURE=1: without the compiled part."""\n', encoding="ascii"
+            )
+
+
+def extension(name):
     return Extension(
         f"fastlayers._core.{name}",
         [str(CORE / f"{name}.pyx")],
@@ -124,9 +207,6 @@ def extension(name, flags=()):
             ("NPY_NO_DEPRECATED_API", "NPY_2_0_API_VERSION"),
             ("NPY_TARGET_VERSION", "NPY_2_0_API_VERSION"),
         ],
-        libraries=[] if MSVC else ["m"],  # of fpstatus.h, where that takes fenv.h
-        extra_compile_args=[*FLAGS, *flags],
-        extra_link_args=[*LINK_FLAGS],
         depends=[
             "setup.py",
             *(str(p) for p in sorted(CORE.iterdir()) if p.suffix in (".h", ".pxd", ".pxi")),
@@ -134,23 +214,10 @@ def extension(name, flags=()):
     )
 
 
+MODULES = ["dispatch", "memory", *(f"kernels_{name}" for name in LEVELS)]
+
 setup(
-    cmdclass={"build_ext": BuildExt},
+    cmdclass={"build_ext": BuildExt, "build_py": BuildPy},
     options={"build": {"build_base": BUILD}},
-    ext_modules=cythonize(
-        [
-            extension("dispatch"),
-            extension("memory"),
-            *(extension(f"kernels_{name}", flags) for name, flags in LEVELS.items()),
-        ],
-        build_dir=f"{BUILD}/cython",  # outside the source tree
-        compiler_directives={
-            "language_level": 3,
-            "boundscheck": DEBUG,
-            "initializedcheck": False,
-            "wraparound": False,
-            "cdivision": True,
-            "freethreading_compatible": True,
-        },
-    ),
+    ext_modules=[] if PURE else [extension(name) for name in MODULES],
 )

@@ -6,6 +6,7 @@ import doctest
 import importlib.metadata
 import inspect
 
+import numpy as np
 import pytest
 
 import fastlayers
@@ -44,10 +45,30 @@ def test_names(implementation):
     assert sorted(reference.__all__) == sorted(FUNCTIONS + LAYERS)
     compiled = importlib.import_module(implementation.multiply.__module__)
     assert set(FUNCTIONS) <= set(vars(compiled))
-    assert set(FUNCTIONS + LAYERS) <= set(fastlayers.__all__)
+    assert set(FUNCTIONS + LAYERS) <= set(dir(fastlayers))
 
 
-@pytest.mark.parametrize("name", [name for name in fastlayers.__all__ if name != "IMPLEMENTATION"])
+def test_star_import_hides_nothing_of_numpy():
+    names: dict[str, object] = {}
+    exec("from numpy import *\nfrom fastlayers import *", names)
+    hidden = [name for name in np.__all__ if names[name] is not getattr(np, name)]
+    assert hidden == []
+    assert set(LAYERS) | {"BaseLayer", "gradcheck", "recycling"} <= set(names)
+    assert not {*FUNCTIONS, "IMPLEMENTATION", "reference"} & set(fastlayers.__all__)
+
+
+def test_names_that_completion_offers():
+    offered = dir(fastlayers)
+    assert set(fastlayers.__all__) | {*FUNCTIONS, "IMPLEMENTATION", "reference"} < set(offered)
+    assert offered == sorted(set(offered))
+    modules = [name for name in offered if inspect.ismodule(getattr(fastlayers, name))]
+    assert modules == ["reference"]
+
+
+PUBLIC = [name for name in dir(fastlayers) if callable(getattr(fastlayers, name))]
+
+
+@pytest.mark.parametrize("name", PUBLIC)
 def test_public_names_are_documented(name):
     value = getattr(fastlayers, name)
     assert "\nExamples\n--------\n>>> " in inspect.getdoc(value)
@@ -58,7 +79,7 @@ def test_public_names_are_documented(name):
             assert method.__name__.startswith("_") or inspect.getdoc(method)
 
 
-@pytest.mark.parametrize("module", ["base", "gradcheck", "reference", "runtime"])
+@pytest.mark.parametrize("module", ["about", "base", "config", "gradcheck", "reference"])
 def test_examples_in_docstrings(module):
     # By its name in full: fastlayers.gradcheck is the function.
     result = doctest.testmod(importlib.import_module(f"fastlayers.{module}"))

@@ -808,11 +808,68 @@ def test_dout_may_be_a_number(implementation, dout, dtype):
     assert everything(implementation, x, y, dout) == everything(plain, x, y, dout)
 
 
+# ------------------------------------------------------------------- what errors of backward note
+
+
+def note_of(function, *args):
+    """The one note of the error that a call raises, which is otherwise as it was."""
+    with pytest.raises((TypeError, ValueError)) as caught:
+        function(*args)
+    (note,) = caught.value.__notes__
+    return note
+
+
+def test_note_of_backward_before_forward(implementation):
+    layer, plain_layer = implementation.MulLayer(), plain.MulLayer()
+    for dout in (1.5, np.ones(3), "text"):
+        assert outcome(layer.backward, dout) == outcome(plain_layer.backward, dout)
+        note = note_of(layer.backward, dout)
+        assert note == (
+            "MulLayer.backward(dout): x and y are None; call forward(x, y) first, "
+            "it keeps the operands"
+        )
+    note = note_of(implementation.AddLayer(sum_to_shape=True).backward, 1.5)
+    assert note.startswith("AddLayer.backward(dout): x and y are None; call forward(x, y) first")
+
+
+def test_note_of_a_dout_that_does_not_fit(implementation):
+    layer, plain_layer = implementation.MulLayer(), plain.MulLayer()
+    for one in (layer, plain_layer):
+        one.forward(np.ones((2, 3)), 2.0)
+    for dout, kind in ((np.ones(4), "ndarray of shape (4,)"), (None, "NoneType")):
+        assert outcome(layer.backward, dout) == outcome(plain_layer.backward, dout)
+        assert note_of(layer.backward, dout) == (
+            f"MulLayer.backward(dout): dout is {kind}, x is ndarray of shape (2, 3), y is float; "
+            "dout must fit what forward(x, y) returned"
+        )
+
+
+def test_note_runs_no_code_of_the_operands(layer):
+    class Hostile:
+        __slots__ = ()
+
+        def __getattribute__(self, name):
+            raise RuntimeError(name)
+
+    layer.forward(3, 10**5_000)  # too long for Python to print
+    assert "dout is Hostile" in note_of(layer.backward, Hostile())
+
+
+def test_errors_of_a_subclass_are_noted_once(layer_class):
+    class Passing(layer_class):
+        def backward(self, dout):
+            return super().backward(dout)
+
+    layer = Passing(sum_to_shape=True)
+    assert note_of(layer.backward, 1.5).startswith("Passing.backward(dout): x and y are None")
+
+
 # -------------------------------------------------------------------- BaseLayer, toString, __repr__
 
 
 @pytest.mark.parametrize(
-    ("method", "args"), [("forward", (1, 2)), ("backward", (1,)), ("toString", ())]
+    ("method", "args"),
+    [("forward", (1, 2)), ("forward", (1,)), ("backward", (1,)), ("toString", ())],
 )
 def test_base_layer_is_an_interface(method, args):
     with pytest.raises(NotImplementedError):
@@ -829,6 +886,25 @@ def test_to_string_as_the_plain_layers(implementation, name, capsys):
             printed.append(capsys.readouterr().out)
         assert printed[0] == printed[1]
         assert printed[0] != ""
+
+
+@pytest.mark.parametrize("attribute", ["name", "_name", "_shape", "shape", "print"])
+def test_to_string_whatever_a_subclass_calls_its_attributes(layer_class, attribute, capsys):
+    class OfTheInstance(layer_class):
+        def __init__(self, value):
+            super().__init__()
+            setattr(self, attribute, value)
+
+    class OfTheClass(layer_class):
+        pass
+
+    setattr(OfTheClass, attribute, "price")
+    plain_layer = getattr(plain, layer_class.__name__)()
+    for layer in (plain_layer, OfTheInstance("price"), OfTheClass()):
+        layer.forward(np.ones((2, 3)), np.ones(3))
+        layer.toString()
+    printed = capsys.readouterr().out.splitlines()
+    assert printed == printed[:3] * 3
 
 
 def test_to_string_texts(implementation, capsys):
@@ -868,6 +944,21 @@ def test_repr(layer):
     assert len(repr(layer)) < 100
     layer.x, layer.y = [1] * 1_000, None
     assert len(repr(layer)) < 100
+
+
+def test_repr_tells_which_gradients(layer_class):
+    plain_text, summed = repr(layer_class()), repr(layer_class(sum_to_shape=True))
+    assert "sum_to_shape" not in plain_text
+    assert summed == plain_text.replace(">", ", sum_to_shape=True>")
+
+
+@pytest.mark.parametrize("arguments", [(3,), (True,), (1, 2)])
+def test_arguments_that_a_layer_does_not_take(layer_class, arguments):
+    name = layer_class.__name__
+    with pytest.raises(TypeError, match=rf"^{name}.__init__\(\) takes 1 positional argument but"):
+        layer_class(*arguments)
+    with pytest.raises(TypeError, match=rf"^{name}.__init__\(\) got an unexpected keyword arg"):
+        layer_class(sum_to="shape")
 
 
 def test_repr_of_a_subclass_that_does_not_call_init(layer_class):

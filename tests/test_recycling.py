@@ -444,12 +444,33 @@ def test_limit_from_the_environment(value):
     assert output_of(code, FASTLAYERS_CACHE_LIMIT=value) == [str(expected)]
 
 
-@pytest.mark.parametrize("value", ["-1", "1.5", "1e6", "lots", "1 MB", "0x10"])
+@pytest.mark.parametrize(
+    "value", ["-1", "1.5", "1e6", "lots", "1 MB", "0x10", "1KMB", "iB", "64iB", "B", "1P"]
+)
 def test_bad_limit_in_the_environment(value):
     error = last_line_of_error("import fastlayers", FASTLAYERS_CACHE_LIMIT=value)
     assert error.startswith("ValueError: FASTLAYERS_CACHE_LIMIT")
     assert repr(value) in error
     assert "at least 0" in error
+
+
+@pytest.mark.parametrize(
+    ("value", "limit"),
+    [
+        ("64K", 64 << 10),
+        ("64M", 64 << 20),
+        ("64MiB", 64 << 20),
+        ("1GiB", 1 << 30),
+        ("2 g", 2 << 30),
+        ("1T", 1 << 40),
+        ("0M", 0),
+        (" 12 ", 12),
+        ("9999999999T", sys.maxsize),
+    ],
+)
+def test_limit_with_a_unit(value, limit):
+    code = "import fastlayers; print(fastlayers.cache_info().limit)"
+    assert output_of(code, FASTLAYERS_CACHE_LIMIT=value) == [str(limit)]
 
 
 # ------------------------------------------------------------------------------------- recycling()

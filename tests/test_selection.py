@@ -6,6 +6,7 @@ Of the other environment variables' wrong values test_runtime.py and test_recycl
 from __future__ import annotations
 
 import ast
+import re
 import shutil
 import sys
 from pathlib import Path
@@ -15,6 +16,7 @@ import numpy as np
 import pytest
 
 import fastlayers
+from fastlayers import config, ops
 
 # As an interrupted build or a wheel for another machine would have it.
 BLOCK = "import sys; sys.modules['fastlayers._core'] = None\n"
@@ -65,8 +67,31 @@ def test_broken_build_warns_once_and_runs_on():
             "RuntimeWarning the compiled part of fastlayers cannot be imported"
         )
         assert "reinstall" in warning
+        assert warning.endswith("set FASTLAYERS_IMPLEMENTATION=reference.")
         assert answer == "(1.5, 1.5)"
         assert result.stderr == ""
+
+
+PROGRAM = """
+import sys; sys.modules["fastlayers._core"] = None
+
+{statement}
+"""
+
+
+@pytest.mark.parametrize(
+    "statement",
+    ["import fastlayers", "from fastlayers import MulLayer", "import fastlayers.reference as r"],
+)
+def test_warnings_point_at_the_line_that_imports(tmp_path, statement):
+    program = tmp_path / "program.py"
+    program.write_text(PROGRAM.format(statement=statement), encoding="ascii")
+    result = fresh.run(str(program), FASTLAYERS_THREADS="3")
+    assert result.returncode == 0
+    broken, line, misspelt, again = result.stderr.splitlines()
+    assert broken.startswith(f"{program}:4: RuntimeWarning: the compiled part of fastlayers ")
+    assert misspelt.startswith(f"{program}:4: RuntimeWarning: FASTLAYERS_THREADS is set, ")
+    assert {line.strip(), again.strip()} == {statement}
 
 
 def test_broken_build_is_an_error_where_native_is_demanded():
@@ -86,6 +111,42 @@ def test_broken_build_does_not_matter_to_the_reference():
 def test_reference_does_not_load_the_compiled_part():
     result = run("import fastlayers, sys; print('fastlayers._core' in sys.modules)", "reference")
     assert result.stdout == "False\n"
+
+
+# -------------------------------------------------------------------------------------- variables
+
+
+@pytest.mark.parametrize(
+    ("name", "nearest"),
+    [
+        ("FASTLAYERS_THREADS", "FASTLAYERS_NUM_THREADS"),
+        ("FASTLAYERS_IMPLEMENTATON", "FASTLAYERS_IMPLEMENTATION"),
+        ("FASTLAYERS_CACHE", "FASTLAYERS_CACHE_LIMIT"),
+        ("FASTLAYERS_simd", "FASTLAYERS_SIMD"),
+    ],
+)
+def test_variables_that_nobody_reads(name, nearest):
+    for implementation in ("native", "reference"):
+        if implementation == "native" and fastlayers.IMPLEMENTATION != "native":
+            continue
+        result = run(REPORT, implementation, **{name: "3"})
+        assert result.stderr == ""
+        assert result.stdout.splitlines() == [
+            implementation,
+            f"RuntimeWarning {name} is set, which fastlayers does not know; is {nearest} meant?",
+        ]
+
+
+def test_variables_that_somebody_reads():
+    variables = dict.fromkeys([*config.VARIABLES, *config.BUILD_VARIABLES], "")
+    result = run(REPORT, OTHERFASTLAYERS_X="3", **variables)
+    assert (result.stdout.split(), result.stderr) == ([fastlayers.IMPLEMENTATION], "")
+    read = {
+        name
+        for source in Path(fastlayers.__file__).parent.rglob("*.py")
+        for name in re.findall(r"\bFASTLAYERS_[A-Z_]+\b", source.read_text(encoding="utf-8"))
+    }
+    assert read - {"FASTLAYERS_"} == {*config.VARIABLES, *config.BUILD_VARIABLES}
 
 
 # ---------------------------------------------------------------------------------- partly broken
@@ -163,6 +224,24 @@ def test_partly_broken_build(copy_of_package, damage):
     assert error.startswith("ImportError: FASTLAYERS_IMPLEMENTATION=native")
     assert reason in error
     assert "reinstall fastlayers" in error
+
+
+@native_only
+def test_cpu_that_is_older_than_all_that_is_built(monkeypatch):
+    from fastlayers._core import simd
+
+    monkeypatch.setattr(simd, "cpu_level", lambda: -1)
+    monkeypatch.delenv("FASTLAYERS_SIMD", raising=False)
+    with pytest.raises(ImportError, match="it has no kernels for this CPU; built were: ") as caught:
+        simd.use_preferred()
+    monkeypatch.setenv("FASTLAYERS_IMPLEMENTATION", "native")
+    with pytest.raises(ImportError, match="FASTLAYERS_IMPLEMENTATION=native, ") as refused:
+        ops._missing(caught.value)
+    monkeypatch.delenv("FASTLAYERS_IMPLEMENTATION")
+    _, warning = ops._missing(caught.value)
+    for text in (str(refused.value), warning):
+        assert f"Reinstalling does not help, as this CPU is older than {simd.built()[0]}." in text
+        assert "pip" not in text
 
 
 @native_only

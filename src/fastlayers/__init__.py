@@ -1,37 +1,51 @@
 """Drop-in, C-accelerated layers for neural networks written by hand on NumPy."""
 
+import warnings as _warnings
+
+from . import config as _config
+from . import reference as reference
+from .about import show_config as show_config
 from .base import BaseLayer
-from .gradcheck import GradcheckError, gradcheck
-from .layers import AddLayer, MulLayer
-from .ops import IMPLEMENTATION, add, add_backward, multiply, multiply_backward
-from .runtime import (
+from .config import (
     cache_info,
     empty_cache,
     get_num_threads,
     recycling,
     set_cache_limit,
     set_num_threads,
-    show_config,
 )
+from .gradcheck import GradcheckError, gradcheck
+from .layers import AddLayer, MulLayer
+from .ops import IMPLEMENTATION as IMPLEMENTATION
+from .ops import add as add
+from .ops import add_backward as add_backward
+from .ops import multiply as multiply
+from .ops import multiply_backward as multiply_backward
 
+# Without what NumPy has a name for: ``from fastlayers import *`` must not hide that.
 __all__ = [
-    "IMPLEMENTATION",
     "AddLayer",
     "BaseLayer",
     "GradcheckError",
     "MulLayer",
-    "add",
-    "add_backward",
     "cache_info",
     "empty_cache",
     "get_num_threads",
     "gradcheck",
-    "multiply",
-    "multiply_backward",
     "recycling",
     "set_cache_limit",
     "set_num_threads",
-    "show_config",
 ]
 
 __version__ = "0.1.0"  # the only place: pyproject.toml takes it from here
+
+
+def __dir__() -> list[str]:
+    """Name what is public, and not the modules that it stands in."""
+    functions = ["add", "add_backward", "multiply", "multiply_backward", "show_config"]
+    return sorted([*__all__, *functions, "IMPLEMENTATION", "__version__", "reference"])
+
+
+# From here a warning points at the line that imports the package.
+for _notice in _config.notices:
+    _warnings.warn(_notice, RuntimeWarning, stacklevel=2)

@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import sys
 from numbers import Number
 from typing import Any
+
+import numpy as np
 
 
 class BaseLayer:
@@ -30,12 +33,13 @@ class BaseLayer:
     array([0., 3.])
     """
 
-    def forward(self, x: Any, y: Any) -> Any:
-        """Compute the node's output from its operands."""
+    # Of any operands, as type checkers read it: a layer of one's own takes what it likes.
+    def forward(self, *operands: Any, **named: Any) -> Any:
+        """Compute the node's output from its operands, ``x`` and ``y``."""
         raise NotImplementedError
 
-    def backward(self, dout: Any) -> Any:
-        """Compute the gradients of the operands, ``(dx, dy)``, from that of the output."""
+    def backward(self, *dout: Any, **named: Any) -> Any:
+        """Compute the operands' gradients, ``(dx, dy)``, from that of the output, ``dout``."""
         raise NotImplementedError
 
     def toString(self) -> None:
@@ -46,20 +50,16 @@ class BaseLayer:
 class ElementwiseLayer(BaseLayer):
     """What the elementwise layers share: the operands of the last ``forward``, and how they print.
 
-    A subclass sets ``name``, the word that ``toString`` prints.
+    A subclass has an ``__init__`` of its own, so that what that raises names the subclass.
     """
 
-    name: str
-
-    # Also of the class, for subclasses that do not call this __init__.
+    # Of the class, for subclasses of users that do not call __init__.
     x: Any = None
     y: Any = None
     sum_to_shape: bool = False
 
-    def __init__(self, *, sum_to_shape: bool = False) -> None:
-        self.x = None
-        self.y = None
-        self.sum_to_shape = sum_to_shape
+    # What toString prints. Read from the class: users' subclasses have a ``name`` of their own.
+    _printed_name: str
 
     def toString(self) -> None:
         """Print the layer's name and the shapes of its operands, a line each.
@@ -69,23 +69,44 @@ class ElementwiseLayer(BaseLayer):
         AttributeError
             Before ``forward``, or if an operand is neither a number nor has a ``shape``.
         """
-        shapes = self._shape("x"), self._shape("y")
-        print("name:", self.name)
+        shapes = _shape_of(self, "x"), _shape_of(self, "y")
+        print("name:", type(self)._printed_name)
         print("x.shape", shapes[0])
         print("y.shape", shapes[1])
 
-    def _shape(self, operand: str) -> Any:
-        value = getattr(self, operand)
-        if value is None:
-            raise AttributeError(
-                f"{type(self).__name__}.toString(): {operand} is None; "
-                f"call forward(x, y) first, it keeps the operands"
-            )
-        return () if isinstance(value, Number) else value.shape
-
     def __repr__(self) -> str:
-        operands = ", ".join(f"{name}={_summary(getattr(self, name))}" for name in ("x", "y"))
-        return f"<{type(self).__name__}: {operands}>"
+        parts = [f"{name}={_summary(getattr(self, name))}" for name in ("x", "y")]
+        if self.sum_to_shape:
+            parts.append(f"sum_to_shape={self.sum_to_shape}")
+        return f"<{type(self).__name__}: {', '.join(parts)}>"
+
+
+def explain(layer: ElementwiseLayer, dout: Any) -> None:
+    """Note on the error that ``layer.backward(dout)`` is raising what is what, and what to do."""
+    if layer.x is None or layer.y is None:
+        note = "x and y are None; call forward(x, y) first, it keeps the operands"
+    else:
+        operands = {"dout": dout, "x": layer.x, "y": layer.y}
+        kinds = ", ".join(f"{name} is {_kind(value)}" for name, value in operands.items())
+        note = f"{kinds}; dout must fit what forward(x, y) returned"
+    if error := sys.exception():
+        error.add_note(f"{type(layer).__name__}.backward(dout): {note}")
+
+
+def _kind(value: Any) -> str:
+    """The type of an operand, and an array's shape; no code of the operand's is run."""
+    kind = type(value).__name__
+    return f"{kind} of shape {value.shape}" if issubclass(type(value), np.ndarray) else kind
+
+
+def _shape_of(layer: ElementwiseLayer, operand: str) -> Any:
+    value = getattr(layer, operand)
+    if value is None:
+        raise AttributeError(
+            f"{type(layer).__name__}.toString(): {operand} is None; "
+            f"call forward(x, y) first, it keeps the operands"
+        )
+    return () if isinstance(value, Number) else value.shape
 
 
 def _summary(value: Any) -> str:

@@ -7,6 +7,7 @@ import sys
 from collections.abc import Iterator
 
 CGROUPS = "/sys/fs/cgroup"
+CPU_CACHES = "/sys/devices/system/cpu/cpu0/cache"
 
 
 def cpu_quota() -> int:
@@ -40,14 +41,37 @@ def memory_bytes() -> int:
     return min(limits)
 
 
+# Of /proc/cpuinfo: names such as "AMD EPYC" leave open which it is, and on ARM there is no name.
+CPU_NUMBERS = ("cpu family", "model", "stepping", "CPU implementer", "CPU part")
+
+
 def cpu_name() -> str:
     """Name the processor, as far as the operating system does."""
+    told: dict[str, str] = {}
     for line in _lines("/proc/cpuinfo"):
-        if line.startswith("model name"):
-            return line.partition(": ")[2]
-    import platform  # rarely needed, and slow to import
+        name, _, value = line.partition(":")
+        told.setdefault(name.strip(), value.strip())  # of the first processor
+    name = told.get("model name", "")
+    if not name:
+        import platform  # rarely needed, and slow to import
 
-    return platform.processor() or platform.machine()
+        name = platform.processor() or platform.machine()
+    numbers = [f"{number} {told[number]}" for number in CPU_NUMBERS if number in told]
+    return f"{name} ({', '.join(numbers)})" if numbers else name
+
+
+def cpu_caches() -> dict[str, int]:
+    """Return the bytes of the first CPU's caches by their names; empty where nothing tells."""
+    caches = {}
+    for index in range(8):
+        told = {
+            name: "".join(_lines(f"{CPU_CACHES}/index{index}/{name}"))
+            for name in ("level", "type", "size")
+        }
+        if told["size"].endswith("K"):
+            kind = {"Data": "d", "Instruction": "i"}.get(told["type"], "")
+            caches[f"L{told['level']}{kind}"] = int(told["size"][:-1]) * 1024
+    return caches
 
 
 def _physical_memory() -> int:

@@ -2,20 +2,21 @@
 
 ``FASTLAYERS_IMPLEMENTATION`` decides at import: ``native`` demands the compiled functions,
 ``reference`` takes plain NumPy; unset takes the compiled ones, and where they cannot be imported
-warns and runs on plain NumPy.
+warns and runs on plain NumPy. A package that was built without them, by choice, does not warn.
 """
 
 from __future__ import annotations
 
 import os
-import warnings
+from importlib.util import find_spec
 
 __all__ = ["IMPLEMENTATION", "add", "add_backward", "multiply", "multiply_backward"]
 
 IMPLEMENTATION = os.environ.get("FASTLAYERS_IMPLEMENTATION") or "native"
 
-# Why the compiled functions are not in use, where nobody asked for plain NumPy.
-import_error = ""
+# Why plain NumPy computes, where it does; and what the import is to warn of.
+reason = ""
+warning = ""
 
 if IMPLEMENTATION not in ("native", "reference"):
     raise ValueError(
@@ -23,24 +24,42 @@ if IMPLEMENTATION not in ("native", "reference"):
         "it must be 'native' or 'reference', or unset"
     )
 
-if IMPLEMENTATION == "native":
+
+def _missing(error: ImportError) -> tuple[str, str]:
+    """Say why there are no compiled functions, and what the import is to warn of."""
+    reinstall = (
+        "reinstall fastlayers in its source folder, past pip's cache: "
+        "'pip install --force-reinstall --no-cache-dir .'"
+    )
+    if find_spec(f"{__package__}._pure"):  # setup.py leaves it
+        reason = "this fastlayers was built without its compiled part (FASTLAYERS_PURE=1)"
+        warning, remedy = "", f"To have it, unset that variable and {reinstall}"
+    else:
+        folder = os.path.dirname(__file__)  # noqa: PTH120, importing pathlib takes 3 ms
+        reason = f"the compiled part of fastlayers cannot be imported ({error}; from {folder})"
+        # The package's own error knows better.
+        remedy = " ".join(getattr(error, "__notes__", [f"To mend it, {reinstall}"]))
+        warning = (
+            f"{reason}. It runs on plain NumPy, with the same answers but none of the speed. "
+            f"{remedy}. To do without, and without this warning, set "
+            "FASTLAYERS_IMPLEMENTATION=reference."
+        )
+    if os.environ.get("FASTLAYERS_IMPLEMENTATION"):
+        raise ImportError(
+            f"FASTLAYERS_IMPLEMENTATION=native, but {reason}. {remedy}. To run on plain "
+            "NumPy, unset FASTLAYERS_IMPLEMENTATION."
+        ) from error
+    return reason, warning
+
+
+if IMPLEMENTATION == "reference":
+    reason = "FASTLAYERS_IMPLEMENTATION is 'reference'"
+else:
     try:
         from ._core import add, add_backward, multiply, multiply_backward
     except ImportError as error:
-        if os.environ.get("FASTLAYERS_IMPLEMENTATION"):
-            raise ImportError(
-                "FASTLAYERS_IMPLEMENTATION=native, but the compiled part of fastlayers cannot be "
-                f"imported ({error}); reinstall fastlayers, or unset the variable to run on plain "
-                "NumPy"
-            ) from error
-        warnings.warn(
-            f"the compiled part of fastlayers cannot be imported ({error}); running on plain "
-            "NumPy, with the same answers but none of the speed; reinstall fastlayers to mend it",
-            RuntimeWarning,
-            stacklevel=2,
-        )
+        reason, warning = _missing(error)
         IMPLEMENTATION = "reference"
-        import_error = str(error)
 
 if IMPLEMENTATION == "reference":
     from .reference import add, add_backward, multiply, multiply_backward

@@ -13,7 +13,7 @@ from typing import Any
 
 import numpy as np
 
-from .base import ElementwiseLayer
+from .base import ElementwiseLayer, explain
 
 __all__ = ["AddLayer", "MulLayer", "add", "add_backward", "multiply", "multiply_backward"]
 
@@ -336,7 +336,12 @@ class MulLayer(ElementwiseLayer):
     (2.2, 110.00000000000001)
     """
 
-    name = "Multi"
+    _printed_name = "Multi"
+
+    def __init__(self, *, sum_to_shape: bool = False) -> None:
+        self.x = None
+        self.y = None
+        self.sum_to_shape = sum_to_shape
 
     def forward(self, x: Any, y: Any, out: Any = None) -> Any:
         """Return ``x * y`` and keep the operands for ``backward``; see `multiply`."""
@@ -348,9 +353,13 @@ class MulLayer(ElementwiseLayer):
 
     def backward(self, dout: Any, out: Any = None) -> tuple[Any, Any]:
         """Return ``(dout * y, dout * x)``; see `multiply_backward`."""
-        if out is None and not self.sum_to_shape:
-            return dout * self.y, dout * self.x
-        return multiply_backward(dout, self.x, self.y, out, self.sum_to_shape)
+        try:
+            if out is None and not self.sum_to_shape:
+                return dout * self.y, dout * self.x
+            return multiply_backward(dout, self.x, self.y, out, self.sum_to_shape)
+        except (TypeError, ValueError):
+            explain(self, dout)
+            raise
 
 
 class AddLayer(ElementwiseLayer):
@@ -379,7 +388,12 @@ class AddLayer(ElementwiseLayer):
     (1.1, 1.1)
     """
 
-    name = "Add"
+    _printed_name = "Add"
+
+    def __init__(self, *, sum_to_shape: bool = False) -> None:
+        self.x = None
+        self.y = None
+        self.sum_to_shape = sum_to_shape
 
     def forward(self, x: Any, y: Any, out: Any = None) -> Any:
         """Return ``x + y`` and keep the operands; see `add`."""
@@ -391,6 +405,10 @@ class AddLayer(ElementwiseLayer):
 
     def backward(self, dout: Any, out: Any = None) -> tuple[Any, Any]:
         """Return ``(dout * 1, dout * 1)``; see `add_backward`."""
-        if out is None and not self.sum_to_shape:
-            return dout * 1, dout * 1
-        return add_backward(dout, self.x, self.y, out, self.sum_to_shape)
+        try:
+            if out is None and not self.sum_to_shape:
+                return dout * 1, dout * 1
+            return add_backward(dout, self.x, self.y, out, self.sum_to_shape)
+        except (TypeError, ValueError):
+            explain(self, dout)
+            raise

@@ -1,5 +1,5 @@
 # What type checkers read in place of reference.py: what goes in, and what comes out. The compiled
-# functions (_core/dispatch.pyi) and the layers (layers.pyi) have theirs from here.
+# functions (_core/dispatch.pyi) and the layers (layers.py) have theirs from here.
 #
 # As in NumPy's own stubs an array of no dimensions, which gives a scalar, is an array like any
 # other. A dtype that the operands' dtypes do not tell is Any.
@@ -118,8 +118,11 @@ class _Layer:
 class _Function(_Layer):
     __call__ = _Layer.forward
 
-class MulLayer(_Layer, ElementwiseLayer): ...
-class AddLayer(_Layer, ElementwiseLayer): ...
+class MulLayer(_Layer, ElementwiseLayer):
+    def __init__(self, *, sum_to_shape: bool = False) -> None: ...
+
+class AddLayer(_Layer, ElementwiseLayer):
+    def __init__(self, *, sum_to_shape: bool = False) -> None: ...
 
 multiply: _Function
 add: _Function

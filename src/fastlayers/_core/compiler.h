@@ -1,6 +1,16 @@
-/* The compiler's name and version, as it knows them itself. */
+/* The compiler's name and version, as it knows them itself; and what its arithmetic must not be. */
 #ifndef FASTLAYERS_COMPILER_H
 #define FASTLAYERS_COMPILER_H
+
+#include <float.h>
+
+/* The bits are NumPy's: each operation is done as written, and rounded to its type. */
+#if defined(__FAST_MATH__)
+#error "fastlayers cannot be built with -ffast-math or -Ofast, which change results"
+#endif
+#if defined(FLT_EVAL_METHOD) && FLT_EVAL_METHOD != 0
+#error "fastlayers needs FLT_EVAL_METHOD 0: on 32-bit x86, compile with -msse2 -mfpmath=sse"
+#endif
 
 #define FASTLAYERS_TEXT_OF(number) #number
 #define FASTLAYERS_TEXT(number) FASTLAYERS_TEXT_OF(number)

@@ -46,9 +46,12 @@ def use_preferred() -> None:
             f"FASTLAYERS_SIMD is {name!r}; this CPU and this build have {', '.join(choices)}"
         )
     if not choices:
-        raise ImportError(
+        error = ImportError(
             f"it has no kernels for this CPU; built were: {', '.join(built()) or 'none'}"
         )
+        if built():  # the lowest of them is always built
+            error.add_note(f"Reinstalling does not help, as this CPU is older than {built()[0]}")
+        raise error
     use(name or choices[-1])
 
 

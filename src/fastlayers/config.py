@@ -1,19 +1,20 @@
-"""The knobs: threads, and the memory that large results are recycled from; how all is set."""
+"""The knobs: threads, the memory that large results are recycled from, environment variables."""
 
 from __future__ import annotations
 
 import gc
 import os
+import re
 import sys
 from contextlib import ContextDecorator
 from contextvars import ContextVar
-from typing import Any, Literal, NamedTuple, overload
+from typing import Any, NamedTuple
 
-from . import limits
-from .ops import IMPLEMENTATION, import_error
+from . import limits, ops
+from .ops import IMPLEMENTATION
 
 if IMPLEMENTATION == "native":
-    from ._core import dispatch, memory, simd
+    from ._core import dispatch, memory
 
 # Of the memory that the process may use, this share may be kept for further results.
 CACHE_SHARE = 1 / 8
@@ -193,116 +194,6 @@ class recycling(ContextDecorator):
             _previous_handlers.set(tuple(earlier))
 
 
-@overload
-def show_config(mode: Literal["stdout"] = "stdout") -> None: ...
-@overload
-def show_config(mode: Literal["dicts"]) -> dict[str, Any]: ...
-def show_config(mode: str = "stdout") -> dict[str, Any] | None:
-    """Show how fastlayers was built, what it runs on and how it is set.
-
-    It is what a bug report needs; ``python -m fastlayers`` prints it, too.
-
-    Parameters
-    ----------
-    mode : {"stdout", "dicts"}, optional
-        Print it, or return it as a dictionary of dictionaries, as `numpy.show_config` does.
-
-    Returns
-    -------
-    dict or None
-        None where it was printed.
-
-    Raises
-    ------
-    ValueError
-        If ``mode`` is neither.
-
-    Examples
-    --------
-    >>> import fastlayers
-    >>> config = fastlayers.show_config(mode="dicts")
-    >>> config["fastlayers"]["version"] == fastlayers.__version__
-    True
-    >>> config["Threads"]["number"] == fastlayers.get_num_threads()
-    True
-    """
-    if mode not in ("stdout", "dicts"):
-        raise ValueError(f"mode must be 'stdout' or 'dicts', got {mode!r}")
-    config = _config()
-    if mode == "dicts":
-        return config
-    print("\n".join(_lines_of(config)))
-    return None
-
-
-# Set or not, they decide how fast a call is.
-ENVIRONMENT = (
-    "FASTLAYERS_IMPLEMENTATION",
-    "FASTLAYERS_NUM_THREADS",
-    "FASTLAYERS_CACHE_LIMIT",
-    "FASTLAYERS_SIMD",
-    "OMP_NUM_THREADS",
-    "OMP_WAIT_POLICY",
-)
-
-
-def _config() -> dict[str, Any]:
-    import platform  # this and json take longer to import than fastlayers
-
-    import numpy as np
-
-    from . import __version__
-
-    config: dict[str, Any] = {
-        "fastlayers": {
-            "version": __version__,
-            "implementation": IMPLEMENTATION,
-            "folder": os.path.dirname(__file__),  # noqa: PTH120, importing pathlib takes 3 ms
-        }
-    }
-    threads = {"number": get_num_threads(), "quota of CPUs": _cpu_quota}
-    if IMPLEMENTATION == "native":
-        import json
-
-        compiler, build = dispatch.build_info()
-        openmp, openmp_threads, forked = dispatch.openmp_state()
-        config["Build"] = {"compiler": compiler, **json.loads(build)}
-        config["Instruction sets"] = {
-            "built": simd.built(),
-            "available": simd.available(),
-            "in use": simd.in_use(),
-        }
-        threads |= {"OpenMP": openmp, "OpenMP's number": openmp_threads, "forked": forked}
-    else:
-        config["fastlayers"]["reason"] = (
-            f"the compiled part cannot be imported: {import_error}"
-            if import_error
-            else "FASTLAYERS_IMPLEMENTATION is 'reference'"
-        )
-    return config | {
-        "Threads": threads,
-        "Memory cache": cache_info()._asdict(),
-        "Runs on": {
-            "NumPy": np.__version__,
-            "Python": f"{platform.python_implementation()} {platform.python_version()}",
-            "platform": platform.platform(),
-            "CPU": limits.cpu_name(),
-        },
-        "Environment": {name: os.environ.get(name) for name in ENVIRONMENT},
-    }
-
-
-def _lines_of(config: dict[str, Any], indent: str = "") -> list[str]:
-    lines = []
-    for name, value in config.items():
-        if isinstance(value, dict):
-            lines += [f"{indent}{name}:", *_lines_of(value, indent + "  ")]
-        else:
-            text = ", ".join(value) if isinstance(value, list) else value
-            lines.append(f"{indent}{name}: {'not set' if value is None else text}")
-    return lines
-
-
 # More than any machine has, and few enough for OpenMP not to give up.
 MAX_THREADS = 1024
 
@@ -313,20 +204,68 @@ def _integer(name: str, value: Any) -> int:
     return int(value.__index__())
 
 
-def _from_environment(name: str, smallest: int, largest: float = float("inf")) -> int | None:
-    text = os.environ.get(name)
+# What this package reads: here, in ops.py, in _core/simd.py; and in setup.py, as it is built.
+VARIABLES = (
+    "FASTLAYERS_IMPLEMENTATION",
+    "FASTLAYERS_NUM_THREADS",
+    "FASTLAYERS_CACHE_LIMIT",
+    "FASTLAYERS_SIMD",
+)
+BUILD_VARIABLES = (
+    "FASTLAYERS_PURE",
+    "FASTLAYERS_DEBUG",
+    "FASTLAYERS_COVERAGE",
+    "FASTLAYERS_SANITIZE",
+)
+
+
+def _misspelt() -> list[str]:
+    """Say of each variable that has the package's prefix, and is not read, which may be meant."""
+    messages = []
+    for name in os.environ:
+        if name.startswith("FASTLAYERS_") and name not in VARIABLES + BUILD_VARIABLES:
+            from difflib import get_close_matches  # slow to import, and rarely needed
+
+            (nearest,) = get_close_matches(name, VARIABLES, n=1, cutoff=0.0)
+            messages.append(f"{name} is set, which fastlayers does not know; is {nearest} meant?")
+    return messages
+
+
+def _threads_from_environment() -> int | None:
+    text = os.environ.get("FASTLAYERS_NUM_THREADS")
     if not text:
         return None
-    if not text.strip().isdecimal() or not smallest <= int(text) <= largest:
-        most = "" if largest == float("inf") else f" and at most {largest}"
-        raise ValueError(f"{name} is {text!r}; it must be an integer of at least {smallest}{most}")
+    if not text.strip().isdecimal() or not 1 <= int(text) <= MAX_THREADS:
+        raise ValueError(
+            f"FASTLAYERS_NUM_THREADS is {text!r}; it must be an integer from 1 to {MAX_THREADS}"
+        )
     return int(text)
+
+
+# Powers of 2, as systemd's MemoryMax, Docker's --memory and joblib's limits have them. "MB" is left
+# out, which some take for 1000 ** 2 and some for 1024 ** 2.
+UNITS = {"": 0, "K": 10, "M": 20, "G": 30, "T": 40}
+SIZE = r"\s*(\d+)\s*(?:([KMGT])(?:iB)?)?\s*"
+
+
+def _limit_from_environment() -> int | None:
+    text = os.environ.get("FASTLAYERS_CACHE_LIMIT")
+    if not text:
+        return None
+    match = re.fullmatch(SIZE, text, re.IGNORECASE)
+    if not match:
+        raise ValueError(
+            f"FASTLAYERS_CACHE_LIMIT is {text!r}; it must be an integer of at least 0, of bytes, "
+            "or of K, M, G or T, powers of 1024: 64M and 64MiB are 64 * 1024 ** 2"
+        )
+    number, unit = match.groups(default="")
+    return int(number) << UNITS[unit.upper()]
 
 
 # Written here alone, under the import's lock.
 _cpu_quota = limits.cpu_quota()
-_threads = _from_environment("FASTLAYERS_NUM_THREADS", 1, MAX_THREADS)
-_limit = _from_environment("FASTLAYERS_CACHE_LIMIT", 0)
+_threads = _threads_from_environment()
+_limit = _limit_from_environment()
 
 if IMPLEMENTATION == "native":
     dispatch.set_thread_count(0, _cpu_quota)
@@ -334,3 +273,6 @@ if IMPLEMENTATION == "native":
 if _threads is not None:
     set_num_threads(_threads)
 set_cache_limit(int(limits.memory_bytes() * CACHE_SHARE) if _limit is None else _limit)
+
+# What the import is to warn of.
+notices = [*filter(None, [ops.warning]), *_misspelt()]
