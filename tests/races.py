@@ -48,7 +48,7 @@ def adjust(seed: int) -> None:
     for _ in range(ROUNDS // 4):
         fastlayers.set_cache_limit(rng.choice([0, 1 << 20, limit]))
         fastlayers.empty_cache()
-        memory.trim()
+        memory.set_idle_seconds(rng.choice([0.0, 0.001]))
         fastlayers.set_num_threads(rng.choice([1, 2]))
     fastlayers.set_cache_limit(limit)
 
@@ -71,6 +71,7 @@ def compute(seed: int) -> None:
 
 def main() -> int:
     dispatch.set_thresholds(gil=1, threads=1, recycling=1)
+    memory.set_idle_seconds(0.0)  # the sweeper is there, too, and comes and goes
     sys.setswitchinterval(1e-5)
     work = [recycle] * THREADS + [compute] * THREADS + [adjust] * 2
     threads = [threading.Thread(target=f, args=[i + 1]) for i, f in enumerate(work)]

@@ -117,16 +117,17 @@ x = np.arange(200_000.0)
 blocks = [fastlayers.add(x, float(i)) for i in range(4)]
 del blocks[::2]
 def child():
-    info = fastlayers.cache_info()
-    assert info.blocks == 2
     one, other = fastlayers.add_backward(x)
-    assert fastlayers.cache_info().hits == info.hits + 2
     one[:] = other[:] = -1.0
     blocks[0][:] = -1.0
+    del one, other
+    assert fastlayers.cache_info().blocks == 2
     fastlayers.empty_cache()
-print(wait(fork(child)), np.array_equal(blocks[0], x + 1.0), fastlayers.cache_info().blocks)
+print(wait(fork(child)), np.array_equal(blocks[0], x + 1.0))
+fastlayers.add(x, 1.0)
+print(fastlayers.cache_info().blocks)
 """
-    assert output_of_script(WORK + FORK + code, tmp_path / "s.py") == ["0", "True", "2"]
+    assert output_of_script(WORK + FORK + code, tmp_path / "s.py") == ["0", "True", "1"]
 
 
 @can_fork

@@ -11,7 +11,7 @@ from fresh import last_line_of_error, output_of
 from threadpoolctl import threadpool_info, threadpool_limits
 
 import fastlayers
-from fastlayers import limits
+from fastlayers import limits, runtime
 
 if fastlayers.IMPLEMENTATION != "native":
     pytest.skip("plain NumPy has no knobs", allow_module_level=True)
@@ -137,6 +137,7 @@ COUNT_THREADS = f"""
 import os
 import numpy as np
 import fastlayers
+fastlayers.set_cache_limit(0)  # nor is there a thread that watches over it
 
 def started(n):
     before = len(os.listdir("{TASKS}"))
@@ -221,6 +222,7 @@ import os
 import numpy as np
 import fastlayers
 fastlayers._core.dispatch.set_thresholds(late=1e6)
+fastlayers.set_cache_limit(0)  # nor a thread that watches over it
 small, large, square = np.ones(20_000), np.ones(500_000), np.ones((500, 200))
 def calls():
     for x in small, large, small[:10]:
@@ -275,6 +277,7 @@ import os
 import numpy as np
 import fastlayers
 fastlayers._core.dispatch.set_thresholds(late=1e6)
+fastlayers.set_cache_limit(0)  # nor is there a thread that watches over it
 x = np.ones(1_000_000)
 def started(threads):
     fastlayers.set_num_threads(threads)
@@ -431,6 +434,12 @@ def test_memory_that_the_shell_limits(machine, monkeypatch):
     resource = pytest.importorskip("resource")
     monkeypatch.setattr(resource, "getrlimit", lambda what: (2 * GIB, 4 * GIB))
     assert limits.memory_bytes() == 2 * GIB
+
+
+@pytest.mark.parametrize(("memory", "limit"), [(4 * GIB, GIB // 2), (64 * GIB, GIB)])
+def test_cache_limit_by_default(monkeypatch, memory, limit):
+    monkeypatch.setattr(limits, "memory_bytes", lambda: memory)
+    assert runtime._default_cache_limit() == limit
 
 
 def test_limits_as_they_are():

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-import gc
+import inspect
 import os
 import re
 import sys
+from collections.abc import Callable
 from contextlib import ContextDecorator
 from contextvars import ContextVar
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, TypeVar, overload
 
 from . import limits, ops
 from .ops import IMPLEMENTATION
@@ -16,8 +17,10 @@ from .ops import IMPLEMENTATION
 if IMPLEMENTATION == "native":
     from ._core import dispatch, memory
 
-# Of the memory that the process may use, this share may be kept for further results.
+# Of the memory that the process may use, this share may be kept for further results; and no more
+# than so many bytes, as a machine often runs a process for each of its processors.
 CACHE_SHARE = 1 / 8
+MOST_CACHED = 1 << 30
 
 
 class CacheInfo(NamedTuple):
@@ -112,8 +115,8 @@ def set_cache_limit(limit: int) -> None:
     """Set how many bytes the memory cache may keep; what is beyond is given back at once.
 
     The default is an eighth of the memory that the process may use (that of the machine, or of the
-    container). ``FASTLAYERS_CACHE_LIMIT`` sets it at import. Blocks that nobody has needed for some
-    ten seconds are given back in any case.
+    container), at most 1 GiB. ``FASTLAYERS_CACHE_LIMIT`` sets it at import. Blocks that nobody has
+    needed for some ten seconds are given back in any case.
 
     Parameters
     ----------
@@ -143,6 +146,10 @@ def set_cache_limit(limit: int) -> None:
         memory.set_limit(min(limit, sys.maxsize))
 
 
+def _default_cache_limit() -> int:
+    return min(int(limits.memory_bytes() * CACHE_SHARE), MOST_CACHED)
+
+
 def empty_cache() -> None:
     """Give all memory back that the cache holds; arrays keep theirs.
 
@@ -161,27 +168,11 @@ def empty_cache() -> None:
 _previous_handlers: ContextVar[tuple[Any, ...]] = ContextVar("_previous_handlers", default=())
 
 
-class recycling(ContextDecorator):
-    """Let all arrays that NumPy makes own recycled memory: a context manager and a decorator.
+Function = TypeVar("Function", bound=Callable[..., Any])
 
-    The results of fastlayers do anyway; this gives the same to code of one's own, of any dtype. An
-    array made inside is an ordinary array, and may be used outside. Blocks are of at least 2 KiB.
 
-    As NumPy's allocation handlers (NEP 49) it goes for the current thread or asynchronous task. A
-    handler that was in force before is in force again afterwards.
-
-    Examples
-    --------
-    >>> import numpy as np
-    >>> import fastlayers
-    >>> with fastlayers.recycling():
-    ...     y = np.sqrt(np.ones((512, 512)))
-    >>> @fastlayers.recycling()
-    ... def relu(x):
-    ...     return np.maximum(x, 0)
-    """
-
-    def __enter__(self) -> recycling:
+class _Recycling(ContextDecorator):
+    def __enter__(self) -> _Recycling:
         if IMPLEMENTATION == "native":
             previous = memory.set_handler(memory.recycling_handler())
             _previous_handlers.set((previous, *_previous_handlers.get()))
@@ -192,6 +183,71 @@ class recycling(ContextDecorator):
             previous, *earlier = _previous_handlers.get()
             memory.set_handler(previous)
             _previous_handlers.set(tuple(earlier))
+
+    def __call__(self, function: Function) -> Function:
+        if not callable(function):
+            raise TypeError(f"recycling() decorates functions, got {function!r}")
+        # A callable object may have such a method.
+        for called in (function, type(function).__call__):
+            if (
+                inspect.isgeneratorfunction(called)
+                or inspect.iscoroutinefunction(called)
+                or inspect.isasyncgenfunction(called)
+            ):
+                raise TypeError(
+                    f"recycling() cannot decorate {function!r}, a generator or coroutine function: "
+                    "its body runs after the call. In the body, write `with "
+                    "fastlayers.recycling():` around what makes arrays, and around no `yield`"
+                )
+        return super().__call__(function)
+
+
+@overload
+def recycling() -> _Recycling: ...
+@overload
+def recycling(function: Function, /) -> Function: ...
+def recycling(function: Any = None, /) -> Any:
+    """Let all arrays that NumPy makes own recycled memory: a context manager and a decorator.
+
+    The results of fastlayers do anyway; this gives the same to code of one's own, of any dtype. An
+    array made inside is an ordinary array, and may be used outside. Blocks are of at least 2 KiB.
+
+    As NumPy's allocation handlers (NEP 49) it goes for the current thread or asynchronous task. A
+    handler that was in force before is in force again afterwards.
+
+    Parameters
+    ----------
+    function : callable, optional
+        What to decorate, where ``@recycling`` is written without parentheses.
+
+    Returns
+    -------
+    context manager or callable
+        The function, decorated; without one a context manager that is a decorator, too.
+
+    Raises
+    ------
+    TypeError
+        If it decorates a generator function, a coroutine function (``async def``) or an
+        asynchronous generator function, whose bodies run after the call. In such a body use the
+        context manager: not around a ``yield``, or it goes for whoever takes the value, too.
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> import fastlayers
+    >>> with fastlayers.recycling():
+    ...     y = np.sqrt(np.ones((512, 512)))
+    >>> @fastlayers.recycling
+    ... def relu(x):
+    ...     return np.maximum(x, 0)
+    >>> def batches(x):
+    ...     for start in range(0, len(x), 100):
+    ...         with fastlayers.recycling():
+    ...             batch = np.sqrt(x[start : start + 100])
+    ...         yield batch
+    """
+    return _Recycling() if function is None else _Recycling()(function)
 
 
 # More than any machine has, and few enough for OpenMP not to give up.
@@ -269,10 +325,9 @@ _limit = _limit_from_environment()
 
 if IMPLEMENTATION == "native":
     dispatch.set_thread_count(0, _cpu_quota)
-    gc.callbacks.append(memory.after_collection)
 if _threads is not None:
     set_num_threads(_threads)
-set_cache_limit(int(limits.memory_bytes() * CACHE_SHARE) if _limit is None else _limit)
+set_cache_limit(_default_cache_limit() if _limit is None else _limit)
 
 # What the import is to warn of.
 notices = [*filter(None, [ops.warning]), *_misspelt()]

@@ -190,6 +190,12 @@ cdef object allocate_recycled(
 ):
     cdef size_t phase = 0
     cdef void *block
+    if not can_own_blocks:
+        previous = set_handler(handler)
+        try:
+            return new_array(call, strides, NULL, flags)
+        finally:
+            set_handler(previous)
     if SHIFTED_BYTES <= size < <size_t> streamed_bytes():
         phase = away_from_inputs(call)
     block = new_block(size, phase)

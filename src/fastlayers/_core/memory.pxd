@@ -2,6 +2,10 @@
 
 cdef bint is_recycling() except -1
 cdef object handler
+cpdef object set_handler(object new)
+
+# Whether `own_block` does with this NumPy what it was written for. Written by the import, and by tests.
+cdef bint can_own_blocks
 
 # Where in a page a large array begins is chosen for each: a load whose address agrees with that of
 # a store under way in the lowest twelve bits waits for it. A step on 262k float64 elements took

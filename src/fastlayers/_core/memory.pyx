@@ -20,12 +20,12 @@ from cpython.object cimport PyObject
 from cpython.pycapsule cimport PyCapsule_New
 from cpython.ref cimport Py_INCREF, Py_XDECREF
 from libc.stdint cimport uint8_t, uint64_t
-from libc.string cimport memcpy, memset
+from libc.string cimport memcpy, memset, strcpy
 
 cdef extern from "os.h" nogil:
     void os_lock()
     void os_unlock()
-    void os_survive_fork()
+    void os_at_fork(void (*before)() noexcept nogil, void (*after)() noexcept nogil)
     void *os_aligned_alloc(size_t alignment, size_t size)
     void os_aligned_free(void *block)
     void *os_map(size_t size)
@@ -34,6 +34,13 @@ cdef extern from "os.h" nogil:
 cdef extern from "sanitizer.h" nogil:
     void sanitizer_allow(void *memory, size_t size)
     void sanitizer_forbid(void *memory, size_t size)
+
+cdef extern from "background.h" nogil:
+    void background_prepare()
+    void background_lock()
+    void background_unlock()
+    bint background_start(double (*work)() noexcept nogil, double pause)
+    void background_end()
 
 cdef extern from "clock.h" nogil:
     double clock_seconds()
@@ -50,6 +57,9 @@ cdef extern from "numpy/arrayobject.h":
 cdef extern from "Python.h":
     int PyTraceMalloc_Track(unsigned int domain, size_t pointer, size_t size)
 
+import numpy as np
+from numpy._core import multiarray
+
 cnp.import_array()
 
 
@@ -63,6 +73,13 @@ cdef struct Block:
     int bin
     int mapped
 
+cdef extern from *:
+    """
+    enum { LARGEST_POWER = sizeof(size_t) > 4 ? 46 : 30 };  /* of a capacity, with room to double */
+    """
+    enum:
+        LARGEST_POWER
+
 cdef enum:
     ALIGNMENT = 64              # a cache line, and the widest vector
     HEADER = 64                 # keeps that alignment
@@ -74,7 +91,6 @@ cdef enum:
     # Capacities: eight to a doubling, so that an eighth at most is unused (and never touched).
     STEPS = 8
     SMALLEST_POWER = 11
-    LARGEST_POWER = 46
     BINS = (LARGEST_POWER - SMALLEST_POWER) * STEPS + 1
 
 
@@ -168,13 +184,9 @@ cdef void release(Block *block) noexcept nogil:
 
 # ---- the cache ----
 
-# Blocks that were not needed for so long, in seconds, are given back: a program that has moved on
-# does not hold memory for ever.
-cdef double IDLE_SECONDS = 10.0
-
-# Reading the clock costs as much as the rest of an allocation.
 cdef enum:
-    CALLS_BETWEEN_LOOKS = 256
+    # So many blocks are taken out at a time: the mutex is never held for long.
+    PORTION = 64
 
 cdef struct Bin:
     Block *first
@@ -190,11 +202,14 @@ cdef struct Cache:
     uint64_t hits
     uint64_t misses
     uint64_t calls
-    double last_sweep
+    double idle_seconds         # blocks that were not needed for so long are given back
+    double last_sweep           # of those that are not the sweeper's
+    bint has_sweeper
+    uint64_t next_start         # of a sweeper, counted in calls
 
 cdef Cache cache
 memset(&cache, 0, sizeof(cache))
-os_survive_fork()
+cache.idle_seconds = 10.0
 
 
 cdef inline Block *pop(int bin) noexcept nogil:
@@ -208,54 +223,66 @@ cdef inline Block *pop(int bin) noexcept nogil:
     return block
 
 
-cdef Block *shrink(size_t bytes) noexcept nogil:
-    """Take blocks out until no more than so many bytes are left, longest unused bins first."""
+cdef Block *take(int bin, size_t count) noexcept nogil:
+    """Take so many blocks out of a bin, or a portion of them, or what there is."""
     cdef Block *taken = NULL
     cdef Block *block
-    cdef int bin, oldest
-    while cache.bytes > bytes:
-        oldest = -1
-        for bin in range(BINS):
-            if cache.bins[bin].count and (
-                oldest < 0 or cache.bins[bin].last_used < cache.bins[oldest].last_used
-            ):
-                oldest = bin
-        block = pop(oldest)
+    cdef size_t i
+    for i in range(min(count, <size_t> PORTION)):
+        if cache.bins[bin].first == NULL:
+            break
+        block = pop(bin)
         block.next = taken
         taken = block
     return taken
 
 
-cdef Block *sweep(double now) noexcept nogil:
-    """Take out what nobody has needed since the last sweep, if that is long enough ago."""
-    cdef Block *taken = NULL
-    cdef Block *block
+cdef Block *take_excess(size_t bytes) noexcept nogil:
+    """Take a portion of what is there beyond so many bytes, of the longest unused bin."""
     cdef int bin
-    cdef Py_ssize_t idle
-    if now - cache.last_sweep < IDLE_SECONDS:
+    cdef int oldest = -1
+    cdef size_t capacity
+    if cache.bytes <= bytes:
         return NULL
-    cache.last_sweep = now
     for bin in range(BINS):
-        idle = cache.bins[bin].idle
-        while idle:
-            block = pop(bin)
-            block.next = taken
-            taken = block
-            idle -= 1
-        cache.bins[bin].idle = cache.bins[bin].count
-    return taken
+        if cache.bins[bin].count and (
+            oldest < 0 or cache.bins[bin].last_used < cache.bins[oldest].last_used
+        ):
+            oldest = bin
+    capacity = cache.bins[oldest].first.capacity
+    return take(oldest, (cache.bytes - bytes - 1) // capacity + 1)
 
 
-cdef Block *take_all() noexcept nogil:
+cdef void give_back_excess(size_t bytes) noexcept nogil:
+    """Give blocks back until no more than so many bytes are left, longest unused bins first."""
+    cdef Block *taken
+    while True:
+        os_lock()
+        taken = take_excess(bytes)
+        os_unlock()
+        if taken == NULL:
+            return
+        release(taken)
+
+
+cdef void give_back_all() noexcept nogil:
+    cdef Block *taken[BINS]
+    cdef int bin
     os_lock()
-    cdef Block *taken = shrink(0)
+    for bin in range(BINS):
+        taken[bin] = cache.bins[bin].first
+        cache.bins[bin].first = NULL
+        cache.bins[bin].count = cache.bins[bin].idle = 0
+    cache.bytes = cache.blocks = 0
     os_unlock()
-    return taken
+    for bin in range(BINS):
+        release(taken[bin])
 
 
-cdef void *new_block(size_t size, size_t phase) noexcept nogil:
-    """Uninitialised memory for an array, or NULL; large enough, it begins so far into a page."""
+cdef inline void *provide(size_t size, size_t phase, bint zeroed) noexcept nogil:
+    """Memory for an array, or NULL; large enough, it begins so far into a page."""
     cdef int bin = bin_of(size)
+    cdef bint used = False
     cdef Block *block = NULL
     cdef void *memory
     os_lock()
@@ -264,6 +291,7 @@ cdef void *new_block(size_t size, size_t phase) noexcept nogil:
         if cache.bins[bin].first != NULL:
             block = pop(bin)
     if block != NULL:
+        used = True
         cache.hits += 1
     else:
         cache.misses += 1
@@ -275,39 +303,145 @@ cdef void *new_block(size_t size, size_t phase) noexcept nogil:
         block = obtain(size, bin)
     if block == NULL:
         # The memory may be there, kept in other sizes.
-        release(take_all())
+        give_back_all()
         block = obtain(size, bin)
     if block == NULL:
         return NULL
     sanitizer_allow(block, with_room(block.capacity))
     memory = place(block, phase)
+    if zeroed and (used or not header_of(memory).mapped):
+        memset(memory, 0, size)  # mapped memory is zero at first, and not there before it is touched
     fit(memory, size)
     return memory
 
 
+cdef void *new_block(size_t size, size_t phase) noexcept nogil:
+    return provide(size, phase, zeroed=False)
+
+
 cdef void free_block(void *memory) noexcept nogil:
     cdef Block *block = displace(memory)
-    cdef Block *excess = NULL
+    cdef Block *excess
     cdef Bin *bin
+    cdef bint wants_sweeper = False
     sanitizer_forbid(<char *> block + HEADER, with_room(block.capacity) - HEADER)
     os_lock()
     cache.calls += 1
-    if block.bin < BINS and block.capacity <= cache.limit:
+    if block.bin < BINS:
         bin = &cache.bins[block.bin]
         bin.last_used = cache.calls
-        block.next = bin.first
-        bin.first = block
-        bin.count += 1
-        cache.bytes += block.capacity
-        cache.blocks += 1
-        block = NULL
-        if cache.bytes > cache.limit:
-            excess = shrink(cache.limit)
-        elif cache.calls % CALLS_BETWEEN_LOOKS == 0:
-            excess = sweep(clock_seconds())
+        while block.capacity <= cache.limit < cache.bytes + block.capacity:
+            excess = take_excess(cache.limit - block.capacity)
+            os_unlock()
+            release(excess)
+            os_lock()
+        if block.capacity <= cache.limit:
+            block.next = bin.first
+            bin.first = block
+            bin.count += 1
+            cache.bytes += block.capacity
+            cache.blocks += 1
+            block = NULL
+            wants_sweeper = not cache.has_sweeper and cache.calls >= cache.next_start
     os_unlock()
     release(block)
-    release(excess)
+    if wants_sweeper:
+        start_sweeper()
+
+
+# ---- the sweeper ----
+
+# A thread gives back what nobody has needed for long: a program that has moved on, sleeps or waits
+# does not hold memory for ever. It is there as long as there are blocks in the cache.
+
+cdef enum:
+    # Where no thread can be started, it is tried again after so many calls.
+    CALLS_BETWEEN_STARTS = 256
+
+
+cdef void sweep() noexcept nogil:
+    """Give back what nobody has needed since the last sweep."""
+    cdef Block *taken
+    cdef int bin
+    cdef Py_ssize_t idle
+    for bin in range(BINS):
+        os_lock()
+        idle = cache.bins[bin].idle
+        cache.bins[bin].idle = cache.bins[bin].count - idle  # as many as there will be
+        os_unlock()
+        while idle > 0:
+            os_lock()
+            taken = take(bin, idle)
+            os_unlock()
+            release(taken)
+            idle -= PORTION
+
+
+cdef double work_of_sweeper() noexcept nogil:
+    cdef double pause = -1.0
+    sweep()
+    os_lock()
+    cache.has_sweeper = cache.blocks > 0
+    if cache.has_sweeper:
+        pause = cache.idle_seconds
+    os_unlock()
+    return pause
+
+
+cdef void start_sweeper() noexcept nogil:
+    cdef double pause
+    cdef bint is_first, started = True
+    background_lock()
+    os_lock()
+    is_first = not cache.has_sweeper
+    cache.has_sweeper = True
+    pause = cache.idle_seconds
+    os_unlock()
+    if is_first:
+        started = background_start(work_of_sweeper, pause)
+    if not started:
+        os_lock()
+        cache.has_sweeper = False
+        cache.next_start = cache.calls + CALLS_BETWEEN_STARTS
+        os_unlock()
+    background_unlock()
+    if not started:
+        sweep_if_due(clock_seconds())
+
+
+cdef void sweep_if_due(double now) noexcept nogil:
+    cdef bint is_due
+    os_lock()
+    is_due = now - cache.last_sweep >= cache.idle_seconds
+    if is_due:
+        cache.last_sweep = now
+    os_unlock()
+    if is_due:
+        sweep()
+
+
+cdef void before_fork() noexcept nogil:
+    """Give up the sweeper, which would not be in the child, and so also all that it watches over.
+
+    It may be the parent's last call that frees a block; and in the child to write into a page that
+    both have costs more than to get a new one.
+    """
+    background_lock()
+    background_end()
+    os_lock()
+    cache.has_sweeper = False
+    os_unlock()
+    give_back_all()
+    os_lock()  # held until after the fork: the child would wait for another holder for ever
+
+
+cdef void after_fork() noexcept nogil:
+    os_unlock()
+    background_unlock()
+
+
+background_prepare()
+os_at_fork(before_fork, after_fork)
 
 
 # ---- NumPy's side ----
@@ -317,13 +451,9 @@ cdef void *handler_malloc(void *context, size_t size) noexcept nogil:
 
 
 cdef void *handler_calloc(void *context, size_t count, size_t item) noexcept nogil:
-    cdef void *memory
     if item and count > <size_t> -1 // item:
         return NULL
-    memory = new_block(count * item, ANYWHERE)
-    if memory != NULL:
-        memset(memory, 0, count * item)
-    return memory
+    return provide(count * item, ANYWHERE, zeroed=True)
 
 
 cdef void handler_free(void *context, void *memory, size_t size) noexcept nogil:
@@ -363,7 +493,7 @@ cdef extern from "numpy/arrayobject.h":
 
 cdef Handler handler_struct
 memset(&handler_struct, 0, sizeof(handler_struct))
-memcpy(handler_struct.name, b"fastlayers", sizeof(b"fastlayers"))
+strcpy(handler_struct.name, b"fastlayers")
 handler_struct.version = 1
 handler_struct.allocator.malloc = handler_malloc
 handler_struct.allocator.calloc = handler_calloc
@@ -385,7 +515,7 @@ cdef void own_block(object array, size_t size) noexcept:
     """Make an array, made around a new block of its own, the owner of that.
 
     It is what NumPy does when it allocates with a handler, but costs nothing; setting the handler
-    and setting it back would take some 150 ns.
+    and setting it back takes some 150 ns. The field is NumPy's own affair: see `can_own_blocks`.
     """
     Py_INCREF(handler)
     (<ArrayFields *> array).mem_handler = <PyObject *> handler
@@ -397,19 +527,61 @@ cdef enum:
     TRACE_DOMAIN = 389047       # numpy.lib.tracemalloc_domain
 
 
-def set_handler(new):
+cdef bint find_out_whether_blocks_can_be_owned() except -1:
+    """Try on two arrays whether NumPy has the field of `own_block` where this was built for."""
+    cdef cnp.npy_intp size = 2048
+    cdef void *block
+    handler_name = getattr(multiarray, "get_handler_name", None)
+    previous = set_handler(handler)
+    try:
+        array = np.empty(size, np.uint8)
+    finally:
+        set_handler(previous)
+    if (
+        handler_name is None
+        or handler_name(array) != "fastlayers"
+        or np.ndarray.__basicsize__ < <Py_ssize_t> sizeof(ArrayFields)
+        or (<ArrayFields *> array).mem_handler != <PyObject *> handler
+    ):
+        return False
+    block = new_block(size, ANYWHERE)
+    if block == NULL:
+        raise MemoryError
+    array = cnp.PyArray_SimpleNewFromData(1, &size, cnp.NPY_UINT8, block)
+    own_block(array, size)
+    if handler_name(array) != "fastlayers":
+        return False
+    array.resize(2 * size, refcheck=False)
+    return array.flags.owndata and handler_name(array) == "fastlayers"
+
+
+cpdef object set_handler(object new):
     """Make a handler NumPy's current one, in this context; return the one before."""
     try:
         return PyDataMem_SetHandler(new)
     except MemoryError:
         # Whoever sets a handler back must not fail: the one before would stay in force.
-        release(take_all())
+        give_back_all()
         return PyDataMem_SetHandler(new)
 
 
 def recycling_handler():
     """The recycler, for `set_handler`."""
     return handler
+
+
+def set_owning(bint owning):
+    """Set whether results are made around blocks; otherwise NumPy makes them, by the handler."""
+    global can_own_blocks
+    can_own_blocks = owning
+
+
+def get_owning():
+    return can_own_blocks
+
+
+set_owning(find_out_whether_blocks_can_be_owned())
+cache.misses = cache.calls = 0  # that trial does not count
 
 
 # ---- knobs ----
@@ -430,31 +602,17 @@ def set_limit(size_t limit):
     """Keep at most so many bytes; give back what is beyond."""
     os_lock()
     cache.limit = limit
-    cdef Block *excess = shrink(limit)
     os_unlock()
-    release(excess)
+    give_back_excess(limit)
+
+
+def set_idle_seconds(double seconds):
+    """Set after how long blocks that nobody needs are given back; a sweeper at work ends its pause."""
+    os_lock()
+    cache.idle_seconds = seconds
+    os_unlock()
 
 
 def empty():
     """Give all blocks back that no array owns."""
-    release(take_all())
-
-
-def trim():
-    """Give back what nobody has needed for long."""
-    os_lock()
-    cdef Block *idle = sweep(clock_seconds())
-    os_unlock()
-    release(idle)
-
-
-def after_collection(phase, info):
-    """Give back idle memory after a garbage collection: one of `gc.callbacks`.
-
-    The collector runs now and then in any program, also in one that has done with fastlayers; on
-    any thread, but never on one that is in the recycler: nothing in there makes an object, or frees
-    one. Python prints what such a callback raises and goes on, and a function of Python's own may
-    raise KeyboardInterrupt anywhere: Ctrl-C would be lost. This one does not look for signals.
-    """
-    if phase == "stop":
-        trim()
+    give_back_all()

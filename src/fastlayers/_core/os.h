@@ -1,4 +1,4 @@
-/* What differs between operating systems about memory: aligned, by the page, and a mutex for it. */
+/* What differs between operating systems about memory: aligned, by the page, a mutex for it, and fork. */
 #ifndef FASTLAYERS_OS_H
 #define FASTLAYERS_OS_H
 
@@ -16,7 +16,11 @@
 static SRWLOCK os_mutex = SRWLOCK_INIT;
 static void os_lock(void) { AcquireSRWLockExclusive(&os_mutex); }
 static void os_unlock(void) { ReleaseSRWLockExclusive(&os_mutex); }
-static void os_survive_fork(void) {}
+static void os_at_fork(void (*before)(void), void (*after)(void))
+{
+    (void)before;
+    (void)after;
+}
 
 static void *os_aligned_alloc(size_t alignment, size_t size) { return _aligned_malloc(size, alignment); }
 static void os_aligned_free(void *block) { _aligned_free(block); }
@@ -37,23 +41,31 @@ static void os_unmap(void *block, size_t size)
 #include <sched.h>
 #include <stdint.h>
 #include <sys/mman.h>
+#include <time.h>
 #include <unistd.h>
 
 /* Held for some 20 ns, and rarely wanted by two: a step on 1000 elements takes it six times, which
  * cost 70 ns of 850 with a mutex of pthreads.
  */
-static char os_mutex = 0;
+static int os_mutex = 0; /* not a char: older GCCs for RISC-V have no such exchange */
 static void os_lock(void)
 {
+    int yields = 0;
     while (__atomic_exchange_n(&os_mutex, 1, __ATOMIC_ACQUIRE)) {
-        sched_yield();
+        if (yields < 100) {
+            yields++;
+            sched_yield();
+        } else {
+            /* To yield lets none of a lower priority run, and that may be who holds it. */
+            const struct timespec time = {0, 100000};
+            nanosleep(&time, NULL);
+        }
     }
 }
 static void os_unlock(void) { __atomic_store_n(&os_mutex, 0, __ATOMIC_RELEASE); }
-/* A child that is forked while another thread holds the mutex would wait for it for ever: whoever forks
- * holds it meanwhile, and so finds the cache as it should be in both processes.
- */
-static void os_survive_fork(void) { pthread_atfork(os_lock, os_unlock, os_unlock); }
+
+/* Have functions called before each fork, and after it in both processes. */
+static void os_at_fork(void (*before)(void), void (*after)(void)) { pthread_atfork(before, after, after); }
 
 static void *os_aligned_alloc(size_t alignment, size_t size)
 {

@@ -1,0 +1,163 @@
+/* A thread beside Python's, for work that can wait: one at a time, and only as long as there is work.
+ *
+ * It knows nothing of Python: it needs no GIL and handles no signals, and the process ends without waiting
+ * for it. It is started and ended under a lock, which whoever forks holds meanwhile: a child has the
+ * forking thread alone, and newer Pythons warn of a fork beside other threads.
+ */
+#ifndef FASTLAYERS_BACKGROUND_H
+#define FASTLAYERS_BACKGROUND_H
+
+/* What is done after how many seconds, written before there is a thread to read it. The work says after how
+ * many it wants to be done again. Less than 0 ends the thread: then another one may be started.
+ */
+static double (*background_work)(void);
+static double background_pause;
+
+/* More than any pause, and less than what overflows. */
+static double background_limited(double seconds) { return seconds < 1e6 ? seconds : 1e6; }
+
+#if defined(_WIN32)
+
+#ifndef WIN32_LEAN_AND_MEAN
+#define WIN32_LEAN_AND_MEAN
+#endif
+#include <windows.h>
+
+/* There is no fork. */
+static void background_prepare(void) {}
+static void background_lock(void) {}
+static void background_unlock(void) {}
+static void background_end(void) {}
+
+static DWORD WINAPI background_main(LPVOID unused)
+{
+    double pause = background_pause;
+    (void)unused;
+    while (pause >= 0) {
+        Sleep((DWORD)(background_limited(pause) * 1e3));
+        pause = background_work();
+    }
+    return 0;
+}
+
+/* Start the thread, if that is possible, and say so. */
+static int background_start(double (*work)(void), double pause)
+{
+    const DWORD stack = 1 << 18;
+    HANDLE thread;
+    background_work = work;
+    background_pause = pause;
+    thread = CreateThread(NULL, stack, background_main, NULL, STACK_SIZE_PARAM_IS_A_RESERVATION, NULL);
+    if (thread == NULL) {
+        return 0;
+    }
+    CloseHandle(thread);
+    return 1;
+}
+
+#else
+
+#include <pthread.h>
+#include <signal.h>
+#include <time.h>
+
+static pthread_mutex_t background_mutex = PTHREAD_MUTEX_INITIALIZER;
+static void background_lock(void) { pthread_mutex_lock(&background_mutex); }
+static void background_unlock(void) { pthread_mutex_unlock(&background_mutex); }
+static pthread_t background_thread;
+static int background_exists = 0; /* a thread to be joined, whether it has ended or not */
+
+/* What the thread waits at, and for. */
+static pthread_mutex_t background_gate = PTHREAD_MUTEX_INITIALIZER;
+static pthread_cond_t background_news;
+static int background_ends = 0;
+
+/* To be called once, before all others. */
+static void background_prepare(void)
+{
+    pthread_condattr_t attributes;
+    pthread_condattr_init(&attributes);
+#if !defined(__APPLE__)
+    pthread_condattr_setclock(&attributes, CLOCK_MONOTONIC);
+#endif
+    pthread_cond_init(&background_news, &attributes);
+    pthread_condattr_destroy(&attributes);
+}
+
+/* Wait for so long, or until the thread is to end; whether it is. */
+static int background_wait(double seconds)
+{
+    const long second = 1000000000; /* in nanoseconds */
+    struct timespec time;
+    int ends, waiting = 1;
+    seconds = background_limited(seconds);
+    time.tv_sec = (time_t)seconds;
+    time.tv_nsec = (long)((seconds - (double)time.tv_sec) * (double)second);
+#if !defined(__APPLE__)
+    {
+        struct timespec now;
+        clock_gettime(CLOCK_MONOTONIC, &now);
+        time.tv_sec += now.tv_sec + (time.tv_nsec + now.tv_nsec) / second;
+        time.tv_nsec = (time.tv_nsec + now.tv_nsec) % second;
+    }
+#endif
+    pthread_mutex_lock(&background_gate);
+    while (waiting && !background_ends) {
+#if defined(__APPLE__)
+        waiting = pthread_cond_timedwait_relative_np(&background_news, &background_gate, &time) == 0;
+#else
+        waiting = pthread_cond_timedwait(&background_news, &background_gate, &time) == 0;
+#endif
+    }
+    ends = background_ends;
+    pthread_mutex_unlock(&background_gate);
+    return ends;
+}
+
+static void *background_main(void *unused)
+{
+    double pause = background_pause;
+    (void)unused;
+    while (pause >= 0 && !background_wait(pause)) {
+        pause = background_work();
+    }
+    return NULL;
+}
+
+/* Under the lock: start the thread, if that is possible, and say so. */
+static int background_start(double (*work)(void), double pause)
+{
+    pthread_attr_t attributes;
+    sigset_t all, before;
+    if (background_exists) {
+        pthread_join(background_thread, NULL); /* it is done, or about to return */
+    }
+    background_work = work;
+    background_pause = pause;
+    pthread_attr_init(&attributes);
+    /* The default is megabytes, and counts where the address space is limited. */
+    pthread_attr_setstacksize(&attributes, 1 << 18);
+    /* Signals are for Python's main thread, and are to interrupt that. */
+    sigfillset(&all);
+    pthread_sigmask(SIG_SETMASK, &all, &before);
+    background_exists = pthread_create(&background_thread, &attributes, background_main, NULL) == 0;
+    pthread_sigmask(SIG_SETMASK, &before, NULL);
+    pthread_attr_destroy(&attributes);
+    return background_exists;
+}
+
+/* Under the lock: end the thread, if there is one. */
+static void background_end(void)
+{
+    if (background_exists) {
+        pthread_mutex_lock(&background_gate);
+        background_ends = 1;
+        pthread_cond_signal(&background_news);
+        pthread_mutex_unlock(&background_gate);
+        pthread_join(background_thread, NULL);
+        background_exists = background_ends = 0;
+    }
+}
+
+#endif
+#endif

@@ -1,0 +1,277 @@
+"""Memory that nobody needs goes back to the operating system, whatever the program does meanwhile."""
+
+from __future__ import annotations
+
+import ctypes
+import os
+import sys
+from pathlib import Path
+
+import pytest
+from fresh import lines_of, output_of, run
+
+import fastlayers
+
+if fastlayers.IMPLEMENTATION != "native":
+    pytest.skip("plain NumPy keeps nothing", allow_module_level=True)
+
+from paths import TASKS
+
+by_proc = pytest.mark.skipif(
+    not Path("/proc/self/statm").exists(), reason="memory and threads are known from /proc"
+)
+can_fork = pytest.mark.skipif(not hasattr(os, "fork"), reason="no fork here")
+
+# A program that has dropped 64 MiB of results. Waits have an end: then what is waited for never comes.
+PROGRAM = f"""
+import gc
+import os
+import sys
+import time
+import numpy as np
+import fastlayers
+from fastlayers._core import memory
+
+MIB = 1 << 20
+gc.disable()  # no collection is needed for it
+memory.set_idle_seconds(0.05)
+
+def resident():
+    with open("/proc/self/statm") as file:
+        return int(file.read().split()[1]) * os.sysconf("SC_PAGE_SIZE")
+
+def threads():
+    return len(os.listdir("{TASKS}"))
+
+def drop():
+    results = [fastlayers.add(np.broadcast_to(1.0, MIB), 1.0) for _ in range(8)]
+    return resident()
+
+def wait_until(condition, meanwhile=lambda: time.sleep(0.01)):
+    end = time.monotonic() + 60
+    while not condition():
+        if time.monotonic() > end:
+            sys.exit("it is still so")
+        meanwhile()
+"""
+ONE_THREAD = {
+    "FASTLAYERS_NUM_THREADS": "1",
+    "OPENBLAS_NUM_THREADS": "1",
+    "OMP_NUM_THREADS": "1",
+}
+
+
+@by_proc
+@pytest.mark.parametrize(
+    "meanwhile",
+    [
+        "time.sleep(0.01)",
+        "np.ones(10_000) * 2.0",
+        "time.sleep(0.01), fastlayers.add(small, 1.0)",
+    ],
+    ids=["sleeps", "computes with NumPy", "makes few calls"],
+)
+def test_idle_memory_is_given_back_while_the_program(meanwhile):
+    code = f"""
+small = np.ones(1_000)
+before = drop()
+wait_until(lambda: resident() < before - 60 * MIB, lambda: ({meanwhile}))
+print("given back")
+"""
+    assert lines_of("-c", PROGRAM + code) == ["given back"]
+
+
+@by_proc
+def test_the_sweeper_is_there_as_long_as_it_has_work():
+    code = """
+counts = []
+for _ in range(3):
+    counts.append(threads())
+    fastlayers.add(np.ones(1_000), 1.0)
+    counts.append(threads())
+    wait_until(lambda: threads() == 1)
+    counts.append(fastlayers.cache_info().blocks)
+print(*counts)
+memory.set_idle_seconds(1e300)
+fastlayers.add(np.ones(1_000), 1.0)
+print(threads(), fastlayers.cache_info().blocks)
+"""
+    assert lines_of("-c", PROGRAM + code, **ONE_THREAD) == ["1 2 0 1 2 0 1 2 0", "2 1"]
+
+
+@by_proc
+def test_without_a_sweeper_calls_give_back_what_is_idle():
+    # No thread finds memory for its stack.
+    code = """
+import resource
+memory.set_idle_seconds(0.0)
+limit = fastlayers.cache_info().limit
+fastlayers.set_cache_limit(0)
+x = np.ones(10_000)
+results = [fastlayers.add(x, 1.0), fastlayers.add(np.broadcast_to(1.0, MIB), 1.0)]
+mapped = int(open("/proc/self/statm").read().split()[0]) * resource.getpagesize()
+resource.setrlimit(resource.RLIMIT_AS, (mapped, -1))
+fastlayers.set_cache_limit(limit)
+del results
+print(threads(), *fastlayers.cache_info()[1:3])
+for _ in range(300):
+    fastlayers.add(x, 1.0)
+print(threads(), *fastlayers.cache_info()[1:3])
+resource.setrlimit(resource.RLIMIT_AS, (-1, -1))
+for _ in range(300):
+    fastlayers.add(x, 1.0)
+wait_until(lambda: fastlayers.cache_info().blocks == 0)  # tried again, a sweeper could be started
+"""
+    # What is in use is never given back.
+    assert lines_of("-c", PROGRAM + code, **ONE_THREAD) == ["1 2 2", "1 2 1"]
+
+
+@pytest.mark.skipif(not hasattr(os, "sched_yield"), reason="signals are not sent to threads")
+def test_the_sweeper_handles_no_signals():
+    code = """
+import signal
+signal.signal(signal.SIGUSR1, lambda *_: print("handled"))
+signal.pthread_sigmask(signal.SIG_BLOCK, [signal.SIGUSR1])
+memory.set_idle_seconds(0.001)
+layer = fastlayers.AddLayer()
+kept = layer.forward(np.ones(1_000), 1.0)
+signal.pthread_sigmask(signal.SIG_UNBLOCK, [signal.SIGUSR1])
+drop()  # the sweeper starts while this thread blocks nothing
+signal.pthread_sigmask(signal.SIG_BLOCK, [signal.SIGUSR1])
+os.kill(os.getpid(), signal.SIGUSR1)
+wait_until(lambda: fastlayers.cache_info().blocks == 0)
+print(signal.SIGUSR1 in signal.sigpending())
+"""
+    assert lines_of("-c", PROGRAM + code, **ONE_THREAD) == ["True"]
+
+
+# ------------------------------------------------------------------------------------------- fork
+
+
+@can_fork
+@by_proc
+def test_a_fork_leaves_no_idle_memory_behind():
+    # Newer Pythons warn whoever forks beside another thread.
+    code = """
+memory.set_idle_seconds(1e6)
+drop()
+print(threads(), fastlayers.cache_info().blocks)
+child = os.fork()
+if child == 0:
+    os._exit(fastlayers.cache_info().blocks)
+print(os.waitpid(child, 0)[1], fastlayers.cache_info().blocks)
+wait_until(lambda: threads() == 1)  # it has ended, and is about to go
+"""
+    lines = lines_of("-W", "error", "-c", PROGRAM + code, **ONE_THREAD)
+    assert lines == ["2 8", "0 0"]
+
+
+@can_fork
+@by_proc
+def test_parents_and_children_have_sweepers_of_their_own():
+    code = """
+drop()
+children = []
+for _ in range(5):
+    child = os.fork()
+    if child == 0:
+        before = drop()
+        wait_until(lambda: resident() < before - 60 * MIB)
+        os._exit(7)
+    children.append(child)
+    before = drop()
+    wait_until(lambda: resident() < before - 60 * MIB)
+print(*(os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) for child in children))
+"""
+    assert lines_of("-c", PROGRAM + code, **ONE_THREAD) == ["7 7 7 7 7"]
+
+
+@can_fork
+def test_fork_while_the_sweeper_is_at_work():
+    code = """
+import threading
+memory.set_idle_seconds(0.0)
+done = threading.Event()
+def keep_busy():
+    while not done.is_set():
+        fastlayers.add(np.broadcast_to(1.0, 10_000), 1.0)
+threads = [threading.Thread(target=keep_busy) for _ in range(2)]
+for thread in threads:
+    thread.start()
+codes = set()
+for _ in range(15):
+    child = os.fork()
+    if child == 0:
+        drop()
+        wait_until(lambda: fastlayers.cache_info().blocks == 0)
+        os._exit(7)
+    codes.add(os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]))
+done.set()
+for thread in threads:
+    thread.join()
+print(codes)
+"""
+    assert lines_of("-W", "ignore", "-c", PROGRAM + code, **ONE_THREAD) == ["{7}"]
+
+
+@can_fork
+@pytest.mark.skipif(
+    not hasattr(ctypes.CDLL(None), "__register_atfork"), reason="it is for the GNU C library"
+)
+def test_who_waits_for_the_recycler_sleeps():
+    # To yield for ever would starve a holder of a lower priority: a fork holds the lock.
+    code = """
+import ctypes, os, threading, time
+CALLBACK = ctypes.CFUNCTYPE(None)
+hold = CALLBACK(lambda: (held.set(), time.sleep(0.5)))
+held = threading.Event()
+no_callback = ctypes.cast(None, CALLBACK)
+ctypes.CDLL(None).__register_atfork(no_callback, hold, no_callback, None)
+import fastlayers  # whose handlers run after that
+from recycler import recycler
+def wait():
+    held.wait()
+    start = time.monotonic(), time.thread_time()
+    recycler.free(None, recycler.malloc(None, 4_000), 4_000)
+    waited = time.monotonic() - start[0], time.thread_time() - start[1]
+    print(waited[0] > 0.4, waited[1] < waited[0] / 2)
+thread = threading.Thread(target=wait)
+thread.start()
+if os.fork() == 0:
+    os._exit(0)
+thread.join()
+"""
+    assert output_of(code) == ["True", "True"]
+
+
+# ------------------------------------------------------------------------------------------- exit
+
+ENDINGS = {
+    "returns": ("", 0),
+    "sys.exit": ("sys.exit(3)", 3),
+    "os._exit": ("os._exit(4)", 4),
+    "an exception": ("raise LookupError", 1),
+    "an exception at exit": ("import atexit; atexit.register(lambda: 1 / 0)", 0),
+    "a daemon thread": (
+        "import threading; threading.Thread(target=keep_busy, daemon=True).start()",
+        0,
+    ),
+}
+
+
+@pytest.mark.parametrize("seconds", [0.0, 1e300], ids=["at work", "asleep"])
+@pytest.mark.parametrize("ending", ENDINGS)
+def test_the_interpreter_ends_while_the_sweeper_is(seconds, ending):
+    code, expected = ENDINGS[ending]
+    script = f"""
+memory.set_idle_seconds({seconds})
+def keep_busy():
+    while True:
+        drop()
+drop()
+{code}
+"""
+    result = run("-c", PROGRAM + script)
+    assert result.returncode == expected
+    assert ("Error" in result.stderr) == ("exception" in ending)
+
