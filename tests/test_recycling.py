@@ -19,8 +19,8 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from numpy._core import multiarray
 from fresh import last_line_of_error, lines_of, output_of
+from numpy._core import multiarray
 from operands import Operand
 from outcome import described, outcome, sharing
 
@@ -694,7 +694,7 @@ class Callable:
     ],
 )
 def test_recycling_refuses_bodies_that_run_after_the_call(decorator, function):
-    with pytest.raises(TypeError, match="with fastlayers.recycling") as caught:
+    with pytest.raises(TypeError, match=r"with fastlayers\.recycling") as caught:
         decorator(function)
     assert repr(function) in str(caught.value)
 

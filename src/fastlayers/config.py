@@ -116,7 +116,7 @@ def set_cache_limit(limit: int) -> None:
 
     The default is an eighth of the memory that the process may use (that of the machine, or of the
     container), at most 1 GiB. ``FASTLAYERS_CACHE_LIMIT`` sets it at import. Blocks that nobody has
-    needed for some ten seconds are given back in any case.
+    needed for ten to twenty seconds are given back in any case.
 
     Parameters
     ----------
@@ -203,7 +203,7 @@ class _Recycling(ContextDecorator):
 
 
 @overload
-def recycling() -> _Recycling: ...
+def recycling(function: None = None, /) -> _Recycling: ...
 @overload
 def recycling(function: Function, /) -> Function: ...
 def recycling(function: Any = None, /) -> Any:

@@ -134,7 +134,11 @@ def knobs(f64: Float64s) -> None:
     def double(x: Float64s) -> Float64s:
         return x * 2
 
+    @fastlayers.recycling
+    def triple(x: Float64s) -> Float64s:
+        return x * 3
+
     with fastlayers.recycling():
-        assert_type(double(f64), Float64s)
+        assert_type(double(triple(f64)), Float64s)
     assert_type(fastlayers.show_config(mode="dicts"), dict[str, Any])
     fastlayers.show_config()

@@ -191,7 +191,7 @@ cdef object allocate_recycled(
     cdef size_t phase = 0
     cdef void *block
     if not can_own_blocks:
-        previous = set_handler(handler)
+        previous = set_handler(recycling_handler())
         try:
             return new_array(call, strides, NULL, flags)
         finally:

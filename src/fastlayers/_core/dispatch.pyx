@@ -24,8 +24,8 @@ from .job cimport (
     capsule_name,
 )
 from .memory cimport (
-    ANYWHERE, PAGE, SHIFTED_BYTES, can_own_blocks, free_block, handler, is_recycling,
-    new_block, own_block, set_handler,
+    ANYWHERE, PAGE, SHIFTED_BYTES, can_own_blocks, free_block, is_recycling, new_block, own_block,
+    recycling_handler, set_handler,
 )
 from .ndarray cimport (
     NPY_ARRAY_ALIGNED, NPY_ARRAY_C_CONTIGUOUS, NPY_ARRAY_F_CONTIGUOUS, NPY_ARRAY_WRITEABLE,

@@ -3,8 +3,9 @@
 cdef bint is_recycling() except -1
 cdef object handler
 cpdef object set_handler(object new)
+cpdef object recycling_handler()
 
-# Whether `own_block` does with this NumPy what it was written for. Written by the import, and by tests.
+# Whether `own_block` does what it was written for, with this NumPy: found out by the import.
 cdef bint can_own_blocks
 
 # Where in a page a large array begins is chosen for each: a load whose address agrees with that of

@@ -30,6 +30,7 @@ cdef extern from "os.h" nogil:
     void os_aligned_free(void *block)
     void *os_map(size_t size)
     void os_unmap(void *block, size_t size)
+    void os_discard(void *memory, size_t size)
 
 cdef extern from "sanitizer.h" nogil:
     void sanitizer_allow(void *memory, size_t size)
@@ -58,7 +59,6 @@ cdef extern from "Python.h":
     int PyTraceMalloc_Track(unsigned int domain, size_t pointer, size_t size)
 
 import numpy as np
-from numpy._core import multiarray
 
 cnp.import_array()
 
@@ -169,8 +169,8 @@ cdef Block *obtain(size_t size, int bin) noexcept nogil:
     return block
 
 
-cdef void release(Block *block) noexcept nogil:
-    """Give a list of blocks back to the operating system."""
+cdef void release(Block *block, bint idle=False) noexcept nogil:
+    """Give a list of blocks back to where they come from; what is idle, to the operating system."""
     cdef Block *next
     while block != NULL:
         next = block.next
@@ -178,6 +178,8 @@ cdef void release(Block *block) noexcept nogil:
         if block.mapped:
             os_unmap(block, with_room(block.capacity))
         else:
+            if idle:
+                os_discard(block, with_room(block.capacity))
             os_aligned_free(block)
         block = next
 
@@ -227,13 +229,12 @@ cdef Block *take(int bin, size_t count) noexcept nogil:
     """Take so many blocks out of a bin, or a portion of them, or what there is."""
     cdef Block *taken = NULL
     cdef Block *block
-    cdef size_t i
-    for i in range(min(count, <size_t> PORTION)):
-        if cache.bins[bin].first == NULL:
-            break
+    count = min(count, <size_t> PORTION)
+    while count and cache.bins[bin].first != NULL:
         block = pop(bin)
         block.next = taken
         taken = block
+        count -= 1
     return taken
 
 
@@ -276,7 +277,7 @@ cdef void give_back_all() noexcept nogil:
     cache.bytes = cache.blocks = 0
     os_unlock()
     for bin in range(BINS):
-        release(taken[bin])
+        release(taken[bin], idle=True)
 
 
 cdef inline void *provide(size_t size, size_t phase, bint zeroed) noexcept nogil:
@@ -310,7 +311,7 @@ cdef inline void *provide(size_t size, size_t phase, bint zeroed) noexcept nogil
     sanitizer_allow(block, with_room(block.capacity))
     memory = place(block, phase)
     if zeroed and (used or not header_of(memory).mapped):
-        memset(memory, 0, size)  # mapped memory is zero at first, and not there before it is touched
+        memset(memory, 0, size)  # mapped memory is zero at first, and there when it is touched
     fit(memory, size)
     return memory
 
@@ -373,7 +374,7 @@ cdef void sweep() noexcept nogil:
             os_lock()
             taken = take(bin, idle)
             os_unlock()
-            release(taken)
+            release(taken, idle=True)
             idle -= PORTION
 
 
@@ -531,15 +532,17 @@ cdef bint find_out_whether_blocks_can_be_owned() except -1:
     """Try on two arrays whether NumPy has the field of `own_block` where this was built for."""
     cdef cnp.npy_intp size = 2048
     cdef void *block
-    handler_name = getattr(multiarray, "get_handler_name", None)
+    try:
+        from numpy._core.multiarray import get_handler_name as handler_name
+    except ImportError:
+        return False
     previous = set_handler(handler)
     try:
         array = np.empty(size, np.uint8)
     finally:
         set_handler(previous)
     if (
-        handler_name is None
-        or handler_name(array) != "fastlayers"
+        handler_name(array) != "fastlayers"
         or np.ndarray.__basicsize__ < <Py_ssize_t> sizeof(ArrayFields)
         or (<ArrayFields *> array).mem_handler != <PyObject *> handler
     ):
@@ -565,7 +568,7 @@ cpdef object set_handler(object new):
         return PyDataMem_SetHandler(new)
 
 
-def recycling_handler():
+cpdef object recycling_handler():
     """The recycler, for `set_handler`."""
     return handler
 
@@ -607,7 +610,7 @@ def set_limit(size_t limit):
 
 
 def set_idle_seconds(double seconds):
-    """Set after how long blocks that nobody needs are given back; a sweeper at work ends its pause."""
+    """Set after how long blocks that nobody needs are given back: after a pause under way."""
     os_lock()
     cache.idle_seconds = seconds
     os_unlock()
