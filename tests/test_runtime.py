@@ -11,7 +11,7 @@ from fresh import last_line_of_error, output_of
 from threadpoolctl import threadpool_info, threadpool_limits
 
 import fastlayers
-from fastlayers import limits, runtime
+from fastlayers import config, limits
 
 if fastlayers.IMPLEMENTATION != "native":
     pytest.skip("plain NumPy has no knobs", allow_module_level=True)
@@ -439,7 +439,7 @@ def test_memory_that_the_shell_limits(machine, monkeypatch):
 @pytest.mark.parametrize(("memory", "limit"), [(4 * GIB, GIB // 2), (64 * GIB, GIB)])
 def test_cache_limit_by_default(monkeypatch, memory, limit):
     monkeypatch.setattr(limits, "memory_bytes", lambda: memory)
-    assert runtime._default_cache_limit() == limit
+    assert config._default_cache_limit() == limit
 
 
 def test_limits_as_they_are():
