@@ -1,8 +1,8 @@
 /* A thread beside Python's, for work that can wait: one at a time, and only as long as there is work.
  *
  * It knows nothing of Python: it needs no GIL and handles no signals, and the process ends without waiting
- * for it. It is started and ended under a lock, which whoever forks holds meanwhile: a child has the
- * forking thread alone, and newer Pythons warn of a fork beside other threads.
+ * for it. There is none while the process forks: the child would not have it, and newer Pythons warn of
+ * a fork beside other threads.
  */
 #ifndef FASTLAYERS_BACKGROUND_H
 #define FASTLAYERS_BACKGROUND_H
@@ -27,7 +27,8 @@ static double background_limited(double seconds) { return seconds < 1e6 ? second
 static void background_prepare(void) {}
 static void background_lock(void) {}
 static void background_unlock(void) {}
-static void background_end(void) {}
+static void background_suspend(void) {}
+static void background_resume(void) {}
 
 static DWORD WINAPI background_main(LPVOID unused)
 {
@@ -61,16 +62,19 @@ static int background_start(double (*work)(void), double pause)
 #include <signal.h>
 #include <time.h>
 
+/* Held while the thread is started, and around a fork. */
 static pthread_mutex_t background_mutex = PTHREAD_MUTEX_INITIALIZER;
 static void background_lock(void) { pthread_mutex_lock(&background_mutex); }
 static void background_unlock(void) { pthread_mutex_unlock(&background_mutex); }
-static pthread_t background_thread;
-static int background_exists = 0; /* a thread to be joined, whether it has ended or not */
 
-/* What the thread waits at, and for. */
-static pthread_mutex_t background_gate = PTHREAD_MUTEX_INITIALIZER;
-static pthread_cond_t background_news;
+/* The thread itself takes the inner one alone, so that it can end while it is waited for. Whoever makes
+ * it exist no more has it joined or detached.
+ */
+static pthread_mutex_t background_inner = PTHREAD_MUTEX_INITIALIZER;
+static pthread_cond_t background_news; /* that it is to end */
 static int background_ends = 0;
+static int background_exists = 0;
+static pthread_t background_thread;
 
 /* To be called once, before all others. */
 static void background_prepare(void)
@@ -101,16 +105,16 @@ static int background_wait(double seconds)
         time.tv_nsec = (time.tv_nsec + now.tv_nsec) % second;
     }
 #endif
-    pthread_mutex_lock(&background_gate);
+    pthread_mutex_lock(&background_inner);
     while (waiting && !background_ends) {
 #if defined(__APPLE__)
-        waiting = pthread_cond_timedwait_relative_np(&background_news, &background_gate, &time) == 0;
+        waiting = pthread_cond_timedwait_relative_np(&background_news, &background_inner, &time) == 0;
 #else
-        waiting = pthread_cond_timedwait(&background_news, &background_gate, &time) == 0;
+        waiting = pthread_cond_timedwait(&background_news, &background_inner, &time) == 0;
 #endif
     }
     ends = background_ends;
-    pthread_mutex_unlock(&background_gate);
+    pthread_mutex_unlock(&background_inner);
     return ends;
 }
 
@@ -121,6 +125,12 @@ static void *background_main(void *unused)
     while (pause >= 0 && !background_wait(pause)) {
         pause = background_work();
     }
+    pthread_mutex_lock(&background_inner);
+    if (background_exists && pthread_equal(background_thread, pthread_self())) {
+        background_exists = 0;
+        pthread_detach(background_thread);
+    }
+    pthread_mutex_unlock(&background_inner);
     return NULL;
 }
 
@@ -129,34 +139,48 @@ static int background_start(double (*work)(void), double pause)
 {
     pthread_attr_t attributes;
     sigset_t all, before;
-    if (background_exists) {
-        pthread_join(background_thread, NULL); /* it is done, or about to return */
-    }
-    background_work = work;
-    background_pause = pause;
+    int started;
     pthread_attr_init(&attributes);
     /* The default is megabytes, and counts where the address space is limited. */
     pthread_attr_setstacksize(&attributes, 1 << 18);
+    pthread_mutex_lock(&background_inner);
+    if (background_exists) {
+        pthread_detach(background_thread); /* it has done its work, and is about to return */
+    }
+    background_work = work;
+    background_pause = pause;
     /* Signals are for Python's main thread, and are to interrupt that. */
     sigfillset(&all);
     pthread_sigmask(SIG_SETMASK, &all, &before);
-    background_exists = pthread_create(&background_thread, &attributes, background_main, NULL) == 0;
+    started = pthread_create(&background_thread, &attributes, background_main, NULL) == 0;
     pthread_sigmask(SIG_SETMASK, &before, NULL);
+    background_exists = started;
+    pthread_mutex_unlock(&background_inner);
     pthread_attr_destroy(&attributes);
-    return background_exists;
+    return started;
 }
 
-/* Under the lock: end the thread, if there is one. */
-static void background_end(void)
+/* Before a fork: end the thread, and let none start until background_resume, in both processes. */
+static void background_suspend(void)
 {
-    if (background_exists) {
-        pthread_mutex_lock(&background_gate);
-        background_ends = 1;
-        pthread_cond_signal(&background_news);
-        pthread_mutex_unlock(&background_gate);
+    int exists;
+    pthread_mutex_lock(&background_mutex);
+    pthread_mutex_lock(&background_inner);
+    exists = background_exists;
+    background_exists = 0;
+    background_ends = 1;
+    pthread_cond_signal(&background_news);
+    pthread_mutex_unlock(&background_inner);
+    if (exists) {
         pthread_join(background_thread, NULL);
-        background_exists = background_ends = 0;
     }
+    pthread_mutex_lock(&background_inner);
+    background_ends = 0;
+}
+static void background_resume(void)
+{
+    pthread_mutex_unlock(&background_inner);
+    pthread_mutex_unlock(&background_mutex);
 }
 
 #endif

@@ -41,7 +41,8 @@ cdef extern from "background.h" nogil:
     void background_lock()
     void background_unlock()
     bint background_start(double (*work)() noexcept nogil, double pause)
-    void background_end()
+    void background_suspend()
+    void background_resume()
 
 cdef extern from "clock.h" nogil:
     double clock_seconds()
@@ -427,8 +428,7 @@ cdef void before_fork() noexcept nogil:
     It may be the parent's last call that frees a block; and in the child to write into a page that
     both have costs more than to get a new one.
     """
-    background_lock()
-    background_end()
+    background_suspend()
     os_lock()
     cache.has_sweeper = False
     os_unlock()
@@ -438,7 +438,7 @@ cdef void before_fork() noexcept nogil:
 
 cdef void after_fork() noexcept nogil:
     os_unlock()
-    background_unlock()
+    background_resume()
 
 
 background_prepare()
