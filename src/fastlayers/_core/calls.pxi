@@ -6,6 +6,7 @@ cdef struct Call:
     int inputs
     Operand input[3]
     int order                   # C or Fortran: the call is one contiguous row. 0: it has axes
+    int copied                  # a bit for each input that is a copy of what NumPy would buffer
     int ndim                    # of the results
     const Py_ssize_t *shape
     Py_ssize_t broadcast_shape[MAX_DIMS]
@@ -24,7 +25,7 @@ cdef bint begin(Call *call, Operation operation, int operands) noexcept:
     cdef const Operand *shaped
     cdef int slot
     begin_job(call, operation, operands)
-    call.order = shared_order(call, ALL_INPUTS, &shaped)
+    call.order = 0 if call.copied else shared_order(call, ALL_INPUTS, &shaped)
     if call.order:
         call.ndim = shaped.ndim
         call.shape = shaped.shape
@@ -141,7 +142,8 @@ cdef object attach_any(Call *call, int slot, int sources, object out):
     cdef Py_ssize_t strides[MAX_DIMS]
     cdef int axis, order
     if out is None:
-        order = shared_order(call, sources, &shaped)
+        # Results of buffered operands NumPy lays out axis by axis, which shows in axes of length 1.
+        order = 0 if call.copied & sources else shared_order(call, sources, &shaped)
         if order:
             out = allocate(call, order, NULL)
         else:

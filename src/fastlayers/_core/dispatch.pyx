@@ -86,7 +86,9 @@ include "running.pxi"
 include "sums.pxi"
 
 
-cdef inline object binary(Operation operation, object x, object y, object out):
+cdef inline object binary(
+    Operation operation, object x, object y, object out, int copied=0
+):
     """The result of a binary operation, or None where it is not served."""
     cdef Call call
     if PyArray_CheckExact(x):
@@ -96,6 +98,7 @@ cdef inline object binary(Operation operation, object x, object y, object out):
     else:
         return None
     call.inputs = 2
+    call.copied = copied
     if (
         call.dtype == UNSERVED
         or not describe(x, call.dtype, &call.input[0])
@@ -110,7 +113,7 @@ cdef inline object binary(Operation operation, object x, object y, object out):
 
 
 cdef inline object binary_backward(
-    Operation operation, object dout, object x, object y, object out
+    Operation operation, object dout, object x, object y, object out, int copied=0
 ):
     """The pair of gradients in one pass over ``dout``, or None where it is not served."""
     cdef Call call
@@ -119,6 +122,7 @@ cdef inline object binary_backward(
         return None
     call.dtype = array_dtype(<Array *> dout)
     call.inputs = inputs
+    call.copied = copied
     if (
         call.dtype == UNSERVED
         or not describe(dout, call.dtype, &call.input[0])
@@ -147,10 +151,11 @@ cdef inline object binary_backward(
 
 cdef object binary_converted(Operation operation, object x, object y, object out):
     """`binary` with operands in another form, where they have one that is served."""
-    operands = converted((x, y))
+    cdef int copied = 0
+    operands = converted((x, y), &copied)
     if operands is None:
         return None
-    result = binary(operation, operands[0], operands[1], out)
+    result = binary(operation, operands[0], operands[1], out, copied)
     return result if result is None or out is not None else as_mapped(result, x, y)
 
 
@@ -158,10 +163,11 @@ cdef object binary_backward_converted(
     Operation operation, object dout, object x, object y, object out
 ):
     """`binary_backward` with operands in another form, where they have one that is served."""
-    operands = converted((dout, x, y))
+    cdef int copied = 0
+    operands = converted((dout, x, y), &copied)
     if operands is None:
         return None
-    result = binary_backward(operation, operands[0], operands[1], operands[2], out)
+    result = binary_backward(operation, operands[0], operands[1], operands[2], out, copied)
     if result is None or out is not None:
         return result
     return as_mapped(result[0], dout, y), as_mapped(result[1], dout, x)
@@ -174,10 +180,11 @@ cdef inline object as_mapped(object result, object x, object y):
 
 cdef object summed(Operation operation, object dout, object x, object y):
     """`summed_backward`, with operands in another form where they have one that is served."""
+    cdef int copied = 0
     result = summed_backward(operation, dout, x, y)
     if result is not None:
         return result
-    operands = converted((dout, x, y) if operation == MULTIPLY_BACKWARD else (dout,))
+    operands = converted((dout, x, y) if operation == MULTIPLY_BACKWARD else (dout,), &copied)
     if operands is None:
         return None
     if operation == MULTIPLY_BACKWARD:

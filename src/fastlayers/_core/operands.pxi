@@ -152,19 +152,26 @@ cdef DType number_of_dtype(object value) noexcept:
     return dtype_of_number[number]
 
 
-cdef tuple converted(tuple operands):
-    """Operands that are not served as they are, in a form that is; None if there is none."""
+cdef tuple converted(tuple operands, int *copied):
+    """Operands that are not served as they are, in a form that is; None if there is none.
+
+    ``copied`` gets a bit for each that is a copy.
+    """
     cdef DType dtype = UNSERVED
     cdef DType one
     cdef bint changed = False
-    for operand in operands:
+    for position, operand in enumerate(operands):
         if not is_array(operand):
             continue
         one = number_of_dtype(operand)
         if one == UNSERVED or (dtype != UNSERVED and one != dtype):
             return None
         dtype = one
-        changed |= not PyArray_CheckExact(operand) or array_dtype(<Array *> operand) == UNSERVED
+        if array_dtype(<Array *> operand) == UNSERVED:
+            copied[0] |= 1 << <int> position
+            changed = True
+        elif not PyArray_CheckExact(operand):
+            changed = True
     if not changed:
         return None
     previous = let_recycle(may_be_large(operands[0], operands[len(operands) - 1]))

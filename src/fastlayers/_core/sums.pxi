@@ -61,6 +61,7 @@ cdef bint begin_sums(
             return False
     begin_job(call, operation, call.inputs + 2)
     call.order = 0
+    call.copied = 0
     return (
         broadcast(call)
         and has_shape(&call.input[0], call)
