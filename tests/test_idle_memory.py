@@ -7,7 +7,7 @@ import os
 from pathlib import Path
 
 import pytest
-from fresh import lines_of, output_of, run
+from fresh import lines_of, run
 
 import fastlayers
 
@@ -241,7 +241,7 @@ if os.fork() == 0:
     os._exit(0)
 thread.join()
 """
-    assert output_of(code) == ["True"]
+    assert lines_of("-W", "ignore", "-c", code) == ["True"]
 
 
 # ------------------------------------------------------------------------------------------- exit
