@@ -2,6 +2,7 @@
 
 from .base import BaseLayer
 from .gradcheck import GradcheckError, gradcheck
+from .graph import Graph
 from .layers import AddLayer, MulLayer
 from .ops import IMPLEMENTATION, add, add_backward, multiply, multiply_backward
 from .runtime import (
@@ -18,6 +19,7 @@ __all__ = [
     "IMPLEMENTATION",
     "AddLayer",
     "BaseLayer",
+    "Graph",
     "GradcheckError",
     "MulLayer",
     "add",

@@ -6,6 +6,19 @@ from numbers import Number
 from typing import Any
 
 
+class Placeholder:
+    """What stands for an operand while a graph is recorded: the base of its symbols.
+
+    It is here so that layers know symbols without knowing graphs.
+    """
+
+    __slots__ = ()
+
+    def apply(self, layer: BaseLayer, operands: tuple[Any, ...]) -> Any:
+        """Make a node of ``layer`` in the graph that is recorded."""
+        raise NotImplementedError
+
+
 class BaseLayer:
     """A node of a computational graph: ``forward``, ``backward`` and ``toString``.
 
@@ -29,6 +42,13 @@ class BaseLayer:
     >>> layer.backward(np.array([1.0, 3.0]))
     array([0., 3.])
     """
+
+    def __call__(self, *operands: Any) -> Any:
+        """Return ``forward(*operands)``; in a function that `Graph` records, make a node."""
+        for operand in operands:
+            if isinstance(operand, Placeholder):
+                return operand.apply(self, operands)
+        return self.forward(*operands)
 
     def forward(self, x: Any, y: Any) -> Any:
         """Compute the node's output from its operands."""

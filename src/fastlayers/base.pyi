@@ -3,7 +3,12 @@
 from collections.abc import Callable
 from typing import Any
 
+class Placeholder:
+    def apply(self, layer: BaseLayer, operands: tuple[Any, ...]) -> Any: ...
+
 class BaseLayer:
+    def __call__(self, *operands: Any) -> Any: ...
+
     forward: Callable[..., Any]
     backward: Callable[..., Any]
     def toString(self) -> None: ...

@@ -8,7 +8,9 @@ from . import reference
 from .ops import add, add_backward, multiply, multiply_backward
 
 # A layer keeps two attributes, and reads each once a call. Threads that share one layer may mix
-# their operands up, as with the plain layers; what a call computes with is alive till its end.
+# their operands up, as with the plain layers; what a call computes with is alive till its end. They
+# are kept after the call: where a graph is recorded, the layer is still as it was when a symbol is
+# asked.
 
 
 class MulLayer(reference.MulLayer):
@@ -16,9 +18,11 @@ class MulLayer(reference.MulLayer):
 
     def forward(self, x: Any, y: Any, out: Any = None) -> Any:
         """Return ``x * y`` and keep the operands for ``backward``; see `multiply`."""
-        self.x = x
-        self.y = y
-        return multiply(x, y, out)
+        try:
+            return multiply(x, y, out)
+        finally:
+            self.x = x
+            self.y = y
 
     def backward(self, dout: Any, out: Any = None) -> tuple[Any, Any]:
         """Return ``(dout * y, dout * x)``; see `multiply_backward`."""
@@ -30,9 +34,11 @@ class AddLayer(reference.AddLayer):
 
     def forward(self, x: Any, y: Any, out: Any = None) -> Any:
         """Return ``x + y`` and keep the operands; see `add`."""
-        self.x = x
-        self.y = y
-        return add(x, y, out)
+        try:
+            return add(x, y, out)
+        finally:
+            self.x = x
+            self.y = y
 
     def backward(self, dout: Any, out: Any = None) -> tuple[Any, Any]:
         """Return ``(dout * 1, dout * 1)``; see `add_backward`."""

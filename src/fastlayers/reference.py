@@ -6,14 +6,20 @@ do not serve, and are measured against them.
 
 from __future__ import annotations
 
+import copy
+import operator
 import warnings
+from collections.abc import Callable, Collection, Mapping, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from numbers import Number
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
 from .base import ElementwiseLayer
+
+if TYPE_CHECKING:
+    from .graph.nodes import Nodes
 
 __all__ = ["AddLayer", "MulLayer", "add", "add_backward", "multiply", "multiply_backward"]
 
@@ -138,7 +144,7 @@ def multiply_backward(
     if sum_to_shape:
         shape = np.broadcast_shapes(np.shape(dout), np.shape(x), np.shape(y))
         dx, dy = _gradient(dout * y, x, shape), _gradient(dout * x, y, shape)
-        return (dx, dy) if out is None else _stored(dx, dy, out)
+        return (dx, dy) if out is None else store((dx, dy), _pair(out))
     if out is None:
         return dout * y, dout * x
     return _products(dout, y, x, out)
@@ -191,7 +197,7 @@ def add_backward(
             raise TypeError("add_backward needs x and y to sum the gradients to their shapes")
         shape = np.broadcast_shapes(np.shape(dout), np.shape(x), np.shape(y))
         dx, dy = _gradient(dout * 1, x, shape), _gradient(dout * 1, y, shape)
-        return (dx, dy) if out is None else _stored(dx, dy, out)
+        return (dx, dy) if out is None else store((dx, dy), _pair(out))
     if out is None:
         return dout * 1, dout * 1
     return _products(dout, 1, 1, out)
@@ -242,16 +248,15 @@ def _products(dout: Any, first: Any, second: Any, out: Any) -> tuple[Any, Any]:
     return dx, dy
 
 
-def _stored(dx: Any, dy: Any, out: Any) -> tuple[Any, Any]:
-    """Gradients that share memory with nothing, each copied into its output if there is one."""
+def store(results: Sequence[Any], outputs: Sequence[Any]) -> Any:
+    """Results that share memory with nothing, each copied into its output if there is one."""
     # To multiply by True is to copy, in any dtype, by the rules for outputs of ufuncs.
-    outputs = _pair(out)
-    _check_outputs(True, ((dx, outputs[0]), (dy, outputs[1])))
-    dx, dy = (
-        gradient if result is None else np.multiply(True, gradient, out=result)
-        for gradient, result in zip((dx, dy), outputs, strict=True)
+    pairs = tuple(zip(results, outputs, strict=True))
+    _check_outputs(True, pairs)
+    return tuple(
+        result if output is None else np.multiply(True, result, out=output)
+        for result, output in pairs
     )
-    return dx, dy
 
 
 def _pair(out: Any) -> tuple[Any, Any]:
@@ -335,11 +340,14 @@ class MulLayer(ElementwiseLayer):
 
     def forward(self, x: Any, y: Any, out: Any = None) -> Any:
         """Return ``x * y`` and keep the operands for ``backward``; see `multiply`."""
-        self.x = x
-        self.y = y
-        if out is None:
-            return x * y
-        return multiply(x, y, out)
+        try:
+            if out is None:
+                return x * y
+            return multiply(x, y, out)
+        finally:
+            # Last: where a graph is recorded, the layer is still as it was when a symbol is asked.
+            self.x = x
+            self.y = y
 
     def backward(self, dout: Any, out: Any = None) -> tuple[Any, Any]:
         """Return ``(dout * y, dout * x)``; see `multiply_backward`."""
@@ -378,14 +386,217 @@ class AddLayer(ElementwiseLayer):
 
     def forward(self, x: Any, y: Any, out: Any = None) -> Any:
         """Return ``x + y`` and keep the operands; see `add`."""
-        self.x = x
-        self.y = y
-        if out is None:
-            return x + y
-        return add(x, y, out)
+        try:
+            if out is None:
+                return x + y
+            return add(x, y, out)
+        finally:
+            # Last: where a graph is recorded, the layer is still as it was when a symbol is asked.
+            self.x = x
+            self.y = y
 
     def backward(self, dout: Any, out: Any = None) -> tuple[Any, Any]:
         """Return ``(dout * 1, dout * 1)``; see `add_backward`."""
         if out is None and not self.sum_to_shape:
             return dout * 1, dout * 1
         return add_backward(dout, self.x, self.y, out, self.sum_to_shape)
+
+
+# ---- graphs ----
+#
+# A graph (its data: graph/nodes.py) is run node by node. Whoever runs it brings the operations, by
+# name; these here are the plain ones. The gradients of a graph are run by the same lines on names
+# of values in place of values: what they would compute is the graph of the gradients.
+
+Operations = Mapping[str, Callable[..., Any]]
+
+
+def sum_to_operand(value: Any, operand: Any) -> Any:
+    """Sum a gradient to the shape of its operand; a Python number's is a number."""
+    return _gradient(value, operand, np.shape(value))
+
+
+def broadcast_to(value: Any, like: Any) -> Any:
+    """A value at every element of another; a number takes its dtype, as in arithmetic with it."""
+    if not hasattr(like, "dtype"):
+        return value
+    if np.ndim(value):
+        return np.broadcast_to(value, like.shape, subok=True)
+    full = np.full_like(like, value, dtype=np.result_type(like.dtype, value))
+    return full if full.ndim else full[()]
+
+
+OPERATIONS: Operations = {
+    "multiply": multiply,
+    "add": add,
+    "subtract": operator.sub,
+    "negative": operator.neg,
+    "positive": operator.pos,
+    "sum_to": sum_to_operand,
+    "broadcast_to": broadcast_to,
+}
+
+
+def _passed_on(run: Operations, dout: Any, *operands: Any) -> Any:
+    return run["multiply"](dout, 1)
+
+
+def _negated(run: Operations, dout: Any, *operands: Any) -> Any:
+    return run["multiply"](dout, -1)
+
+
+# The chain rule: what an operation makes of the gradient of its value, for each of its operands. It
+# is summed to the operand's shape afterwards. None: of this operand only the shape matters.
+GRADIENTS: Mapping[str, tuple[Callable[..., Any] | None, ...]] = {
+    "multiply": (
+        lambda run, dout, x, y: run["multiply"](dout, y),
+        lambda run, dout, x, y: run["multiply"](dout, x),
+    ),
+    "add": (_passed_on, _passed_on),
+    "subtract": (_passed_on, _negated),
+    "negative": (_negated,),
+    "positive": (_passed_on,),
+    "sum_to": (lambda run, dout, value, like: run["broadcast_to"](dout, value), None),
+    "broadcast_to": (lambda run, dout, value, like: dout, None),
+}
+
+
+def evaluate(
+    graph: Nodes,
+    operands: Sequence[Any],
+    run: Operations,
+    needed: Collection[int] = (),
+    layer_values: Mapping[int, Any] | None = None,
+) -> list[Any]:
+    """The values of all nodes, in the order in which they were made.
+
+    After its last use a value makes way for what only has its shape, unless it is an output's, an
+    input's or ``needed`` later. Layers do not run if their values are given.
+    """
+    last = list(range(len(graph.nodes)))
+    for position, node in enumerate(graph.nodes):
+        for operand in node.operands:
+            last[operand] = position
+    kept = {*range(len(operands)), *graph.outputs, *needed}
+    values = list(operands)
+    for position in range(len(operands), len(graph.nodes)):
+        node = graph.nodes[position]
+        used = [values[operand] for operand in node.operands]
+        try:
+            if node.operation == "number":
+                value = node.detail
+            elif node.operation != "layer":
+                value = run[node.operation](*used)
+            elif layer_values is None:
+                value = node.detail.forward(*used)
+                value = np.asarray(value) if isinstance(value, list | tuple) else value
+            else:
+                value = layer_values[position]
+        except Exception as error:
+            error.add_note(graph.note(position, values))
+            raise
+        values.append(value)
+        for operand in (*node.operands, position):
+            if last[operand] == position and operand not in kept:
+                values[operand] = _without_memory(values[operand])
+    return values
+
+
+def _without_memory(value: Any) -> Any:
+    """What stands for an array of which only shape and dtype matter."""
+    if type(value) is not np.ndarray:
+        return value
+    return np.broadcast_to(np.zeros((), value.dtype), value.shape)
+
+
+def reached(graph: Nodes, inputs: Collection[int]) -> set[int]:
+    """The nodes through which gradients pass to these inputs, and to what layers keep."""
+    found = set(inputs)
+    for position, node in enumerate(graph.nodes):
+        rules = GRADIENTS.get(node.operation, (True,) * len(node.operands))
+        used = (operand for operand, rule in zip(node.operands, rules, strict=True) if rule)
+        if node.operation == "layer" or not found.isdisjoint(used):
+            found.add(position)
+    return found
+
+
+def differentiate(
+    graph: Nodes,
+    values: list[Any],
+    douts: Sequence[Any],
+    wanted: Collection[int],
+    run: Operations,
+    keep: bool = False,
+) -> list[Any]:
+    """The gradients of the nodes ``wanted``, given those of the outputs; None where there is none.
+
+    Nodes are gone through from the last one to the first. A node's value is dropped then, as is its
+    gradient unless all are to be kept: the inputs' remain.
+    """
+    gradients: list[Any] = [None] * len(values)
+
+    def add_to(position: int, contribution: Any) -> None:
+        old = gradients[position]
+        gradients[position] = contribution if old is None else run["add"](old, contribution)
+
+    for output, dout in zip(graph.outputs, douts, strict=True):
+        if output in wanted:
+            add_to(output, dout)
+    for position in reversed(range(len(graph.inputs), len(values))):
+        node, dout = graph.nodes[position], gradients[position]
+        if dout is None:
+            continue
+        try:
+            for operand, contribution in _contributions(node, dout, values, wanted, run):
+                add_to(operand, contribution)
+        except Exception as error:
+            error.add_note(graph.note(position, values, "gradient of"))
+            raise
+        if not keep:
+            values[position] = gradients[position] = None
+    return gradients
+
+
+def _contributions(
+    node: Any, dout: Any, values: list[Any], wanted: Collection[int], run: Operations
+) -> list[tuple[int, Any]]:
+    """What a node adds to the gradients of its operands, each of the operand's shape."""
+    used = [values[operand] for operand in node.operands]
+    if node.operation == "layer":
+        passed = _backward_of_layer(node.detail, dout, used)
+        return [
+            (operand, run["sum_to"](gradient, value))
+            for operand, value, gradient in zip(node.operands, used, passed, strict=True)
+            if operand in wanted and gradient is not None
+        ]
+    return [
+        (operand, run["sum_to"](rule(run, dout, *used), value))
+        for operand, value, rule in zip(
+            node.operands, used, GRADIENTS[node.operation], strict=True
+        )
+        if operand in wanted and rule is not None
+    ]
+
+
+def _backward_of_layer(layer: Any, dout: Any, operands: list[Any]) -> list[Any]:
+    """What a layer of one's own passes on. It may write into what it is given, or return that."""
+    returned = layer.backward(copied(dout))
+    name = f"{type(layer).__name__}.backward"
+    several = len(operands) > 1 or (isinstance(returned, tuple) and len(returned) == 1)
+    gradients = list(returned) if several and isinstance(returned, tuple | list) else [returned]
+    if len(gradients) != len(operands):
+        raise ValueError(f"{name} must return {len(operands)} gradients, not {len(gradients)}")
+    for gradient, operand in zip(gradients, operands, strict=True):
+        shape, expected = np.shape(gradient), np.shape(operand)
+        if gradient is not None and np.broadcast_shapes(shape, expected) != shape:
+            raise ValueError(f"{name} returned shape {shape} for an operand of shape {expected}")
+    return [copied(gradient) for gradient in gradients]
+
+
+def copied(value: Any) -> Any:
+    """An array that shares memory with nothing; a number as it is."""
+    if isinstance(value, np.ndarray):
+        return value.copy(order="K")
+    if isinstance(value, list | tuple):
+        return np.array(value)
+    return copy.copy(value) if hasattr(value, "dtype") else value

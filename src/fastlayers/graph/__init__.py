@@ -1,0 +1,5 @@
+"""Computational graphs: a whole expression as one layer."""
+
+from .graph import Graph
+
+__all__ = ["Graph"]
