@@ -27,7 +27,7 @@ if IMPLEMENTATION not in ("native", "reference"):
 
 if IMPLEMENTATION == "native":
     try:
-        from ._core import add, add_backward, multiply, multiply_backward
+        from ._core import add, add_backward, multiply, multiply_backward, sum_to_operand
     except ImportError as error:
         if os.environ.get("FASTLAYERS_IMPLEMENTATION"):
             raise ImportError(
@@ -45,7 +45,12 @@ if IMPLEMENTATION == "native":
         import_error = str(error)
 
 if IMPLEMENTATION == "reference":
-    from .reference import add, add_backward, multiply, multiply_backward
+    from .reference import add, add_backward, multiply, multiply_backward, sum_to_operand
 
 # What graphs are run by, node by node.
-OPERATIONS = {**reference.OPERATIONS, "multiply": multiply, "add": add}
+OPERATIONS = {
+    **reference.OPERATIONS,
+    "multiply": multiply,
+    "add": add,
+    "sum_to": sum_to_operand,
+}

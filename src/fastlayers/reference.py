@@ -144,7 +144,7 @@ def multiply_backward(
     if sum_to_shape:
         shape = np.broadcast_shapes(np.shape(dout), np.shape(x), np.shape(y))
         dx, dy = _gradient(dout * y, x, shape), _gradient(dout * x, y, shape)
-        return (dx, dy) if out is None else store((dx, dy), _pair(out))
+        return (dx, dy) if out is None else store((dx, dy), pair(out))
     if out is None:
         return dout * y, dout * x
     return _products(dout, y, x, out)
@@ -197,7 +197,7 @@ def add_backward(
             raise TypeError("add_backward needs x and y to sum the gradients to their shapes")
         shape = np.broadcast_shapes(np.shape(dout), np.shape(x), np.shape(y))
         dx, dy = _gradient(dout * 1, x, shape), _gradient(dout * 1, y, shape)
-        return (dx, dy) if out is None else store((dx, dy), _pair(out))
+        return (dx, dy) if out is None else store((dx, dy), pair(out))
     if out is None:
         return dout * 1, dout * 1
     return _products(dout, 1, 1, out)
@@ -231,7 +231,7 @@ def sum_to(array: Any, shape: tuple[int, ...]) -> Any:
 
 def _products(dout: Any, first: Any, second: Any, out: Any) -> tuple[Any, Any]:
     """``(dout * first, dout * second)`` into ``out``, as one ufunc of two outputs would."""
-    dx, dy = _pair(out)
+    dx, dy = pair(out)
     _check_outputs(dout, ((first, dx), (second, dy)))
     if not (_share_memory(dout, dx) or _share_memory(second, dx)):
         if dy is None:
@@ -259,7 +259,7 @@ def store(results: Sequence[Any], outputs: Sequence[Any]) -> Any:
     )
 
 
-def _pair(out: Any) -> tuple[Any, Any]:
+def pair(out: Any) -> tuple[Any, Any]:
     if not isinstance(out, tuple):
         raise TypeError(f"'out' must be a tuple of two arrays (dx, dy), not {type(out).__name__}")
     if len(out) != 2:

@@ -33,6 +33,8 @@ from .ndarray cimport (
     PyDataType_METADATA,
 )
 
+from numbers import Number
+
 import numpy as np
 
 from .. import reference
@@ -227,9 +229,14 @@ def multiply_backward(dout, x, y, out=None, sum_to_shape=False):
         result = summed_backward(MULTIPLY_BACKWARD, dout, x, y) if out is None else None
     if result is not None:
         return result
-    if out is None and not sum_to_shape:
+    if sum_to_shape:
+        shape = np.broadcast_shapes(np.shape(dout), np.shape(x), np.shape(y))
+        dx = sum_to_operand(at_shape(multiply(dout, y), shape), x)
+        dy = sum_to_operand(at_shape(multiply(dout, x), shape), y)
+        return (dx, dy) if out is None else reference.store((dx, dy), reference.pair(out))
+    if out is None:
         return multiply(dout, y), multiply(dout, x)  # one of them may be served
-    return evaluate_backward(reference.multiply_backward, dout, x, y, out, sum_to_shape)
+    return evaluate_backward(reference.multiply_backward, dout, x, y, out, False)
 
 
 def add_backward(dout, x=None, y=None, out=None, sum_to_shape=False):
@@ -241,9 +248,37 @@ def add_backward(dout, x=None, y=None, out=None, sum_to_shape=False):
         result = summed_backward(ADD_BACKWARD, dout, x, y) if out is None else None
     if result is not None:
         return result
+    if sum_to_shape and x is not None and y is not None:
+        shape = np.broadcast_shapes(np.shape(dout), np.shape(x), np.shape(y))
+        dx = sum_to_operand(at_shape(multiply(dout, 1), shape), x)
+        dy = sum_to_operand(at_shape(multiply(dout, 1), shape), y)
+        return (dx, dy) if out is None else reference.store((dx, dy), reference.pair(out))
     if out is None and not sum_to_shape:
         return evaluate(PyNumber_Multiply, dout, 1), evaluate(PyNumber_Multiply, dout, 1)
     return evaluate_backward(reference.add_backward, dout, x, y, out, sum_to_shape)
+
+
+def sum_to_operand(value, operand):
+    """As `reference.sum_to_operand`; its sums are those of the pairs of gradients above."""
+    if PyArray_CheckExact(value) and np.shape(operand) != value.shape:
+        # Of the operand the shape alone counts, and whether it is a number.
+        like = 1.0 if is_python_number(operand) else np.broadcast_to(
+            np.zeros((), value.dtype), np.shape(operand))
+        result = summed_backward(ADD_BACKWARD, value, like, value)
+        if result is not None:
+            return result[0]
+    return reference.sum_to_operand(value, operand)
+
+
+cdef object at_shape(object product, tuple shape):
+    """A product that may not depend on all axes: it counts for each of their elements."""
+    if np.shape(product) == shape:
+        return product
+    return np.broadcast_to(product, shape, subok=True)
+
+
+cdef bint is_python_number(object value):
+    return isinstance(value, Number) and not isinstance(value, np.generic)
 
 
 # ---- documentation ----
