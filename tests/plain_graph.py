@@ -113,8 +113,9 @@ class PlainGraph:
         names = self.names if wrt is None else wrt
         return self._returned(values), self._gradients(values, dout, names)
 
-    def is_idle(self, i: int) -> bool:
-        """Whether no node takes the value at position ``i``, nor is it an output."""
+    def is_idle(self, name: str) -> bool:
+        """Whether no node takes that input, nor is it an output."""
+        i = self.names.index(name)
         return i not in self.outputs and not any(i in node.operands for node in self.nodes)
 
     def _values(self, operands: tuple[Any, ...]) -> list[Any]:
@@ -158,7 +159,7 @@ class PlainGraph:
                 add(i, contribution)
         for i, value in enumerate(values[: len(self.names)]):
             if i not in gradients:
-                gradients[i] = np.zeros_like(value, subok=False) if has_shape(value) else 0
+                gradients[i] = np.zeros(value.shape, value.dtype) if has_shape(value) else 0
             elif any(gradients[i] is one for one in started):
                 gradients[i] = copied(gradients[i])
         return gradients_of(names)(*(gradients[self.names.index(name)] for name in names))
@@ -175,7 +176,7 @@ class PlainGraph:
         if not has_shape(value):
             return dout if not has_shape(dout) else self._summed("add", 0, dout, [value, dout])
         if not has_shape(dout):
-            return np.full_like(value, dout, np.result_type(value, dout), subok=False)
+            return np.full_like(value, dout, np.result_type(value, dout), subok=False)[()]
         if np.broadcast_shapes(dout.shape, value.shape) != value.shape:
             return self._summed("add", 0, dout, [value, dout])
         return np.broadcast_to(dout, value.shape, subok=True) if dout.shape != value.shape else dout
@@ -185,7 +186,8 @@ class PlainGraph:
         product = PRODUCTS[operation][which](dout, *operands)
         operand = operands[which]
         if np.shape(product) == np.shape(operand) and has_shape(product) <= has_shape(operand):
-            return product
+            # What arithmetic on a subclass gives may be a view of an array that nobody has.
+            return product.copy() if isinstance(product, np.ndarray) and not product.flags.owndata else product
         # For the warnings of the sum alone; the bits may depend on what was multiplied.
         self.layers.add_backward(product, operand, product, sum_to_shape=True)
         with warnings.catch_warnings(action="ignore"), np.errstate(all="ignore"):
@@ -210,7 +212,7 @@ def has_shape(value: Any) -> bool:
 
 
 def copied(value: Any) -> Any:
-    return np.array(value, subok=True) if isinstance(value, np.ndarray) else value
+    return value.copy(order="K") if isinstance(value, np.ndarray) else value
 
 
 # ------------------------------------------------------------------------------------- comparison
@@ -226,15 +228,14 @@ def assert_same(
     """A graph must do what its nodes do, called in every way; the outcome of `value_and_grad`."""
     before = described([*operands, dout])
     plain = PlainGraph(function, fastlayers)
-    expected = every_way(plain, plain, operands, dout, wrt, errstate)
     with warnings.catch_warnings(action="ignore", category=UserWarning):  # of idle parameters
         graph = fastlayers.Graph(function)
-    actual = every_way(graph, plain, operands, dout, wrt, errstate)
+    expected, earlier = every_way(plain, plain, operands, dout, wrt, errstate)
+    actual, results = every_way(graph, plain, operands, dout, wrt, errstate)
     assert actual == expected, "\n".join(differences(actual, expected))
     assert described([*operands, dout]) == before
-    results = results_in(actual)
     given = dout if isinstance(dout, tuple) else (dout,)
-    assert sharing(results, [*arrays_in((*operands, *given)), *results_in(expected)]) == []
+    assert sharing(results, [*arrays_in((*operands, *given)), *earlier]) == []
     return actual["value_and_grad"]
 
 
@@ -245,45 +246,50 @@ def every_way(
     dout: Any,
     wrt: tuple[str, ...],
     errstate: dict[str, str] | None,
-) -> dict[str, Outcome]:
-    """The outcome of every way to run a graph."""
+) -> tuple[dict[str, Outcome], list[np.ndarray]]:
+    """The outcome of every way to run a graph, and all arrays among the results."""
+    arrays = []
+
+    def seen(value):
+        values = value if isinstance(value, tuple) else (value,)
+        arrays.extend(arrays_in(values))
+        return tuple(map(owned, values)) if isinstance(value, tuple) else owned(value)
+
+    def forward(function):
+        return seen(function(*operands))
+
+    def comparable(gradients, names=plain.names):
+        assert gradients._fields == names
+        pairs = zip(names, seen(tuple(gradients)), strict=True)
+        return gradients_of(names)(
+            *(zeros_alike(one) if plain.is_idle(name) else one for name, one in pairs)
+        )
 
     def backward():
-        return all_of(plain, graph.backward(dout))
+        return comparable(graph.backward(dout))
 
     def value_and_grad(names):
         value, gradients = graph.value_and_grad(*operands, dout=dout, wrt=names)
-        if names is None:
-            return value, all_of(plain, gradients)
-        return value, tuple(getattr(gradients, name) for name in names)
+        return seen(value), comparable(gradients, plain.names if names is None else names)
 
     calls = {
-        "call": (graph, *operands),
-        "forward": (graph.forward, *operands),
+        "call": (forward, graph),
+        "forward": (forward, graph.forward),
         "backward": (backward,),
         "value_and_grad": (value_and_grad, None),
         "value_and_grad by name": (value_and_grad, wrt),
     }
-    return {name: outcome(*one, errstate=errstate) for name, one in calls.items()}
+    outcomes = {name: outcome(*one, errstate=errstate) for name, one in calls.items()}
+    if outcomes["forward"].exception:
+        del outcomes["backward"]
+    return outcomes, arrays
 
 
-def all_of(plain: PlainGraph, gradients: Any) -> tuple[Any, ...]:
-    """The gradients, but that any number will do that is zero where no output is reached."""
-    assert gradients._fields == plain.names
-    return gradients_of(plain.names)(
-        *(
-            0 if plain.is_idle(i) and not has_shape(one) and one == 0 else one
-            for i, one in enumerate(gradients)
-        )
-    )
+def owned(value: Any) -> Any:
+    """What arithmetic on a subclass gives may be a view, or a copy, of an array of its own."""
+    return value if type(value) is np.ndarray else copied(value)
 
 
-def results_in(outcomes: dict[str, Outcome]) -> list[np.ndarray]:
-    """All arrays in the results of all calls."""
-    found = []
-    remaining = [one.value for one in outcomes.values()]
-    while remaining:
-        value = remaining.pop()
-        found += arrays_in((value,))
-        remaining += value if isinstance(value, tuple) else ()
-    return found
+def zeros_alike(value: Any) -> Any:
+    """Where no output is reached any kind of zeros will do."""
+    return np.array(value, order="C", subok=False) if has_shape(value) else value

@@ -197,7 +197,14 @@ def mixed(random: Random, count: int) -> list[Any]:
     """Arrays of several dtypes and layouts, and numbers."""
     dtypes = [*KERNEL_DTYPES, random.choice([*DTYPES, *DTYPES, "O"])]
     return [
-        Operand(random.choice(dtypes), o.shape, random.choice(ANY_LAYOUT), o.values, o.seed)
+        # Without axes subclasses are scalars here and there, and what is masked is a constant.
+        Operand(
+            random.choice(dtypes),
+            o.shape,
+            random.choice(ANY_LAYOUT if o.shape else PLAIN_LAYOUTS),
+            o.values,
+            o.seed,
+        )
         if isinstance(o, Operand)
         else o
         for o in random.choice([alike, broadcast, with_numbers])(random, count)
@@ -234,7 +241,7 @@ def one_dout(random: Random, shape: tuple[int, ...], operands: list[Any]) -> Any
     return Operand(
         like.dtype,
         shape,
-        like.layout if random.random() < 0.7 else random.choice(PLAIN_LAYOUTS),
+        like.layout if shape and random.random() < 0.7 else random.choice(PLAIN_LAYOUTS),
         like.values,
         random.randrange(1 << 16),
     )
