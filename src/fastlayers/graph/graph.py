@@ -134,6 +134,8 @@ class Graph(BaseLayer):
         operands = self._bound(operands, named)
         if recording := _recording_of(operands):
             return recording.inline(self._nodes, operands)
+        # As a layer does: kept also if the value cannot be computed.
+        self._kept = None if self._has_layers() else Kept(operands, {})
         value, layer_values = self._values(operands, out)
         self._kept = Kept(operands, layer_values)
         return value
@@ -302,6 +304,9 @@ class Graph(BaseLayer):
             raise ValueError(f"a parameter is named twice in {names}")
         return names
 
+    def _has_layers(self) -> bool:
+        return any(node.operation == "layer" for node in self._nodes.nodes)
+
     def _values(self, operands: tuple[Any, ...], out: Any) -> tuple[Any, dict[int, Any]]:
         """The value to return, and the values of layers of one's own."""
         nodes = self._nodes
@@ -382,9 +387,10 @@ class Graph(BaseLayer):
         inputs = [nodes.inputs.index(name) for name in names]
         wanted = reference.reached(nodes, inputs)
         gradients = reference.differentiate(nodes, values, douts, wanted, self._operations)
-        run = self._operations["sum_to"], self._operations["broadcast_to"]
+        zeros_like, sum_to = self._operations["zeros_like"], self._operations["sum_to"]
         found = [
-            run[1](0, operands[i]) if gradients[i] is None else run[0](gradients[i], operands[i])
+            # What is given for an input that is an output has not been summed yet.
+            zeros_like(operands[i]) if gradients[i] is None else sum_to(gradients[i], operands[i])
             for i in inputs
         ]
         return gradients_type(names)._make(_apart(found, (*operands, *douts)))

@@ -28,6 +28,7 @@ FORMATS = {
     "positive": "+{}",
     "sum_to": "sum_to({}, like={})",
     "broadcast_to": "broadcast_to({}, like={})",
+    "zeros_like": "zeros_like({})",
 }
 
 
