@@ -1,0 +1,1 @@
+"""Computational graphs: whole expressions as one layer."""
