@@ -607,8 +607,6 @@ def _backward_of_layer(layer: Any, dout: Any, operands: list[Any]) -> list[Any]:
 
 def copied(value: Any) -> Any:
     """An array that shares memory with nothing; a number as it is."""
-    if isinstance(value, np.ndarray):
-        return value.copy(order="K")
-    if isinstance(value, list | tuple):
-        return np.array(value)
+    if isinstance(value, np.ndarray | list | tuple):
+        return np.array(value, subok=True)
     return copy.copy(value) if hasattr(value, "dtype") else value
