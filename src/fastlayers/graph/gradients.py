@@ -65,10 +65,7 @@ def graph_of_gradients(graph: Nodes, names: Sequence[str]) -> Nodes:
 
 def simplified(graph: Nodes) -> Nodes:
     """A graph without the nodes that no output needs, and with equal ones computed once."""
-    needed = set(graph.outputs)
-    for position in reversed(range(len(graph.nodes))):
-        if position in needed:
-            needed.update(graph.nodes[position].operands)
+    needed = graph.needed()
     nodes: list[Node] = []
     moved: dict[int, int] = {}
     known: dict[Any, int] = {}
