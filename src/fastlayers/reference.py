@@ -417,13 +417,23 @@ def sum_to_operand(value: Any, operand: Any) -> Any:
 
 
 def broadcast_to(value: Any, like: Any) -> Any:
-    """A value at every element of another; a number takes its dtype, as in arithmetic with it."""
+    """A value at every element of another; a Python number takes its dtype, as in arithmetic."""
     if not hasattr(like, "dtype"):
         return value
-    if np.ndim(value):
-        return np.broadcast_to(value, like.shape, subok=True)
-    full = np.full_like(like, value, dtype=np.result_type(like.dtype, value))
+    if hasattr(value, "dtype"):
+        return np.broadcast_to(value, like.shape, subok=True) if like.shape else value
+    full = np.full_like(_plain(like), value, dtype=np.result_type(like.dtype, value))
     return full if full.ndim else full[()]
+
+
+def zeros_like(operand: Any) -> Any:
+    """What is no gradient: zeros of the operand's shape and dtype, or the number 0."""
+    return np.zeros_like(_plain(operand))[()] if hasattr(operand, "dtype") else 0
+
+
+def _plain(array: Any) -> Any:
+    """Of a subclass's array its memory alone, as an array."""
+    return np.asarray(array) if isinstance(array, np.ndarray | np.generic) else array
 
 
 OPERATIONS: Operations = {
@@ -434,6 +444,7 @@ OPERATIONS: Operations = {
     "positive": operator.pos,
     "sum_to": sum_to_operand,
     "broadcast_to": broadcast_to,
+    "zeros_like": zeros_like,
 }
 
 
@@ -458,6 +469,7 @@ GRADIENTS: Mapping[str, tuple[Callable[..., Any] | None, ...]] = {
     "positive": (_passed_on,),
     "sum_to": (lambda run, dout, value, like: run["broadcast_to"](dout, value), None),
     "broadcast_to": (lambda run, dout, value, like: dout, None),
+    "zeros_like": (None,),
 }
 
 
@@ -595,8 +607,6 @@ def _backward_of_layer(layer: Any, dout: Any, operands: list[Any]) -> list[Any]:
 
 def copied(value: Any) -> Any:
     """An array that shares memory with nothing; a number as it is."""
-    if isinstance(value, np.ndarray):
-        return value.copy(order="K")
-    if isinstance(value, list | tuple):
-        return np.array(value)
+    if isinstance(value, np.ndarray | list | tuple):
+        return np.array(value, subok=True)
     return copy.copy(value) if hasattr(value, "dtype") else value

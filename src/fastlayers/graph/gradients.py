@@ -57,7 +57,7 @@ def graph_of_gradients(graph: Nodes, names: Sequence[str]) -> Nodes:
     douts = [builder["broadcast_to"](1, values[output]) for output in graph.outputs]
     gradients = reference.differentiate(graph, list(values), douts, wanted, builder)
     outputs = [
-        gradients[position] or builder["broadcast_to"](0, values[position]) for position in inputs
+        gradients[position] or builder["zeros_like"](values[position]) for position in inputs
     ]
     positions = tuple(output.position for output in outputs)
     return simplified(Nodes(name, tuple(builder.nodes), graph.inputs, positions, len(names) == 1))
@@ -65,10 +65,7 @@ def graph_of_gradients(graph: Nodes, names: Sequence[str]) -> Nodes:
 
 def simplified(graph: Nodes) -> Nodes:
     """A graph without the nodes that no output needs, and with equal ones computed once."""
-    needed = set(graph.outputs)
-    for position in reversed(range(len(graph.nodes))):
-        if position in needed:
-            needed.update(graph.nodes[position].operands)
+    needed = graph.needed()
     nodes: list[Node] = []
     moved: dict[int, int] = {}
     known: dict[Any, int] = {}

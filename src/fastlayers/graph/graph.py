@@ -15,6 +15,8 @@ import numpy as np
 
 from .. import ops, reference
 from ..base import BaseLayer, Placeholder
+from .dot import to_dot
+from .drawing import Drawing, draw
 from .gradients import graph_of_gradients
 from .nodes import Nodes
 from .recording import PACKAGE, record
@@ -77,31 +79,29 @@ class Graph(BaseLayer):
 
     def __init__(self, function: Callable[..., Any]) -> None:
         if isinstance(function, Graph):
-            self._nodes: Nodes = function._nodes
+            self._keep(function._nodes)
         else:
-            self._nodes = record(function)
-            self._warn_of_unused()
-        self._kept: Kept | None = None
+            self._keep(record(function))
+            _warn_of_unused(self._nodes)
 
     @classmethod
     def _of(cls, nodes: Nodes) -> Graph:
         graph = cls.__new__(cls)
-        graph._nodes = nodes
-        graph._kept = None
+        graph._keep(nodes)
         return graph
 
-    def _warn_of_unused(self) -> None:
-        used = set(self._nodes.outputs)
-        for position in reversed(range(len(self._nodes.nodes))):
-            if position in used:
-                used.update(self._nodes.nodes[position].operands)
-        unused = [name for i, name in enumerate(self._nodes.inputs) if i not in used]
-        if unused:
-            warnings.warn(
-                f"{self._nodes.name}: no output depends on {', '.join(unused)}; gradients by "
-                f"{'it' if len(unused) == 1 else 'them'} are zero",
-                stacklevel=_stack_level(),
-            )
+    def _keep(self, nodes: Nodes) -> None:
+        self._nodes = nodes
+        self._layers = [i for i, node in enumerate(nodes.nodes) if node.operation == "layer"]
+        # Of the others the gradients need the shapes alone.
+        products = (node for node in nodes.nodes if node.operation == "multiply")
+        self._needed = frozenset(operand for node in products for operand in node.operands)
+        self._kept: Kept | None = None
+
+    @property
+    def inputs(self) -> tuple[str, ...]:
+        """The names of the parameters."""
+        return self._nodes.inputs
 
     # ---- running ----
 
@@ -134,6 +134,8 @@ class Graph(BaseLayer):
         operands = self._bound(operands, named)
         if recording := _recording_of(operands):
             return recording.inline(self._nodes, operands)
+        # As a layer does: kept also if the value cannot be computed.
+        self._kept = None if self._layers else Kept(operands, {})
         value, layer_values = self._values(operands, out)
         self._kept = Kept(operands, layer_values)
         return value
@@ -172,7 +174,7 @@ class Graph(BaseLayer):
         douts = self._douts(dout, values)
         gradients = self._gradients(operands, values, douts, self._nodes.inputs)
         outputs = _outputs(out, gradients, "gradients")
-        return type(gradients)._make(self._stored(gradients, outputs))
+        return type(gradients)._make(_stored(gradients, outputs))
 
     def value_and_grad(
         self,
@@ -213,7 +215,7 @@ class Graph(BaseLayer):
         gradients = self._gradients(operands, values, douts, names)
         outputs = _outputs(value_out, results, "values", self._nodes.single)
         outputs += _outputs(gradients_out, gradients, "gradients")
-        stored = self._stored((*results, *gradients), outputs)
+        stored = _stored((*results, *gradients), outputs)
         count = len(results)
         return self._returned(stored[:count]), type(gradients)._make(stored[count:])
 
@@ -263,6 +265,52 @@ class Graph(BaseLayer):
         count = sum(node.operation not in ("input", "number") for node in self._nodes.nodes)
         return f"<Graph {self._nodes.name}({shown}): {count} node{'s' if count != 1 else ''}>"
 
+    def draw(self, /, *operands: Any, dout: Any = 1, **named: Any) -> Drawing:
+        """Draw the graph from left to right, each value above its arrow and its gradient below.
+
+        Parameters
+        ----------
+        *operands, **named : array_like or number, optional
+            What to run the graph on for the values and gradients; without them the picture shows
+            the structure alone.
+        dout : array_like or number, or a tuple of these, optional
+            As for `value_and_grad`.
+
+        Returns
+        -------
+        Drawing
+            A picture (SVG): Jupyter shows it, ``save(path)`` writes it, `str` gives its text.
+
+        Examples
+        --------
+        >>> from fastlayers import Graph
+        >>> tax = Graph(lambda price, rate: price * rate)
+        >>> "715" in str(tax.draw(650, 1.1))
+        True
+        """
+        if not operands and not named:
+            return draw(self._nodes)
+        operands = self._bound(operands, named)
+        everything = range(len(self._nodes.nodes))
+        values = reference.evaluate(self._nodes, operands, self._operations, everything)
+        inputs = range(len(self._nodes.inputs))
+        gradients = reference.differentiate(
+            self._nodes,
+            list(values),
+            self._douts(dout, values),
+            reference.reached(self._nodes, inputs),
+            self._operations,
+            keep=True,
+        )
+        return draw(self._nodes, values, gradients)
+
+    def to_dot(self) -> str:
+        """Return the graph in the language of Graphviz."""
+        return to_dot(self._nodes)
+
+    def _repr_mimebundle_(self, include: Any = None, exclude: Any = None) -> dict[str, str]:
+        return {**self.draw()._repr_mimebundle_(), "text/plain": str(self)}
+
     # ---- on the way ----
 
     def _bound(self, operands: tuple[Any, ...], named: Mapping[str, Any]) -> tuple[Any, ...]:
@@ -304,24 +352,18 @@ class Graph(BaseLayer):
 
     def _values(self, operands: tuple[Any, ...], out: Any) -> tuple[Any, dict[int, Any]]:
         """The value to return, and the values of layers of one's own."""
-        nodes = self._nodes
-        layers = [i for i, node in enumerate(nodes.nodes) if node.operation == "layer"]
-        values = reference.evaluate(nodes, operands, self._operations, needed=layers)
+        values = reference.evaluate(self._nodes, operands, self._operations, self._layers)
         results = self._results(operands, values)
-        stored = self._stored(results, _outputs(out, results, "values", nodes.single))
-        return self._returned(stored), {layer: values[layer] for layer in layers}
+        stored = _stored(results, _outputs(out, results, "values", self._nodes.single))
+        return self._returned(stored), {layer: values[layer] for layer in self._layers}
 
     def _evaluated(
         self, operands: tuple[Any, ...], layer_values: Mapping[int, Any] | None = None
     ) -> list[Any]:
         """The values that the gradients need, and of the others the shapes."""
-        needed = {
-            operand
-            for node in self._nodes.nodes
-            if node.operation == "multiply"
-            for operand in node.operands
-        }
-        return reference.evaluate(self._nodes, operands, self._operations, needed, layer_values)
+        return reference.evaluate(
+            self._nodes, operands, self._operations, self._needed, layer_values
+        )
 
     def _results(self, operands: tuple[Any, ...], values: list[Any]) -> list[Any]:
         """The outputs' values, sharing memory with nothing."""
@@ -382,21 +424,23 @@ class Graph(BaseLayer):
         inputs = [nodes.inputs.index(name) for name in names]
         wanted = reference.reached(nodes, inputs)
         gradients = reference.differentiate(nodes, values, douts, wanted, self._operations)
-        run = self._operations["sum_to"], self._operations["broadcast_to"]
+        zeros_like, sum_to = self._operations["zeros_like"], self._operations["sum_to"]
         found = [
-            run[1](0, operands[i]) if gradients[i] is None else run[0](gradients[i], operands[i])
+            # What is given for an input that is an output has not been summed yet.
+            zeros_like(operands[i]) if gradients[i] is None else sum_to(gradients[i], operands[i])
             for i in inputs
         ]
         return gradients_type(names)._make(_apart(found, (*operands, *douts)))
 
-    def _stored(self, results: Sequence[Any], outputs: Sequence[Any]) -> Sequence[Any]:
-        """Results, copied into the outputs that there are; nothing is written if one is refused."""
-        if all(output is None for output in outputs):
-            return results
-        return reference.store(results, outputs)
-
     def _returned(self, results: Sequence[Any]) -> Any:
         return results[0] if self._nodes.single else tuple(results)
+
+
+def _stored(results: Sequence[Any], outputs: Sequence[Any]) -> Sequence[Any]:
+    """Results, copied into the outputs that there are; nothing is written if one is refused."""
+    if all(output is None for output in outputs):
+        return results
+    return reference.store(results, outputs)
 
 
 def _recording_of(operands: tuple[Any, ...]) -> Any:
@@ -465,6 +509,17 @@ def gradients_type(names: tuple[str, ...]) -> Any:
 
 def _gradients_of(names: tuple[str, ...], values: tuple[Any, ...]) -> Any:
     return gradients_type(names)._make(values)
+
+
+def _warn_of_unused(nodes: Nodes) -> None:
+    used = nodes.needed()
+    unused = [name for i, name in enumerate(nodes.inputs) if i not in used]
+    if unused:
+        warnings.warn(
+            f"{nodes.name}: no output depends on {', '.join(unused)}; gradients by "
+            f"{'it' if len(unused) == 1 else 'them'} are zero",
+            stacklevel=_stack_level(),
+        )
 
 
 def _stack_level() -> int:

@@ -133,7 +133,7 @@ REFUSED = (
     ("mod rmod", "%", OWN_LAYER),
     ("divmod rdivmod", "divmod()", OWN_LAYER),
     ("matmul rmatmul", "@", OWN_LAYER),
-    ("and rand or ror xor rxor lshift rlshift rshift rrshift invert", "bits", OWN_LAYER),
+    ("and rand or ror xor rxor lshift rlshift rshift rrshift invert", "&, |, ^, ~", OWN_LAYER),
     ("abs", "abs()", OWN_LAYER),
     ("round trunc floor ceil", "rounding", OWN_LAYER),
     ("call", "a call of a value", "call functions, graphs and layers"),
@@ -188,6 +188,8 @@ class Recording:
         return outputs[0] if graph.single else outputs
 
     def refuse(self, what: str, instead: str) -> NoReturn:
+        if layer := _layer_on_the_way():
+            instead = f"call the layer itself, {layer}(…) in place of {layer}.forward(…)"
         raise TypeError(f"{self.place()}: a graph cannot record {what}; {instead}")
 
     def restore_layers(self) -> None:
@@ -257,6 +259,17 @@ class Recording:
             f"{place}: a graph takes numbers and its own symbols alone, not this {kind} from "
             f"outside; make it a parameter of {self.name}"
         )
+
+
+def _layer_on_the_way() -> str:
+    """The class of a layer of one's own whose ``forward`` is being run with symbols, or ''."""
+    frame: FrameType | None = sys._getframe(1)
+    while frame is not None and frame.f_code is not record.__code__:
+        layer = frame.f_locals.get("self")
+        if isinstance(layer, BaseLayer) and frame.f_code.co_name == "forward":
+            return type(layer).__name__.lower()
+        frame = frame.f_back
+    return ""
 
 
 def record(function: Callable[..., Any]) -> Nodes:
