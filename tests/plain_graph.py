@@ -113,10 +113,14 @@ class PlainGraph:
         names = self.names if wrt is None else wrt
         return self._returned(values), self._gradients(values, dout, names)
 
-    def is_idle(self, name: str) -> bool:
-        """Whether no node takes that input, nor is it an output."""
+    def comparable(self, name: str, gradient: Any) -> Any:
+        """The gradient of an input, but for what is left open where no node takes that."""
         i = self.names.index(name)
-        return i not in self.outputs and not any(i in node.operands for node in self.nodes)
+        if any(i in node.operands for node in self.nodes):
+            return gradient
+        if np.ndim(gradient):
+            return np.array(gradient, order="C", subok=False)
+        return gradient if i in self.outputs else bool(gradient == 0)
 
     def _values(self, operands: tuple[Any, ...]) -> list[Any]:
         values = list(operands)
@@ -144,10 +148,11 @@ class PlainGraph:
         given = dout if isinstance(dout, tuple) else (dout,) * len(self.outputs)
         started = [self._start(values[i], d) for i, d in zip(self.outputs, given, strict=True)]
         for i, contribution in zip(self.outputs, started, strict=True):
-            add(i, contribution)
+            if i in wanted:
+                add(i, contribution)
         for position in reversed(range(len(self.names), len(self.nodes))):
             node = self.nodes[position]
-            if position not in gradients or position not in wanted:
+            if position not in gradients:
                 continue
             x_and_y = [values[i] for i in node.operands]
             contributions = [
@@ -174,12 +179,16 @@ class PlainGraph:
     def _start(self, value: Any, dout: Any) -> Any:
         """What is given for an output, in its shape."""
         if not has_shape(value):
-            return dout if not has_shape(dout) else self._summed("add", 0, dout, [value, dout])
+            if np.ndim(dout):
+                return self._summed("add", 0, dout, [value, dout])
+            return dout.item() if has_shape(dout) else dout
         if not has_shape(dout):
             return np.full_like(value, dout, np.result_type(value, dout), subok=False)[()]
         if np.broadcast_shapes(dout.shape, value.shape) != value.shape:
             return self._summed("add", 0, dout, [value, dout])
-        return np.broadcast_to(dout, value.shape, subok=True) if dout.shape != value.shape else dout
+        if dout.shape != value.shape:
+            return np.broadcast_to(dout, value.shape, subok=True)
+        return dout if dout.ndim else dout[()]
 
     def _contribution(self, operation: str, which: int, dout: Any, operands: list[Any]) -> Any:
         """The gradient of the operand ``which``, in its shape; a number's is a number."""
@@ -258,19 +267,19 @@ def every_way(
     def forward(function):
         return seen(function(*operands))
 
-    def comparable(gradients, names=plain.names):
+    def named(gradients, names=plain.names):
         assert gradients._fields == names
         pairs = zip(names, seen(tuple(gradients)), strict=True)
         return gradients_of(names)(
-            *(zeros_alike(one) if plain.is_idle(name) else one for name, one in pairs)
+            *(plain.comparable(name, one) for name, one in pairs)
         )
 
     def backward():
-        return comparable(graph.backward(dout))
+        return named(graph.backward(dout))
 
     def value_and_grad(names):
         value, gradients = graph.value_and_grad(*operands, dout=dout, wrt=names)
-        return seen(value), comparable(gradients, plain.names if names is None else names)
+        return seen(value), named(gradients, plain.names if names is None else names)
 
     calls = {
         "call": (forward, graph),
@@ -287,9 +296,6 @@ def every_way(
 
 def owned(value: Any) -> Any:
     """What arithmetic on a subclass gives may be a view, or a copy, of an array of its own."""
-    return value if type(value) is np.ndarray else copied(value)
-
-
-def zeros_alike(value: Any) -> Any:
-    """Where no output is reached any kind of zeros will do."""
-    return np.array(value, order="C", subok=False) if has_shape(value) else value
+    if isinstance(value, np.ma.MaskedArray) and value is not np.ma.masked:
+        return np.ma.array(value.data, mask=value.mask)  # whatever a copy's fill value is
+    return value if type(value) is np.ndarray and value.flags.owndata else copied(value)
