@@ -419,7 +419,7 @@ def sum_to_operand(value: Any, operand: Any) -> Any:
 def broadcast_to(value: Any, like: Any) -> Any:
     """A value at every element of another; a Python number takes its dtype, as in arithmetic."""
     if not hasattr(like, "dtype"):
-        return value
+        return sum_to_operand(value, like)  # a number for a number
     if hasattr(value, "dtype"):
         return np.broadcast_to(value, like.shape, subok=True) if like.shape else value
     full = np.full_like(_plain(like), value, dtype=np.result_type(like.dtype, value))

@@ -403,9 +403,7 @@ class Graph(BaseLayer):
         if not (isinstance(dout, Number) or hasattr(dout, "dtype")):
             raise TypeError(f"dout must be an array or a number, not {type(dout).__name__}")
         if np.ndim(dout) == 0:
-            return self._operations["broadcast_to"](
-                dout[()] if isinstance(dout, np.ndarray) else dout, value
-            )
+            return self._operations["broadcast_to"](dout, value)
         if np.shape(dout) != np.shape(value):
             raise ValueError(
                 f"dout has shape {np.shape(dout)}, but the value of {self._nodes.name} has "
@@ -424,11 +422,9 @@ class Graph(BaseLayer):
         inputs = [nodes.inputs.index(name) for name in names]
         wanted = reference.reached(nodes, inputs)
         gradients = reference.differentiate(nodes, values, douts, wanted, self._operations)
-        zeros_like, sum_to = self._operations["zeros_like"], self._operations["sum_to"]
+        zeros_like = self._operations["zeros_like"]
         found = [
-            # What is given for an input that is an output has not been summed yet.
-            zeros_like(operands[i]) if gradients[i] is None else sum_to(gradients[i], operands[i])
-            for i in inputs
+            zeros_like(operands[i]) if gradients[i] is None else gradients[i] for i in inputs
         ]
         return gradients_type(names)._make(_apart(found, (*operands, *douts)))
 
