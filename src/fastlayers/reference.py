@@ -248,7 +248,7 @@ def _products(dout: Any, first: Any, second: Any, out: Any) -> tuple[Any, Any]:
     return dx, dy
 
 
-def store(results: Sequence[Any], outputs: Sequence[Any]) -> Any:
+def store(results: Sequence[Any], outputs: Sequence[Any]) -> tuple[Any, ...]:
     """Results that share memory with nothing, each copied into its output if there is one."""
     # To multiply by True is to copy, in any dtype, by the rules for outputs of ufuncs.
     pairs = tuple(zip(results, outputs, strict=True))
@@ -583,9 +583,7 @@ def _contributions(
         ]
     return [
         (operand, run["sum_to"](rule(run, dout, *used), value))
-        for operand, value, rule in zip(
-            node.operands, used, GRADIENTS[node.operation], strict=True
-        )
+        for operand, value, rule in zip(node.operands, used, GRADIENTS[node.operation], strict=True)
         if operand in wanted and rule is not None
     ]
 
