@@ -312,8 +312,9 @@ def _parameters(function: Callable[..., Any], name: str) -> list[inspect.Paramet
                 f"{parameter}; name each one"
             )
         if parameter.default is not parameter.empty:
+            given = f"{parameter.name}={parameter.default!r}"
             raise TypeError(
-                f"{where}: a graph's parameter cannot have a default, as has {parameter}; leave it "
+                f"{where}: a graph's parameter cannot have a default, as has {given}; leave it "
                 f"out, or fix it with a lambda"
             )
     if not parameters:
