@@ -42,10 +42,10 @@ def gradcheck(
     """Check that ``layer.backward`` gives the gradients of ``layer.forward``.
 
     The forward pass is contracted with a fixed vector ``dout`` (standard normal, always the same),
-    or with one for each of several values, which makes a scalar function of every element; its central difference,
-    ``(f(x + eps) - f(x - eps)) / (2 eps)``, is compared with what ``backward(dout)`` gives. A
-    gradient that has a broadcast operand's broadcast shape, as the plain layers give it, is summed
-    to the operand's own shape first.
+    or with one for each of several values, which makes a scalar function of every element; its
+    central difference, ``(f(x + eps) - f(x - eps)) / (2 eps)``, is compared with what
+    ``backward(dout)`` gives. A gradient that has a broadcast operand's broadcast shape, as the
+    plain layers give it, is summed to the operand's own shape first.
 
     Parameters
     ----------
@@ -103,7 +103,8 @@ def gradcheck(
     values = forward()
     douts = [np.asarray(generator.standard_normal(np.shape(value))) for value in values]
     given = tuple(_as_given(dout.copy()) for dout in douts)
-    gradients = _one_each(layer, layer.backward(given if len(given) > 1 else given[0]), list(points))
+    returned = layer.backward(given if len(given) > 1 else given[0])
+    gradients = _one_each(layer, returned, list(points))
     for (name, point), gradient in zip(points.items(), gradients, strict=True):
         analytic = _summed_to(point.shape, gradient, f"d{name}")
         numeric = np.empty_like(point)
@@ -122,9 +123,7 @@ def gradcheck(
     return True
 
 
-def _by_name(
-    layer: BaseLayer, operands: tuple[Any, ...], named: dict[str, Any]
-) -> dict[str, Any]:
+def _by_name(layer: BaseLayer, operands: tuple[Any, ...], named: dict[str, Any]) -> dict[str, Any]:
     """The operands in order, by the names that the layer has for them."""
     if isinstance(layer, Graph):
         names = layer.inputs

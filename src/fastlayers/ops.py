@@ -48,7 +48,7 @@ if IMPLEMENTATION == "reference":
     from .reference import add, add_backward, multiply, multiply_backward, sum_to_operand
 
 # What graphs are run by, node by node.
-OPERATIONS = {
+OPERATIONS: reference.Operations = {
     **reference.OPERATIONS,
     "multiply": multiply,
     "add": add,

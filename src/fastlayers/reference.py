@@ -248,7 +248,7 @@ def _products(dout: Any, first: Any, second: Any, out: Any) -> tuple[Any, Any]:
     return dx, dy
 
 
-def store(results: Sequence[Any], outputs: Sequence[Any]) -> Any:
+def store(results: Sequence[Any], outputs: Sequence[Any]) -> tuple[Any, ...]:
     """Results that share memory with nothing, each copied into its output if there is one."""
     # To multiply by True is to copy, in any dtype, by the rules for outputs of ufuncs.
     pairs = tuple(zip(results, outputs, strict=True))
@@ -275,13 +275,17 @@ def _check_outputs(dout: Any, products: tuple[tuple[Any, Any], ...]) -> None:
         if result is None:
             continue
         memory = _memory_of(result)
+        refused = None
         try:
             with np.errstate(all="ignore"), _no_complex_warning(result):
                 np.multiply(dout, factor, out=memory, where=False)
-        except (TypeError, ValueError):
-            # Refused, with what NumPy says before that, of a number's overflow perhaps.
+        except (TypeError, ValueError) as error:
+            refused = error
+        if refused is not None:
+            # With what NumPy says before that, of a number's overflow perhaps. Not above: the
+            # error would have the first one for its context, and keep all that its frames hold.
             np.multiply(dout, factor, out=memory)
-            raise
+            raise refused
 
 
 def _memory_of(result: Any) -> Any:
@@ -419,7 +423,7 @@ def sum_to_operand(value: Any, operand: Any) -> Any:
 def broadcast_to(value: Any, like: Any) -> Any:
     """A value at every element of another; a Python number takes its dtype, as in arithmetic."""
     if not hasattr(like, "dtype"):
-        return value
+        return sum_to_operand(value, like)  # a number for a number
     if hasattr(value, "dtype"):
         return np.broadcast_to(value, like.shape, subok=True) if like.shape else value
     full = np.full_like(_plain(like), value, dtype=np.result_type(like.dtype, value))
@@ -505,13 +509,18 @@ def evaluate(
             else:
                 value = layer_values[position]
         except Exception as error:
-            error.add_note(graph.note(position, values))
+            _add_note(error, graph.note(position, values))
             raise
         values.append(value)
         for operand in (*node.operands, position):
             if last[operand] == position and operand not in kept:
                 values[operand] = _without_memory(values[operand])
     return values
+
+
+def _add_note(error: Exception, note: str) -> None:
+    if note not in getattr(error, "__notes__", ()):  # a layer may raise one error again and again
+        error.add_note(note)
 
 
 def _without_memory(value: Any) -> Any:
@@ -522,12 +531,12 @@ def _without_memory(value: Any) -> Any:
 
 
 def reached(graph: Nodes, inputs: Collection[int]) -> set[int]:
-    """The nodes through which gradients pass to these inputs, and to what layers keep."""
+    """The nodes through which gradients pass to these inputs."""
     found = set(inputs)
     for position, node in enumerate(graph.nodes):
         rules = GRADIENTS.get(node.operation, (True,) * len(node.operands))
         used = (operand for operand, rule in zip(node.operands, rules, strict=True) if rule)
-        if node.operation == "layer" or not found.isdisjoint(used):
+        if not found.isdisjoint(used):
             found.add(position)
     return found
 
@@ -562,7 +571,7 @@ def differentiate(
             for operand, contribution in _contributions(node, dout, values, wanted, run):
                 add_to(operand, contribution)
         except Exception as error:
-            error.add_note(graph.note(position, values, "gradient of"))
+            _add_note(error, graph.note(position, values, "gradient of"))
             raise
         if not keep:
             values[position] = gradients[position] = None
@@ -583,9 +592,7 @@ def _contributions(
         ]
     return [
         (operand, run["sum_to"](rule(run, dout, *used), value))
-        for operand, value, rule in zip(
-            node.operands, used, GRADIENTS[node.operation], strict=True
-        )
+        for operand, value, rule in zip(node.operands, used, GRADIENTS[node.operation], strict=True)
         if operand in wanted and rule is not None
     ]
 

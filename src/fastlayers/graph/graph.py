@@ -14,12 +14,12 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from .. import ops, reference
-from ..base import BaseLayer, Placeholder
+from ..base import BaseLayer
 from .dot import to_dot
 from .drawing import Drawing, draw
 from .gradients import graph_of_gradients
 from .nodes import Nodes
-from .recording import PACKAGE, record
+from .recording import PACKAGE, Recording, Symbol, record
 
 
 class Kept(NamedTuple):
@@ -333,7 +333,7 @@ class Graph(BaseLayer):
                 f"{self._nodes.name} takes {len(inputs)} operand{'s' if len(inputs) != 1 else ''} "
                 f"({', '.join(inputs)}); {'; '.join(problems)}"
             )
-        return tuple((given | named)[name] for name in inputs)
+        return tuple(given[name] if name in given else named[name] for name in inputs)
 
     def _named(self, wrt: str | Sequence[str] | None) -> tuple[str, ...]:
         """The parameters to differentiate by."""
@@ -393,9 +393,7 @@ class Graph(BaseLayer):
                 f"{self._nodes.name} has {len(outputs)} values, but {len(douts)} gradients are in "
                 f"dout"
             )
-        return [
-            self._dout(one, values[output]) for one, output in zip(douts, outputs, strict=True)
-        ]
+        return [self._dout(one, values[output]) for one, output in zip(douts, outputs, strict=True)]
 
     def _dout(self, dout: Any, value: Any) -> Any:
         if isinstance(dout, list | tuple):
@@ -403,9 +401,7 @@ class Graph(BaseLayer):
         if not (isinstance(dout, Number) or hasattr(dout, "dtype")):
             raise TypeError(f"dout must be an array or a number, not {type(dout).__name__}")
         if np.ndim(dout) == 0:
-            return self._operations["broadcast_to"](
-                dout[()] if isinstance(dout, np.ndarray) else dout, value
-            )
+            return self._operations["broadcast_to"](dout, value)
         if np.shape(dout) != np.shape(value):
             raise ValueError(
                 f"dout has shape {np.shape(dout)}, but the value of {self._nodes.name} has "
@@ -424,12 +420,8 @@ class Graph(BaseLayer):
         inputs = [nodes.inputs.index(name) for name in names]
         wanted = reference.reached(nodes, inputs)
         gradients = reference.differentiate(nodes, values, douts, wanted, self._operations)
-        zeros_like, sum_to = self._operations["zeros_like"], self._operations["sum_to"]
-        found = [
-            # What is given for an input that is an output has not been summed yet.
-            zeros_like(operands[i]) if gradients[i] is None else sum_to(gradients[i], operands[i])
-            for i in inputs
-        ]
+        zeros_like = self._operations["zeros_like"]
+        found = [zeros_like(operands[i]) if gradients[i] is None else gradients[i] for i in inputs]
         return gradients_type(names)._make(_apart(found, (*operands, *douts)))
 
     def _returned(self, results: Sequence[Any]) -> Any:
@@ -443,10 +435,10 @@ def _stored(results: Sequence[Any], outputs: Sequence[Any]) -> Sequence[Any]:
     return reference.store(results, outputs)
 
 
-def _recording_of(operands: tuple[Any, ...]) -> Any:
+def _recording_of(operands: tuple[Any, ...]) -> Recording | None:
     """The recording of the first symbol among operands, or None."""
     for operand in operands:
-        if isinstance(operand, Placeholder):
+        if isinstance(operand, Symbol):
             return operand._recording
     return None
 
@@ -496,7 +488,7 @@ def _apart(results: list[Any], taken: Sequence[Any], foreign: Sequence[bool] = (
 @functools.lru_cache(maxsize=256)
 def gradients_type(names: tuple[str, ...]) -> Any:
     """A named tuple of gradients. Its fields that cannot be named so, as ``_x``, are attributes."""
-    base: Any = namedtuple("Gradients", names, rename=True)
+    base: Any = namedtuple("Gradients", names, rename=True)  # type: ignore[misc]
     attributes: dict[str, Any] = {
         name: property(itemgetter(i))
         for i, name in enumerate(names)

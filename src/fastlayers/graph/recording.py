@@ -1,4 +1,4 @@
-"""A function becomes a graph: it is called once, with symbols that remember what is done to them."""
+"""A function becomes a graph: it is called once, with symbols that note what is done to them."""
 
 from __future__ import annotations
 
@@ -226,8 +226,7 @@ class Recording:
             lines[-1] = lines[-1][:end]
             lines[0] = lines[0][start:]
         text = " ".join(line.decode(errors="replace").strip() for line in lines).strip()
-        text = text if len(text) <= 100 else text[:99] + "…"
-        return f"{os.path.basename(code.co_filename)}:{first}" + (f": {text}" if text else "")  # noqa: PTH119
+        return _written(code, first, text)
 
     def _made(self, node: Node) -> Symbol:
         self.nodes.append(node)
@@ -313,8 +312,9 @@ def _parameters(function: Callable[..., Any], name: str) -> list[inspect.Paramet
                 f"{parameter}; name each one"
             )
         if parameter.default is not parameter.empty:
+            given = f"{parameter.name}={parameter.default!r}"
             raise TypeError(
-                f"{where}: a graph's parameter cannot have a default, as has {parameter}; leave it "
+                f"{where}: a graph's parameter cannot have a default, as has {given}; leave it "
                 f"out, or fix it with a lambda"
             )
     if not parameters:
@@ -328,6 +328,11 @@ def _defined(function: Callable[..., Any], name: str) -> str:
     if code is None:
         return name
     line = linecache.getline(code.co_filename, code.co_firstlineno).strip()
-    return f"{os.path.basename(code.co_filename)}:{code.co_firstlineno}" + (  # noqa: PTH119
-        f": {line}" if line else ""
-    )
+    return _written(code, code.co_firstlineno, line)
+
+
+def _written(code: CodeType, number: int, text: str) -> str:
+    """A place in a file: its name, the line's number, and what is written there."""
+    text = text if len(text) <= 100 else text[:99] + "…"
+    file = os.path.basename(code.co_filename)  # noqa: PTH119
+    return f"{file}:{number}: {text}" if text else f"{file}:{number}"
