@@ -118,9 +118,9 @@ class PlainGraph:
         i = self.names.index(name)
         if any(i in node.operands for node in self.nodes):
             return gradient
-        if np.ndim(gradient):
-            return np.array(gradient, order="C", subok=False)
-        return gradient if i in self.outputs else bool(gradient == 0)
+        if has_shape(gradient):
+            return np.array(gradient, order="C", subok=False)[()]
+        return 0 if i not in self.outputs and gradient == 0 else gradient
 
     def _values(self, operands: tuple[Any, ...]) -> list[Any]:
         values = list(operands)

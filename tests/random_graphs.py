@@ -12,6 +12,7 @@ from typing import Any
 
 import numpy as np
 from operands import LAYOUTS, NAMES, Literal, Operand
+from outcome import sharing
 
 ERRSTATES = [
     *[{}] * 6,
@@ -45,13 +46,15 @@ LARGE = [(20_011,), (70_001,), (300, 257), (4_100, 3), (3, 5, 2_003)]
 class GraphCall:
     """A function as its source, and what its graph is called with; equal operands are one object.
 
-    ``dout`` has one member for each output, or is alone and stands for all of them.
+    ``dout`` has one member for each output, or is alone and stands for all of them. ``places``
+    chooses where each output, and then each gradient, is written: see `out_for`.
     """
 
     source: str
     operands: tuple[Operand | Literal, ...]
     dout: Any = Literal("1")
     wrt: tuple[str, ...] = ()
+    places: tuple[int, ...] = ()
     errstate: dict[str, str] = field(default_factory=dict)
 
     def build(self) -> tuple[list[Any], Any]:
@@ -70,6 +73,36 @@ class GraphCall:
         return f'GraphCall("""\\\n{self.source}""", {", ".join(rest)})'
 
 
+OUT_LAYOUTS = ["C", "C", "F", "rotated", "reversed", "stepped", "rows", "gate", "offset"]
+
+
+def out_for(result: Any, place: int, operands: list[Any], used: list[Any]) -> Any:
+    """None, an array for a result in some layout, or an operand that none of ``used`` shares."""
+    if place == 0 or type(result) is not np.ndarray or result.dtype.hasobject or not result.size:
+        return None
+    like = (result.shape, result.dtype)
+    fitting = [
+        one
+        for one in operands
+        if type(one) is np.ndarray and (one.shape, one.dtype) == like and one.flags.writeable
+        # Its elements do not overlap, and nor does it overlap another.
+        if len(set(addresses(one))) == one.size and not sharing([one], used)
+    ]
+    if fitting and place % 2:
+        return fitting[place % len(fitting)]
+    return LAYOUTS[OUT_LAYOUTS[place % len(OUT_LAYOUTS)]](np.zeros_like(result, order="C"))
+
+
+def addresses(array: np.ndarray) -> list[int]:
+    """Of every element, counted from the first one."""
+    offsets = np.zeros(array.shape, int)
+    for axis, stride in enumerate(array.strides):
+        shape = [1] * array.ndim
+        shape[axis] = -1
+        offsets += (np.arange(array.shape[axis]) * stride).reshape(shape)
+    return offsets.ravel().tolist()
+
+
 def function_of(source: str) -> Any:
     names = dict(NAMES)
     exec(source, names)
@@ -83,7 +116,10 @@ def random_call(random: Random) -> GraphCall:
         operands[-1] = operands[0]
     names = [name for name in "abcdef"[:count] if random.random() < 0.6]
     dout = random_dout(random, source, operands)
-    return GraphCall(source, tuple(operands), dout, tuple(names), random.choice(ERRSTATES))
+    places = [random.choice([0, random.randrange(100)]) for _ in range(10)]
+    return GraphCall(
+        source, tuple(operands), dout, tuple(names), tuple(places), random.choice(ERRSTATES)
+    )
 
 
 # ------------------------------------------------------------------------------------- functions

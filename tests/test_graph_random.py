@@ -11,13 +11,19 @@ from __future__ import annotations
 
 import argparse
 import sys
+import warnings
+from dataclasses import replace
 from random import Random
 
+import numpy as np
 from hypothesis import HealthCheck, given, note, settings
 from hypothesis import strategies as st
+from outcome import described, differences, outcome
 from paths import ANY_PATH, PATHS, Path, taken
-from plain_graph import assert_same
-from random_graphs import GraphCall, random_call
+from plain_graph import PlainGraph, assert_same
+from random_graphs import GraphCall, out_for, random_call
+
+import fastlayers
 
 RANDOMS = st.randoms(use_true_random=False)
 
@@ -41,6 +47,40 @@ def check(path: Path | None, call: GraphCall) -> None:
     operands, dout = call.build()
     with taken(path):
         assert_same(call.function(), *operands, dout=dout, wrt=call.wrt, errstate=call.errstate)
+        check_out(call)
+
+
+def check_out(call: GraphCall) -> None:
+    """The same answers are written into outputs, though these be operands."""
+    operands, dout = call.build()
+    graph = PlainGraph(call.function(), fastlayers)
+    expected = outcome(graph.value_and_grad, *operands, dout=dout, errstate=call.errstate)
+    if expected.exception:
+        return
+    value, gradients = expected.value
+    values = (value,) if graph.single else value
+    operands, dout = call.build()
+    out = []
+    for result, place in zip((*values, *gradients), call.places, strict=False):
+        out.append(out_for(result, place, operands, [one for one in out if one is not None]))
+    of_value, of_gradients = tuple(out[: len(values)]), tuple(out[len(values) :])
+    with warnings.catch_warnings(action="ignore", category=UserWarning):  # of idle parameters
+        graph = fastlayers.Graph(call.function())
+    actual = outcome(
+        graph.value_and_grad,
+        *operands,
+        dout=dout,
+        out=(of_value if value is values else of_value[0], of_gradients),
+        errstate=call.errstate,
+    )
+    assert replace(actual, result=None) == replace(expected, result=None)
+    results = actual.value[0] if value is values else (actual.value[0],)
+    results = (*results, *actual.value[1])
+    for result, one, place in zip(results, (*values, *gradients), out, strict=True):
+        assert place is None or result is place
+        if type(one) is np.ndarray and one.ndim:
+            found = differences(*(described(np.array(a, order="C")) for a in (result, one)))
+            assert found == [], "\n".join(found)
 
 
 def main() -> None:
