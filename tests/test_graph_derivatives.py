@@ -1,4 +1,4 @@
-"""Derivatives of any order, against exact ones; and the graph of the gradients against `backward`."""
+"""Derivatives of any order against exact ones, and the graph of gradients against `backward`."""
 
 from __future__ import annotations
 
@@ -82,7 +82,7 @@ class Polynomial:
         return sum((value * x**a * y**b for (a, b), value in self.terms.items()), Fraction(0))
 
     def size(self, x, y):
-        """The sum of all terms without their signs: what rounding errors are to be compared with."""
+        """The sum of all terms without their signs: what errors of rounding are measured by."""
         return sum((abs(v * x**a * y**b) for (a, b), v in self.terms.items()), Fraction(0))
 
 
@@ -273,7 +273,7 @@ def test_layer_of_ones_own_has_no_graph_of_gradients():
         graph.grad("x")
 
 
-# ------------------------------------------------------------------------------- gradcheck of graphs
+# ------------------------------------------------------------------------------ gradcheck of graphs
 
 
 def test_gradcheck_takes_any_number_of_operands(implementation):
@@ -285,7 +285,7 @@ def test_gradcheck_takes_any_number_of_operands(implementation):
         gradcheck(graph, a, b, c)
     with pytest.raises(TypeError, match="e is no operand of"):
         gradcheck(graph, a, b, c, 0.75, e=1)
-    with pytest.raises(TypeError, match="^b must be a float64 array or a real number"):
+    with pytest.raises(TypeError, match=r"^b must be a float64 array or a real number"):
         gradcheck(graph, a, np.ones(3, "f4"), c, 0.75)
 
 

@@ -401,7 +401,9 @@ class Graph(BaseLayer):
         if not (isinstance(dout, Number) or hasattr(dout, "dtype")):
             raise TypeError(f"dout must be an array or a number, not {type(dout).__name__}")
         if np.ndim(dout) == 0:
-            return self._operations["broadcast_to"](dout, value)
+            # As arithmetic gives it: a scalar for an array without axes.
+            number = dout[()] if type(dout) is np.ndarray else dout
+            return self._operations["broadcast_to"](number, value)
         if np.shape(dout) != np.shape(value):
             raise ValueError(
                 f"dout has shape {np.shape(dout)}, but the value of {self._nodes.name} has "
