@@ -19,10 +19,10 @@ from .nodes import Node, Nodes
 
 # What stands in an operation's circle; other nodes are wider, and say their name.
 SYMBOLS = {
-    "multiply": "×",
+    "multiply": "\N{MULTIPLICATION SIGN}",
     "add": "+",
-    "subtract": "−",
-    "negative": "−",
+    "subtract": "\N{MINUS SIGN}",
+    "negative": "\N{MINUS SIGN}",
     "positive": "+",
     "sum_to": "Σ",
 }
@@ -158,7 +158,7 @@ def _parts(
     # Of too many nodes those in the middle become one part. Nodes before them use none of them, and
     # they none of those after, so that no circle arises.
     middle = range(ENDS, count - ENDS) if count > MOST else range(count, count)
-    part_of = [i if i < middle.start else max(middle.start, i - len(middle) + 1) for i in range(count)]
+    part_of = [min(i, max(middle.start, i - len(middle) + 1)) for i in range(count)]
     labels = nodes.labels()
     parts = []
     for i, node in enumerate(nodes.nodes):
@@ -168,8 +168,10 @@ def _parts(
                 title += f" = {nodes.expression(i, labels)}"
             value = None if values is None else values[i]
             gradient = None if gradients is None else gradients[i]
-            operands = tuple(part_of[operand] for operand in node.operands)
-            parts.append(_node(node, title, operands, value, gradient))
+            used = [part_of[operand] for operand in node.operands]
+            # One arrow is enough from all that is left out.
+            once = {(part, part == middle.start or k): part for k, part in enumerate(used)}
+            parts.append(_node(node, title, tuple(once.values()), value, gradient))
         elif i == middle.start:
             parts.append(_left_out(nodes, middle))
     for i, name in output_names(nodes).items():

@@ -1,4 +1,4 @@
-"""What a graph is, as data: nodes in the order in which they were made, and how they are written."""
+"""What a graph is, as data: nodes in the order in which they were made, and as text."""
 
 from __future__ import annotations
 
@@ -28,6 +28,7 @@ FORMATS = {
     "positive": "+{}",
     "sum_to": "sum_to({}, like={})",
     "broadcast_to": "broadcast_to({}, like={})",
+    "zeros_like": "zeros_like({})",
 }
 
 
@@ -42,6 +43,14 @@ class Nodes(NamedTuple):
     inputs: tuple[str, ...]
     outputs: tuple[int, ...]
     single: bool
+
+    def needed(self) -> set[int]:
+        """The positions of the nodes that an output depends on."""
+        needed = set(self.outputs)
+        for position in reversed(range(len(self.nodes))):
+            if position in needed:
+                needed.update(self.nodes[position].operands)
+        return needed
 
     def labels(self) -> list[str]:
         """A name for each node: an input's own, a number itself, t0, t1, … for what is computed."""
