@@ -370,6 +370,13 @@ def test_an_output_that_is_an_input_or_stands_twice():
     assert_readable(picture)
 
 
+def test_outputs_of_a_long_name_are_told_apart():
+    nodes = graph("f.grad('apple', 'apple_num')", "x y", "z = x * y", outputs="z x")
+    picture = Picture(draw(nodes))
+    assert picture.texts("end") == ["f.grad('apple', 'apple…[0]", "f.grad('apple', 'apple…[1]"]
+    assert picture.root[0].text == f"Computational graph of {nodes.name}"
+
+
 def test_numbers_are_drawn_like_inputs():
     picture = Picture(draw(graph("f", "x", "y = 2.5 * x", outputs="y"), [3, 2.5, 7.5]))
     assert picture.texts("start") == ["x", "2.5"]

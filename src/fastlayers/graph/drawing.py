@@ -133,12 +133,11 @@ def draw(
     layout = arrange(boxes)
     groups = [_group(*each) for each in zip(parts, boxes, layout.places, layout.wires, strict=True)]
     width, height = _n(layout.width + 2 * MARGIN), _n(layout.height + 2 * MARGIN)
-    name = _short(nodes.name)
-    title = f"Computational graph of {name}"
+    title = f"Computational graph of {_short(nodes.name, TITLE)}"
     told = parts[: len(nodes.inputs)] + [part for part in parts if part.shape == "end"]
     label = f"{title}; " + "; ".join(part.title.partition("\n")[0] for part in told)
     return Drawing(
-        name,
+        _short(nodes.name),
         f'<svg xmlns="http://www.w3.org/2000/svg" class="fastlayers-graph" role="img" '
         f'aria-label="{_xml(_short(label, TITLE))}" width="{width}" height="{height}" '
         f'viewBox="{_n(-MARGIN)} {_n(-MARGIN)} {width} {height}">\n'
@@ -212,9 +211,10 @@ def _left_out(nodes: Nodes, middle: range) -> _Part:
 
 def output_names(nodes: Nodes) -> dict[int, str]:
     """What the outputs are called, by their positions: one node may be several."""
+    graph = _short(nodes.name, LABEL - len("[999]"))  # the end tells one from another
     names: dict[int, list[str]] = {}
     for number, output in enumerate(nodes.outputs):
-        name = nodes.name if nodes.single else f"{nodes.name}[{number}]"
+        name = graph if nodes.single else f"{graph}[{number}]"
         names.setdefault(output, []).append(name)
     return {output: ", ".join(several) for output, several in names.items()}
 
