@@ -260,6 +260,9 @@ def add_backward(dout, x=None, y=None, out=None, sum_to_shape=False):
 
 def sum_to_operand(value, operand):
     """As `reference.sum_to_operand`; its sums are those of the pairs of gradients above."""
+    cdef bint arrays = PyArray_CheckExact(value) and PyArray_CheckExact(operand)
+    if arrays and cnp.PyArray_SAMESHAPE(<cnp.ndarray> value, <cnp.ndarray> operand):
+        return value if value.flags.owndata else value.copy()
     if PyArray_CheckExact(value) and np.shape(operand) != value.shape:
         # Of the operand the shape alone counts, and whether it is a number.
         like = 1.0 if is_python_number(operand) else np.broadcast_to(

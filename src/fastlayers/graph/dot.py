@@ -5,7 +5,7 @@ from __future__ import annotations
 from .drawing import SYMBOLS, mark, output_names
 from .nodes import Nodes
 
-ENTITY = {"&": "&amp;", "\\": "\\\\", '"': '\\"', "\n": " ", "\0": " "}
+ESCAPES = str.maketrans({"&": "&amp;", "\\": "\\\\", '"': '\\"', "\n": " ", "\0": " "})
 
 
 def to_dot(nodes: Nodes) -> str:
@@ -23,4 +23,4 @@ def to_dot(nodes: Nodes) -> str:
 
 
 def _quoted(text: str) -> str:
-    return f'"{text.translate(str.maketrans(ENTITY))}"'
+    return f'"{text.translate(ESCAPES)}"'

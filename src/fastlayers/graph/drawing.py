@@ -19,10 +19,10 @@ from .nodes import Node, Nodes
 
 # What stands in an operation's circle; other nodes are wider, and say their name.
 SYMBOLS = {
-    "multiply": "×",
+    "multiply": "\N{MULTIPLICATION SIGN}",
     "add": "+",
-    "subtract": "−",
-    "negative": "−",
+    "subtract": "\N{MINUS SIGN}",
+    "negative": "\N{MINUS SIGN}",
     "positive": "+",
     "sum_to": "Σ",
 }
@@ -133,12 +133,11 @@ def draw(
     layout = arrange(boxes)
     groups = [_group(*each) for each in zip(parts, boxes, layout.places, layout.wires, strict=True)]
     width, height = _n(layout.width + 2 * MARGIN), _n(layout.height + 2 * MARGIN)
-    name = _short(nodes.name)
-    title = f"Computational graph of {name}"
+    title = f"Computational graph of {_short(nodes.name, TITLE)}"
     told = parts[: len(nodes.inputs)] + [part for part in parts if part.shape == "end"]
     label = f"{title}; " + "; ".join(part.title.partition("\n")[0] for part in told)
     return Drawing(
-        name,
+        _short(nodes.name),
         f'<svg xmlns="http://www.w3.org/2000/svg" class="fastlayers-graph" role="img" '
         f'aria-label="{_xml(_short(label, TITLE))}" width="{width}" height="{height}" '
         f'viewBox="{_n(-MARGIN)} {_n(-MARGIN)} {width} {height}">\n'
@@ -158,7 +157,7 @@ def _parts(
     # Of too many nodes those in the middle become one part. Nodes before them use none of them, and
     # they none of those after, so that no circle arises.
     middle = range(ENDS, count - ENDS) if count > MOST else range(count, count)
-    part_of = [i if i < middle.start else max(middle.start, i - len(middle) + 1) for i in range(count)]
+    part_of = [min(i, max(middle.start, i - len(middle) + 1)) for i in range(count)]
     labels = nodes.labels()
     parts = []
     for i, node in enumerate(nodes.nodes):
@@ -168,8 +167,10 @@ def _parts(
                 title += f" = {nodes.expression(i, labels)}"
             value = None if values is None else values[i]
             gradient = None if gradients is None else gradients[i]
-            operands = tuple(part_of[operand] for operand in node.operands)
-            parts.append(_node(node, title, operands, value, gradient))
+            used = [part_of[operand] for operand in node.operands]
+            # One arrow is enough from all that is left out.
+            once = {(part, part == middle.start or k): part for k, part in enumerate(used)}
+            parts.append(_node(node, title, tuple(once.values()), value, gradient))
         elif i == middle.start:
             parts.append(_left_out(nodes, middle))
     for i, name in output_names(nodes).items():
@@ -210,9 +211,10 @@ def _left_out(nodes: Nodes, middle: range) -> _Part:
 
 def output_names(nodes: Nodes) -> dict[int, str]:
     """What the outputs are called, by their positions: one node may be several."""
+    graph = _short(nodes.name, LABEL - len("[999]"))  # the end tells one from another
     names: dict[int, list[str]] = {}
     for number, output in enumerate(nodes.outputs):
-        name = nodes.name if nodes.single else f"{nodes.name}[{number}]"
+        name = graph if nodes.single else f"{graph}[{number}]"
         names.setdefault(output, []).append(name)
     return {output: ", ".join(several) for output, several in names.items()}
 

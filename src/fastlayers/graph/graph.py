@@ -96,6 +96,7 @@ class Graph(BaseLayer):
         # Of the others the gradients need the shapes alone.
         products = (node for node in nodes.nodes if node.operation == "multiply")
         self._needed = frozenset(operand for node in products for operand in node.operands)
+        self._reached = reference.reached(nodes, range(len(nodes.inputs)))
         self._kept: Kept | None = None
 
     @property
@@ -293,12 +294,11 @@ class Graph(BaseLayer):
         operands = self._bound(operands, named)
         everything = range(len(self._nodes.nodes))
         values = reference.evaluate(self._nodes, operands, self._operations, everything)
-        inputs = range(len(self._nodes.inputs))
         gradients = reference.differentiate(
             self._nodes,
             list(values),
             self._douts(dout, values),
-            reference.reached(self._nodes, inputs),
+            self._reached,
             self._operations,
             keep=True,
         )
@@ -401,7 +401,9 @@ class Graph(BaseLayer):
         if not (isinstance(dout, Number) or hasattr(dout, "dtype")):
             raise TypeError(f"dout must be an array or a number, not {type(dout).__name__}")
         if np.ndim(dout) == 0:
-            return self._operations["broadcast_to"](dout, value)
+            # As arithmetic gives it: a scalar for an array without axes.
+            number = dout[()] if type(dout) is np.ndarray else dout
+            return self._operations["broadcast_to"](number, value)
         if np.shape(dout) != np.shape(value):
             raise ValueError(
                 f"dout has shape {np.shape(dout)}, but the value of {self._nodes.name} has "
@@ -418,7 +420,7 @@ class Graph(BaseLayer):
     ) -> Any:
         nodes = self._nodes
         inputs = [nodes.inputs.index(name) for name in names]
-        wanted = reference.reached(nodes, inputs)
+        wanted = self._reached if names is nodes.inputs else reference.reached(nodes, inputs)
         gradients = reference.differentiate(nodes, values, douts, wanted, self._operations)
         zeros_like = self._operations["zeros_like"]
         found = [zeros_like(operands[i]) if gradients[i] is None else gradients[i] for i in inputs]

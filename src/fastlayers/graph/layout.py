@@ -20,7 +20,8 @@ ROUNDS = 6  # of sweeps to the left and back
 CLEARANCE = 8.0  # between the boxes of a layer
 NARROW, WIDE = 30.0, 96.0  # the gap between layers, by how far its wires rise
 PITCH = 12.0  # between the wires that enter a box
-STEEPEST, APART = math.radians(50), math.radians(40)  # angles of those that enter a circle
+# Angles of those that enter a circle; the tip of a steeper one would reach into the layer.
+STEEPEST, APART = math.radians(45), math.radians(40)
 # How much a point insists on its height: inputs give way to passing wires, and both to results.
 INPUT, PASSING, RESULT = 1.0, 1e4, 1e8
 
@@ -104,11 +105,13 @@ class _Point:
         if self.passing or not self.box.round:
             top = -PITCH * (len(sources) - 1) / 2
             return [(source, 0.0, top + PITCH * i) for i, source in enumerate(sources)]
-        # From above to below is from negative angles to positive ones.
-        angles = [math.atan2(source.y - self.y, gap) for source in sources]
-        angles = [min(max(angle, -STEEPEST), STEEPEST) for angle in angles]
-        apart = [APART] * (len(sources) - 1)
-        angles = _spread(angles, [source.weight for source in sources], apart)
+        room = APART * (len(sources) - 1)
+        angles = []
+        for i, source in enumerate(sources):
+            angle = math.atan2(source.y - self.y, gap) - i * APART
+            angles.append(i * APART + min(max(angle, -STEEPEST), STEEPEST - room))
+        weights = [source.weight for source in sources]
+        angles = _spread(angles, weights, [APART] * (len(sources) - 1))
         radius = self.box.mark / 2
         return [(s, a, radius * math.sin(a)) for s, a in zip(sources, angles, strict=True)]
 
@@ -154,7 +157,7 @@ def _layers(boxes: list[Box]) -> list[int]:
 
 def _points(boxes: list[Box], layers: list[int]) -> list[_Point]:
     """The boxes' points, linked. A value has one wire, however many boxes it leads to."""
-    points = [_Point(*each, False) for each in zip(boxes, range(len(boxes)), layers)]
+    points = [_Point(box, i, layers[i], passing=False) for i, box in enumerate(boxes)]
     uses: list[list[tuple[_Point, int]]] = [[] for _ in boxes]
     for point in points:
         for position, operand in enumerate(point.box.operands):
@@ -163,7 +166,7 @@ def _points(boxes: list[Box], layers: list[int]) -> list[_Point]:
         end = point
         for target, position in sorted(uses[point.index], key=lambda use: use[0].layer):
             while end.layer < target.layer - 1:
-                passing = _Point(end.box, end.index, end.layer + 1, True)
+                passing = _Point(end.box, end.index, end.layer + 1, passing=True)
                 _link(end, passing, 0)
                 end = passing
             _link(end, target, position)
@@ -235,7 +238,7 @@ def _sweep(layers: list[list[_Point]], to_the_left: bool) -> None:
 
 
 def _cost(layers: list[list[_Point]]) -> tuple[int, ...]:
-    """Crossings; operands that stand below later ones; and how many ranks the wires rise or fall."""
+    """Crossings; operands that stand below later ones; the ranks that wires rise or fall."""
     disorder = steps = 0
     for point in (point for layer in layers for point in layer):
         ranks = [source.rank for source, _ in sorted(point.before, key=lambda link: link[1])]
@@ -245,7 +248,7 @@ def _cost(layers: list[list[_Point]]) -> tuple[int, ...]:
 
 
 def crossings(layers: list[list[_Point]]) -> int:
-    """Count the pairs of wires that cross: inversions of their ends where their starts are sorted."""
+    """Count the pairs of wires that cross: where starts are sorted, inversions of the ends."""
     count = 0
     for layer in layers:
         ends: list[tuple[int, int]] = []
@@ -271,7 +274,7 @@ def _set_heights(layers: list[list[_Point]]) -> float:
             guides = target.guides()
             return (point in guides) / len(guides), target.weight
 
-        targets = [target for target, _ in point.after]
+        targets = dict.fromkeys(target for target, _ in point.after)
         strongest = max(map(bond, targets), default=None)
         return [target for target in targets if bond(target) == strongest] or point.guides()
 
@@ -314,7 +317,8 @@ def _spread(wanted: list[float], weights: list[float], rooms: list[float]) -> li
 
 def _columns(layers: list[list[_Point]]) -> list[tuple[float, float, float]]:
     """Where the marks of each layer begin, and its labels, and where these end."""
-    columns, x = [], 0.0
+    columns: list[tuple[float, float, float]] = []
+    x = 0.0
     for layer in layers:
         boxes = [point.box for point in layer if not point.passing]
         rise = max((abs(p.y - q.y) for p in layer for q, _ in p.before), default=0.0)

@@ -1,4 +1,4 @@
-"""What a graph is, as data: nodes in the order in which they were made; how they are written."""
+"""What a graph is, as data: nodes in the order in which they were made, and as text."""
 
 from __future__ import annotations
 
