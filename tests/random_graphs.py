@@ -80,13 +80,15 @@ def out_for(result: Any, place: int, operands: list[Any], used: list[Any]) -> An
     """None, an array for a result in some layout, or an operand that none of ``used`` shares."""
     if place == 0 or type(result) is not np.ndarray or result.dtype.hasobject or not result.size:
         return None
-    like = (result.shape, result.dtype)
+    like = (result.shape, result.dtype.str, result.dtype.char)
     fitting = [
         one
         for one in operands
-        if type(one) is np.ndarray and (one.shape, one.dtype) == like and one.flags.writeable
+        if type(one) is np.ndarray and (one.shape, one.dtype.str, one.dtype.char) == like
         # Its elements do not overlap, and nor does it overlap another.
-        if len(set(addresses(one))) == one.size and not sharing([one], used)
+        if one.flags.writeable
+        and len(set(addresses(one))) == one.size
+        and not sharing([one], used)
     ]
     if fitting and place % 2:
         return fitting[place % len(fitting)]

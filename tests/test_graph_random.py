@@ -11,7 +11,6 @@ from __future__ import annotations
 
 import argparse
 import sys
-import warnings
 from dataclasses import replace
 from random import Random
 
@@ -20,7 +19,7 @@ from hypothesis import HealthCheck, given, note, settings
 from hypothesis import strategies as st
 from outcome import described, differences, outcome
 from paths import ANY_PATH, PATHS, Path, taken
-from plain_graph import PlainGraph, assert_same
+from plain_graph import PlainGraph, assert_same, graph_of, owned
 from random_graphs import GraphCall, out_for, random_call
 
 import fastlayers
@@ -48,6 +47,7 @@ def check(path: Path | None, call: GraphCall) -> None:
     with taken(path):
         assert_same(call.function(), *operands, dout=dout, wrt=call.wrt, errstate=call.errstate)
         check_out(call)
+        check_derivative(call)
 
 
 def check_out(call: GraphCall) -> None:
@@ -64,10 +64,8 @@ def check_out(call: GraphCall) -> None:
     for result, place in zip((*values, *gradients), call.places, strict=False):
         out.append(out_for(result, place, operands, [one for one in out if one is not None]))
     of_value, of_gradients = tuple(out[: len(values)]), tuple(out[len(values) :])
-    with warnings.catch_warnings(action="ignore", category=UserWarning):  # of idle parameters
-        graph = fastlayers.Graph(call.function())
     actual = outcome(
-        graph.value_and_grad,
+        graph_of(call.function()).value_and_grad,
         *operands,
         dout=dout,
         out=(of_value if value is values else of_value[0], of_gradients),
@@ -81,6 +79,24 @@ def check_out(call: GraphCall) -> None:
         if type(one) is np.ndarray and one.ndim:
             found = differences(*(described(np.array(a, order="C")) for a in (result, one)))
             assert found == [], "\n".join(found)
+
+
+def check_derivative(call: GraphCall) -> None:
+    """The graph of the gradients has the values that the gradients have."""
+    operands, _ = call.build()
+    plain = PlainGraph(call.function(), fastlayers)
+    names = call.wrt or plain.names
+    quiet = {"all": "ignore"}
+    expected = outcome(plain.value_and_grad, *operands, wrt=names, errstate=quiet)
+    if expected.exception:
+        return
+    actual = outcome(graph_of(call.function()).grad(*names), *operands, errstate=quiet)
+    assert actual.exception is None
+    gradients = actual.value if len(names) > 1 else (actual.value,)
+    for name, one, other in zip(names, gradients, expected.value[1], strict=True):
+        pair = [described(owned(plain.comparable(name, gradient))) for gradient in (one, other)]
+        found = differences(*pair, f"gradient by {name}")
+        assert found == [], "\n".join(found)
 
 
 def main() -> None:
