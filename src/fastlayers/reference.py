@@ -1,4 +1,4 @@
-"""The layers and their functions in plain NumPy: the right answer, by definition.
+"""The layers, their functions and graphs of them in plain NumPy: the right answer, by definition.
 
 The compiled functions are held to these in every bit, fall back on them for whatever the kernels
 do not serve, and are measured against them.
@@ -426,8 +426,10 @@ def broadcast_to(value: Any, like: Any) -> Any:
     """A value at every element of another; a Python number takes its dtype, as in arithmetic."""
     if not hasattr(like, "dtype"):
         return sum_to_operand(value, like)  # a number for a number
+    if np.shape(value) == like.shape and hasattr(value, "dtype"):
+        return value
     if hasattr(value, "dtype"):
-        return np.broadcast_to(value, like.shape, subok=True) if like.shape else value
+        return np.broadcast_to(value, like.shape, subok=True)
     full = np.full_like(_plain(like), value, dtype=np.result_type(like.dtype, value))
     return full if full.ndim else full[()]
 
@@ -506,8 +508,7 @@ def evaluate(
             elif node.operation != "layer":
                 value = run[node.operation](*used)
             elif layer_values is None:
-                value = node.detail.forward(*used)
-                value = np.asarray(value) if isinstance(value, list | tuple) else value
+                value = _forward_of_layer(node.detail, used)
             else:
                 value = layer_values[position]
         except Exception as error:
@@ -518,6 +519,14 @@ def evaluate(
             if last[operand] == position and operand not in kept:
                 values[operand] = _without_memory(values[operand])
     return values
+
+
+def _forward_of_layer(layer: Any, operands: list[Any]) -> Any:
+    """What a layer of one's own makes of its operands: one value, an array if it is a list."""
+    value = layer.forward(*operands)
+    if isinstance(value, tuple):
+        raise TypeError(f"{type(layer).__name__}.forward must return one value, not a tuple")
+    return np.array(value) if isinstance(value, list) else value
 
 
 def _add_note(error: Exception, note: str) -> None:

@@ -37,7 +37,13 @@ class Graph(BaseLayer):
         It is called once, with a symbol for each of its parameters, and may multiply, add and
         subtract these (``*``, ``+``, ``-``; with numbers, too), call `MulLayer`, `AddLayer`,
         `multiply` and `add`, layers of one's own (``layer(x)``, of any `BaseLayer`) and other
-        graphs. It returns a value, or a tuple of several.
+        graphs. It returns a value, or a tuple of several. Parameters named ``out``, ``dout`` or
+        ``wrt`` are given by position.
+
+    Attributes
+    ----------
+    inputs : tuple of str
+        The names of the parameters.
 
     Raises
     ------
@@ -122,7 +128,7 @@ class Graph(BaseLayer):
         """
         operands = self._bound(operands, named)
         if recording := _recording_of(operands):
-            return recording.inline(self._nodes, operands)
+            return recording.inline(self._nodes, operands, out)
         return self._values(operands, out)[0]
 
     def forward(self, /, *operands: Any, out: Any = None, **named: Any) -> Any:
@@ -132,7 +138,7 @@ class Graph(BaseLayer):
         """
         operands = self._bound(operands, named)
         if recording := _recording_of(operands):
-            return recording.inline(self._nodes, operands)
+            return recording.inline(self._nodes, operands, out)
         # As a layer does: kept also if the value cannot be computed.
         self._kept = None if self._layers else Kept(operands, {})
         value, layer_values = self._values(operands, out)
@@ -206,6 +212,10 @@ class Graph(BaseLayer):
             As of `backward`, of the parameters ``wrt`` in that order.
         """
         operands = self._bound(operands, named)
+        if recording := _recording_of(operands):
+            recording.refuse(
+                "value_and_grad", "call graph.grad(…) outside, and what it returns here"
+            )
         names = self._named(wrt)
         value_out, gradients_out = pair_of_outputs(out)
         values = self._evaluated(operands)
@@ -255,8 +265,11 @@ class Graph(BaseLayer):
     def __str__(self) -> str:
         if self._kept is None:
             return self._nodes.listing()
-        with np.errstate(all="ignore"):
-            return self._nodes.listing(self._evaluated(*self._kept))
+        try:
+            with np.errstate(all="ignore"):
+                return self._nodes.listing(self._evaluated(*self._kept))
+        except Exception:  # operands that it cannot be run on: forward has said so
+            return self._nodes.listing()
 
     def __repr__(self) -> str:
         inputs = self._nodes.inputs
