@@ -253,10 +253,11 @@ def store(results: Sequence[Any], outputs: Sequence[Any]) -> tuple[Any, ...]:
     # To multiply by True is to copy, in any dtype, by the rules for outputs of ufuncs.
     pairs = tuple(zip(results, outputs, strict=True))
     _check_outputs(True, pairs)
-    return tuple(
-        result if output is None else np.multiply(True, result, out=output)
-        for result, output in pairs
-    )
+    with np.errstate(invalid="ignore"):  # a signalling NaN is copied as any other
+        return tuple(
+            result if output is None else np.multiply(True, result, out=output)
+            for result, output in pairs
+        )
 
 
 def pair(out: Any) -> tuple[Any, Any]:
@@ -280,7 +281,7 @@ def _check_outputs(dout: Any, products: tuple[tuple[Any, Any], ...]) -> None:
             with np.errstate(all="ignore"), _no_complex_warning(result):
                 np.multiply(dout, factor, out=memory, where=False)
         except (TypeError, ValueError) as error:
-            refused = error
+            refused = error.with_traceback(None)  # whose frames hold this one
         if refused is not None:
             # With what NumPy says before that, of a number's overflow perhaps. Not above: the
             # error would have the first one for its context, and keep all that its frames hold.
