@@ -249,6 +249,11 @@ REFUSED = {
     "function": (lambda x: np.sum(x), r"np\.sum; write a layer"),
     "out": (lambda x: np.multiply(x, 2, out=np.ones(2)), "np.multiply with out; leave out out"),
     "asarray": (lambda x: np.asarray(x), "conversion to an array"),
+    "out of a graph": (lambda x: Graph(lambda y: y * 2)(x, out=np.ones(2)), "out=; leave it out"),
+    "value_and_grad": (
+        lambda x: Graph(lambda y: y * y).value_and_grad(x),
+        r"graph\.grad\(…\) outs",
+    ),
     "captured": (lambda x: x * np.ones(2), r"x \* np.ones\(2\): .*this ndarray from outside; make"),
     "captured first": (lambda x: np.ones(2) + x, "this ndarray from outside; make it a parameter"),
     "list": (lambda x: [1, 2] * x, "this list from outside"),
@@ -604,6 +609,31 @@ def test_listing(capsys):
         "    t4 = t1 - t3",
         "    return t4,",
     ]
+
+
+def test_listing_after_a_forward_that_failed():
+    graph = Graph(lambda x, y: x * y)
+    with pytest.raises(ValueError, match="broadcast"):
+        graph.forward(np.ones(3), np.ones(4))
+    assert str(graph).splitlines()[1:] == ["    t0 = x * y", "    return t0"]
+
+
+def test_layer_that_returns_a_list_or_a_tuple():
+    class Wrapping(BaseLayer):
+        def __init__(self, kind):
+            self.kind = kind
+
+        def forward(self, x):
+            return self.kind(x * 2.0)
+
+        def backward(self, dout):
+            return self.kind(dout * 2.0)
+
+    lists, tuples = Wrapping(list), Wrapping(tuple)
+    value, gradients = Graph(lambda x: lists(x) * 3).value_and_grad(np.ones(2))
+    assert (value.tolist(), gradients.x.tolist()) == ([6.0, 6.0], [6.0, 6.0])
+    with pytest.raises(TypeError, match=r"Wrapping\.forward must return one value, not a tuple"):
+        Graph(lambda x: tuples(x))(np.ones(2))
 
 
 def test_repr():

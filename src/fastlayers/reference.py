@@ -1,4 +1,4 @@
-"""The layers and their functions in plain NumPy: the right answer, by definition.
+"""The layers, their functions and graphs of them in plain NumPy: the right answer, by definition.
 
 The compiled functions are held to these in every bit, fall back on them for whatever the kernels
 do not serve, and are measured against them.
@@ -253,10 +253,11 @@ def store(results: Sequence[Any], outputs: Sequence[Any]) -> tuple[Any, ...]:
     # To multiply by True is to copy, in any dtype, by the rules for outputs of ufuncs.
     pairs = tuple(zip(results, outputs, strict=True))
     _check_outputs(True, pairs)
-    return tuple(
-        result if output is None else np.multiply(True, result, out=output)
-        for result, output in pairs
-    )
+    with np.errstate(invalid="ignore"):  # a signalling NaN is copied as any other
+        return tuple(
+            result if output is None else np.multiply(True, result, out=output)
+            for result, output in pairs
+        )
 
 
 def pair(out: Any) -> tuple[Any, Any]:
@@ -280,7 +281,7 @@ def _check_outputs(dout: Any, products: tuple[tuple[Any, Any], ...]) -> None:
             with np.errstate(all="ignore"), _no_complex_warning(result):
                 np.multiply(dout, factor, out=memory, where=False)
         except (TypeError, ValueError) as error:
-            refused = error
+            refused = error.with_traceback(None)  # whose frames hold this one
         if refused is not None:
             # With what NumPy says before that, of a number's overflow perhaps. Not above: the
             # error would have the first one for its context, and keep all that its frames hold.
@@ -426,8 +427,10 @@ def broadcast_to(value: Any, like: Any) -> Any:
     """A value at every element of another; a Python number takes its dtype, as in arithmetic."""
     if not hasattr(like, "dtype"):
         return sum_to_operand(value, like)  # a number for a number
+    if np.shape(value) == like.shape and hasattr(value, "dtype"):
+        return value
     if hasattr(value, "dtype"):
-        return np.broadcast_to(value, like.shape, subok=True) if like.shape else value
+        return np.broadcast_to(value, like.shape, subok=True)
     full = np.full_like(_plain(like), value, dtype=np.result_type(like.dtype, value))
     return full if full.ndim else full[()]
 
@@ -506,8 +509,7 @@ def evaluate(
             elif node.operation != "layer":
                 value = run[node.operation](*used)
             elif layer_values is None:
-                value = node.detail.forward(*used)
-                value = np.asarray(value) if isinstance(value, list | tuple) else value
+                value = _forward_of_layer(node.detail, used)
             else:
                 value = layer_values[position]
         except Exception as error:
@@ -518,6 +520,14 @@ def evaluate(
             if last[operand] == position and operand not in kept:
                 values[operand] = _without_memory(values[operand])
     return values
+
+
+def _forward_of_layer(layer: Any, operands: list[Any]) -> Any:
+    """What a layer of one's own makes of its operands: one value, an array if it is a list."""
+    value = layer.forward(*operands)
+    if isinstance(value, tuple):
+        raise TypeError(f"{type(layer).__name__}.forward must return one value, not a tuple")
+    return np.array(value) if isinstance(value, list) else value
 
 
 def _add_note(error: Exception, note: str) -> None:

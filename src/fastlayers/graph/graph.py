@@ -2,13 +2,10 @@
 
 from __future__ import annotations
 
-import functools
 import sys
 import warnings
-from collections import namedtuple
 from collections.abc import Callable, Mapping, Sequence
 from numbers import Number
-from operator import itemgetter
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -20,6 +17,7 @@ from .drawing import Drawing, draw
 from .gradients import graph_of_gradients
 from .nodes import Nodes
 from .recording import PACKAGE, Recording, Symbol, record
+from .results import apart, gradients_of, outputs_for, pair_of_outputs, stored
 
 
 class Kept(NamedTuple):
@@ -39,7 +37,13 @@ class Graph(BaseLayer):
         It is called once, with a symbol for each of its parameters, and may multiply, add and
         subtract these (``*``, ``+``, ``-``; with numbers, too), call `MulLayer`, `AddLayer`,
         `multiply` and `add`, layers of one's own (``layer(x)``, of any `BaseLayer`) and other
-        graphs. It returns a value, or a tuple of several.
+        graphs. It returns a value, or a tuple of several. Parameters named ``out``, ``dout`` or
+        ``wrt`` are given by position.
+
+    Attributes
+    ----------
+    inputs : tuple of str
+        The names of the parameters.
 
     Raises
     ------
@@ -124,7 +128,7 @@ class Graph(BaseLayer):
         """
         operands = self._bound(operands, named)
         if recording := _recording_of(operands):
-            return recording.inline(self._nodes, operands)
+            return recording.inline(self._nodes, operands, out)
         return self._values(operands, out)[0]
 
     def forward(self, /, *operands: Any, out: Any = None, **named: Any) -> Any:
@@ -134,7 +138,7 @@ class Graph(BaseLayer):
         """
         operands = self._bound(operands, named)
         if recording := _recording_of(operands):
-            return recording.inline(self._nodes, operands)
+            return recording.inline(self._nodes, operands, out)
         # As a layer does: kept also if the value cannot be computed.
         self._kept = None if self._layers else Kept(operands, {})
         value, layer_values = self._values(operands, out)
@@ -174,8 +178,8 @@ class Graph(BaseLayer):
             values = self._evaluated(operands, layer_values)
         douts = self._douts(dout, values)
         gradients = self._gradients(operands, values, douts, self._nodes.inputs)
-        outputs = _outputs(out, gradients, "gradients")
-        return type(gradients)._make(_stored(gradients, outputs))
+        outputs = outputs_for(gradients, out, "gradients")
+        return gradients_of(self._nodes.inputs, stored(gradients, outputs))
 
     def value_and_grad(
         self,
@@ -208,17 +212,21 @@ class Graph(BaseLayer):
             As of `backward`, of the parameters ``wrt`` in that order.
         """
         operands = self._bound(operands, named)
+        if recording := _recording_of(operands):
+            recording.refuse(
+                "value_and_grad", "call graph.grad(…) outside, and what it returns here"
+            )
         names = self._named(wrt)
-        value_out, gradients_out = _pair(out)
+        value_out, gradients_out = pair_of_outputs(out)
         values = self._evaluated(operands)
         results = self._results(operands, values)
         douts = self._douts(dout, values)
         gradients = self._gradients(operands, values, douts, names)
-        outputs = _outputs(value_out, results, "values", self._nodes.single)
-        outputs += _outputs(gradients_out, gradients, "gradients")
-        stored = _stored((*results, *gradients), outputs)
+        outputs = outputs_for(results, value_out, "values", self._nodes.single)
+        outputs += outputs_for(gradients, gradients_out, "gradients")
+        everything = stored([*results, *gradients], outputs)
         count = len(results)
-        return self._returned(stored[:count]), type(gradients)._make(stored[count:])
+        return self._returned(everything[:count]), gradients_of(names, everything[count:])
 
     def grad(self, *names: str) -> Graph:
         """Return the graph of the gradients of the sum of all values.
@@ -257,8 +265,11 @@ class Graph(BaseLayer):
     def __str__(self) -> str:
         if self._kept is None:
             return self._nodes.listing()
-        with np.errstate(all="ignore"):
-            return self._nodes.listing(self._evaluated(*self._kept))
+        try:
+            with np.errstate(all="ignore"):
+                return self._nodes.listing(self._evaluated(*self._kept))
+        except Exception:  # operands that it cannot be run on: forward has said so
+            return self._nodes.listing()
 
     def __repr__(self) -> str:
         inputs = self._nodes.inputs
@@ -354,8 +365,10 @@ class Graph(BaseLayer):
         """The value to return, and the values of layers of one's own."""
         values = reference.evaluate(self._nodes, operands, self._operations, self._layers)
         results = self._results(operands, values)
-        stored = _stored(results, _outputs(out, results, "values", self._nodes.single))
-        return self._returned(stored), {layer: values[layer] for layer in self._layers}
+        outputs = outputs_for(results, out, "values", self._nodes.single)
+        return self._returned(stored(results, outputs)), {
+            layer: values[layer] for layer in self._layers
+        }
 
     def _evaluated(
         self, operands: tuple[Any, ...], layer_values: Mapping[int, Any] | None = None
@@ -368,7 +381,7 @@ class Graph(BaseLayer):
     def _results(self, operands: tuple[Any, ...], values: list[Any]) -> list[Any]:
         """The outputs' values, sharing memory with nothing."""
         outputs = self._nodes.outputs
-        return _apart(
+        return apart(
             [values[output] for output in outputs],
             operands,
             [self._nodes.nodes[output].operation == "layer" for output in outputs],
@@ -417,24 +430,17 @@ class Graph(BaseLayer):
         values: list[Any],
         douts: list[Any],
         names: tuple[str, ...],
-    ) -> Any:
+    ) -> list[Any]:
         nodes = self._nodes
         inputs = [nodes.inputs.index(name) for name in names]
         wanted = self._reached if names is nodes.inputs else reference.reached(nodes, inputs)
         gradients = reference.differentiate(nodes, values, douts, wanted, self._operations)
         zeros_like = self._operations["zeros_like"]
         found = [zeros_like(operands[i]) if gradients[i] is None else gradients[i] for i in inputs]
-        return gradients_type(names)._make(_apart(found, (*operands, *douts)))
+        return apart(found, (*operands, *douts))
 
     def _returned(self, results: Sequence[Any]) -> Any:
         return results[0] if self._nodes.single else tuple(results)
-
-
-def _stored(results: Sequence[Any], outputs: Sequence[Any]) -> Sequence[Any]:
-    """Results, copied into the outputs that there are; nothing is written if one is refused."""
-    if all(output is None for output in outputs):
-        return results
-    return reference.store(results, outputs)
 
 
 def _recording_of(operands: tuple[Any, ...]) -> Recording | None:
@@ -443,66 +449,6 @@ def _recording_of(operands: tuple[Any, ...]) -> Recording | None:
         if isinstance(operand, Symbol):
             return operand._recording
     return None
-
-
-def _pair(out: Any) -> tuple[Any, Any]:
-    if out is None:
-        return None, None
-    if not (isinstance(out, tuple) and len(out) == 2):
-        raise TypeError(f"'out' must be a tuple of two, (value, gradients), not {out!r:.60}")
-    return out
-
-
-def _outputs(out: Any, results: Sequence[Any], what: str, single: bool = False) -> tuple[Any, ...]:
-    """Where the results go: an array or None for each."""
-    if out is None:
-        return (None,) * len(results)
-    if single and not isinstance(out, tuple):
-        return (out,)
-    if not isinstance(out, tuple):
-        raise TypeError(
-            f"'out' must be a tuple of {len(results)} arrays, for the {what}, not "
-            f"{type(out).__name__}"
-        )
-    if len(out) != len(results):
-        raise ValueError(
-            f"'out' must be a tuple of {len(results)} arrays, for the {what}, not of {len(out)}"
-        )
-    return out
-
-
-def _apart(results: list[Any], taken: Sequence[Any], foreign: Sequence[bool] = ()) -> list[Any]:
-    """Results that share memory with nothing: not with each other, nor with what is ``taken``.
-
-    ``foreign`` tells of each whether it comes from elsewhere, and may share memory with anything.
-    """
-    seen = {id(one) for one in taken}
-    apart = []
-    for i, result in enumerate(results):
-        view = type(result) is np.ndarray and not result.flags.owndata
-        if id(result) in seen or view or (foreign and foreign[i]):
-            result = reference.copied(result)
-        seen.add(id(result))
-        apart.append(result)
-    return apart
-
-
-@functools.lru_cache(maxsize=256)
-def gradients_type(names: tuple[str, ...]) -> Any:
-    """A named tuple of gradients. Its fields that cannot be named so, as ``_x``, are attributes."""
-    base: Any = namedtuple("Gradients", names, rename=True)  # type: ignore[misc]
-    attributes: dict[str, Any] = {
-        name: property(itemgetter(i))
-        for i, name in enumerate(names)
-        if name != base._fields[i] and not hasattr(base, name)
-    }
-    attributes["__slots__"] = ()
-    attributes["__reduce__"] = lambda self: (_gradients_of, (names, tuple(self)))
-    return type("Gradients", (base,), attributes)
-
-
-def _gradients_of(names: tuple[str, ...], values: tuple[Any, ...]) -> Any:
-    return gradients_type(names)._make(values)
 
 
 def _warn_of_unused(nodes: Nodes) -> None:

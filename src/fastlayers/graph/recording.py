@@ -172,8 +172,10 @@ class Recording:
             self._layers[id(layer)] = place
         return self._made(Node(operation, positions, layer, place))
 
-    def inline(self, graph: Nodes, operands: Sequence[Any]) -> Any:
+    def inline(self, graph: Nodes, operands: Sequence[Any], out: Any) -> Any:
         """The nodes of another graph, in place of a call of it."""
+        if out is not None:
+            self.refuse("out=", "leave it out, and give it to the whole graph")
         place = self.place()
         symbols = [self._symbol(self._position_of(operand, place)) for operand in operands]
         for node in graph.nodes[len(operands) :]:
