@@ -195,8 +195,8 @@ class PlainGraph:
         product = PRODUCTS[operation][which](dout, *operands)
         operand = operands[which]
         if np.shape(product) == np.shape(operand) and has_shape(product) <= has_shape(operand):
-            # What arithmetic on a subclass gives may be a view of an array that nobody has.
-            return product.copy() if isinstance(product, np.ndarray) and not product.flags.owndata else product
+            is_view = isinstance(product, np.ndarray) and not product.flags.owndata
+            return product.copy() if is_view else product  # what a subclass's arithmetic may give
         # The warnings of the sum alone; its bits may depend on what was multiplied. Of complex
         # numbers, which a product with 1 might warn of, no sum in tests overflows.
         if np.ndim(product) and not np.iscomplexobj(product):
@@ -276,9 +276,7 @@ def every_way(
     def named(gradients, names=plain.names):
         assert gradients._fields == names
         pairs = zip(names, seen(tuple(gradients)), strict=True)
-        return gradients_of(names)(
-            *(plain.comparable(name, one) for name, one in pairs)
-        )
+        return gradients_of(names)(*(plain.comparable(name, one) for name, one in pairs))
 
     def backward():
         return named(graph.backward(dout))

@@ -52,7 +52,7 @@ class GraphCall:
 
     source: str
     operands: tuple[Operand | Literal, ...]
-    dout: Any = Literal("1")
+    dout: Any
     wrt: tuple[str, ...] = ()
     places: tuple[int, ...] = ()
     errstate: dict[str, str] = field(default_factory=dict)
@@ -78,7 +78,9 @@ OUT_LAYOUTS = ["C", "C", "F", "rotated", "reversed", "stepped", "rows", "gate", 
 
 def out_for(result: Any, place: int, operands: list[Any], used: list[Any]) -> Any:
     """None, an array for a result in some layout, or an operand that none of ``used`` shares."""
-    if place == 0 or type(result) is not np.ndarray or result.dtype.hasobject or not result.size:
+    if place == 0 or type(result) is not np.ndarray or result.dtype.hasobject:
+        return None
+    if not result.size or not result.ndim:
         return None
     like = (result.shape, result.dtype.str, result.dtype.char)
     fitting = [
@@ -86,9 +88,7 @@ def out_for(result: Any, place: int, operands: list[Any], used: list[Any]) -> An
         for one in operands
         if type(one) is np.ndarray and (one.shape, one.dtype.str, one.dtype.char) == like
         # Its elements do not overlap, and nor does it overlap another.
-        if one.flags.writeable
-        and len(set(addresses(one))) == one.size
-        and not sharing([one], used)
+        if one.flags.writeable and len(set(addresses(one))) == one.size and not sharing([one], used)
     ]
     if fitting and place % 2:
         return fitting[place % len(fitting)]

@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 from fresh import lines_of
 from operands import LAYOUTS, Operand
-from outcome import arrays_in, described, outcome, sharing
+from outcome import arrays_in, described, sharing
 from paths import PATHS, taken
 from plain_graph import PlainGraph, assert_same
 from random_graphs import ANY_LAYOUT, function_of
@@ -87,7 +87,7 @@ def test_squares_are_rounded_before_they_are_subtracted(dtype, bits, n):
 @pytest.mark.parametrize("n", ARRAYS)
 def test_products_are_rounded_before_gradients_are_added(n):
     x, y, dout = np.full(n, 3.0), np.full(n, 1e20), np.full(n, 1e10)
-    value, gradients = assert_same(lambda x, y, z: x * y + x * z, x, y, -y, dout=dout).value
+    _, gradients = assert_same(lambda x, y, z: x * y + x * z, x, y, -y, dout=dout).value
     assert gradients.x.tolist() == [0.0] * n
 
 
@@ -492,7 +492,7 @@ def test_layouts(layout):
     for dtype in DTYPES:
         for shapes in ([(7, 9)] * 3, [(40, 33), (33,), (40, 1)], [(3, 4, 21), (4, 1), (3, 4, 21)]):
             x, a, b = (
-                Operand(dtype, shape, layout, seed=seed).build() for seed, shape in enumerate(shapes)
+                Operand(dtype, shape, layout, seed=i).build() for i, shape in enumerate(shapes)
             )
             assert_same(horner, x, a, b, 3, dout=x)
             assert_same(horner, x, a, b, np.ones(x.shape, dtype))

@@ -222,7 +222,7 @@ def test_only_wanted_gradients_are_asked_for():
     assert gradients.y == 6.0
 
 
-# --------------------------------------------------------------------------------- layers and graphs
+# ------------------------------------------------------------------------------ layers and graphs
 
 
 class Shop:
@@ -247,8 +247,9 @@ def test_method_of_a_network():
     operands = [normal(30, seed=seed) for seed in range(5)]
     value, gradients = graph.value_and_grad(*operands)
     expected = assert_same(
-        lambda apple, apple_num, orange, orange_num, tax: (apple * apple_num + orange * orange_num)
-        * tax,
+        lambda apple, apple_num, orange, orange_num, tax: (
+            (apple * apple_num + orange * orange_num) * tax
+        ),
         *operands,
     ).value
     assert described((value, tuple(gradients))) == described((expected[0], tuple(expected[1])))

@@ -144,7 +144,7 @@ FAILING = {
     "shapes": (lambda graph, operands: graph(*operands[:3], np.ones(7)), ValueError),
     "dout": (lambda graph, operands: graph.value_and_grad(*operands, dout=np.ones(7)), ValueError),
     "types": (lambda graph, operands: graph(*operands[:3], "c"), TypeError),
-    "flags": (lambda graph, operands: graph(operands[0] * 1e300, *operands[1:]), FloatingPointError),
+    "flags": (lambda graph, operands: graph(1e300, *operands[1:3], 1e300), FloatingPointError),
     "out": (lambda graph, operands: graph(*operands, out=np.zeros(7)), ValueError),
 }
 

@@ -71,7 +71,8 @@ def check_out(call: GraphCall) -> None:
         out=(of_value if value is values else of_value[0], of_gradients),
         errstate=call.errstate,
     )
-    assert replace(actual, result=None) == replace(expected, result=None)
+    found = differences(replace(actual, result=None), replace(expected, result=None), "out")
+    assert found == [], "\n".join(found)
     results = actual.value[0] if value is values else (actual.value[0],)
     results = (*results, *actual.value[1])
     for result, one, place in zip(results, (*values, *gradients), out, strict=True):
