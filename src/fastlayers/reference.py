@@ -250,14 +250,16 @@ def _products(dout: Any, first: Any, second: Any, out: Any) -> tuple[Any, Any]:
 
 def store(results: Sequence[Any], outputs: Sequence[Any]) -> tuple[Any, ...]:
     """Results that share memory with nothing, each copied into its output if there is one."""
-    # To multiply by True is to copy, in any dtype, by the rules for outputs of ufuncs.
+    # To multiply by True is to copy, in any dtype, by the rules for outputs of ufuncs: but for the
+    # signs of complex zeros, and for signalling NaNs.
     pairs = tuple(zip(results, outputs, strict=True))
     _check_outputs(True, pairs)
-    with np.errstate(invalid="ignore"):  # a signalling NaN is copied as any other
-        return tuple(
-            result if output is None else np.multiply(True, result, out=output)
-            for result, output in pairs
-        )
+    for result, output in pairs:
+        if type(output) is np.ndarray:
+            np.copyto(output, result, casting="same_kind")
+        elif output is not None:
+            np.multiply(True, result, out=output)
+    return tuple(result if output is None else output for result, output in pairs)
 
 
 def pair(out: Any) -> tuple[Any, Any]:
