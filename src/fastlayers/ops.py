@@ -27,7 +27,14 @@ if IMPLEMENTATION not in ("native", "reference"):
 
 if IMPLEMENTATION == "native":
     try:
-        from ._core import add, add_backward, multiply, multiply_backward, sum_to_operand
+        from ._core import (
+            add,
+            add_backward,
+            multiply,
+            multiply_backward,
+            multiply_to_operand,
+            sum_to_operand,
+        )
     except ImportError as error:
         if os.environ.get("FASTLAYERS_IMPLEMENTATION"):
             raise ImportError(
@@ -45,7 +52,14 @@ if IMPLEMENTATION == "native":
         import_error = str(error)
 
 if IMPLEMENTATION == "reference":
-    from .reference import add, add_backward, multiply, multiply_backward, sum_to_operand
+    from .reference import (
+        add,
+        add_backward,
+        multiply,
+        multiply_backward,
+        multiply_to_operand,
+        sum_to_operand,
+    )
 
 # What graphs are run by, node by node.
 OPERATIONS: reference.Operations = {
@@ -53,4 +67,5 @@ OPERATIONS: reference.Operations = {
     "multiply": multiply,
     "add": add,
     "sum_to": sum_to_operand,
+    "multiply_to": multiply_to_operand,
 }

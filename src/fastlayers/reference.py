@@ -250,14 +250,16 @@ def _products(dout: Any, first: Any, second: Any, out: Any) -> tuple[Any, Any]:
 
 def store(results: Sequence[Any], outputs: Sequence[Any]) -> tuple[Any, ...]:
     """Results that share memory with nothing, each copied into its output if there is one."""
-    # To multiply by True is to copy, in any dtype, by the rules for outputs of ufuncs.
+    # To multiply by True is to copy, in any dtype, by the rules for outputs of ufuncs: but for the
+    # signs of complex zeros, and for signalling NaNs.
     pairs = tuple(zip(results, outputs, strict=True))
     _check_outputs(True, pairs)
-    with np.errstate(invalid="ignore"):  # a signalling NaN is copied as any other
-        return tuple(
-            result if output is None else np.multiply(True, result, out=output)
-            for result, output in pairs
-        )
+    for result, output in pairs:
+        if type(output) is np.ndarray:
+            np.copyto(output, result, casting="same_kind")
+        elif output is not None:
+            np.multiply(True, result, out=output)
+    return tuple(result if output is None else output for result, output in pairs)
 
 
 def pair(out: Any) -> tuple[Any, Any]:
@@ -416,11 +418,19 @@ class AddLayer(ElementwiseLayer):
 Operations = Mapping[str, Callable[..., Any]]
 
 
-def sum_to_operand(value: Any, operand: Any) -> Any:
-    """Sum a gradient to the shape of its operand; a Python number's is a number."""
+def sum_to_operand(value: Any, operand: Any, other: Any = None) -> Any:
+    """Sum a gradient to the shape of its operand; a Python number's is a number.
+
+    ``other`` is the other operand, on which not the sum, but its rounding may depend.
+    """
     if not (hasattr(value, "shape") or hasattr(operand, "shape")):
         return value
     return _gradient(value, operand, np.shape(value))
+
+
+def multiply_to_operand(dout: Any, factor: Any, operand: Any) -> Any:
+    """The half of `multiply_backward`: ``dout * factor``, summed to the shape of its operand."""
+    return sum_to_operand(dout * factor, operand)
 
 
 def broadcast_to(value: Any, like: Any) -> Any:
@@ -452,32 +462,37 @@ OPERATIONS: Operations = {
     "negative": operator.neg,
     "positive": operator.pos,
     "sum_to": sum_to_operand,
+    "multiply_to": multiply_to_operand,
     "broadcast_to": broadcast_to,
     "zeros_like": zeros_like,
 }
 
 
-def _passed_on(run: Operations, dout: Any, *operands: Any) -> Any:
-    return run["multiply"](dout, 1)
-
-
-def _negated(run: Operations, dout: Any, *operands: Any) -> Any:
-    return run["multiply"](dout, -1)
-
-
-# The chain rule: what an operation makes of the gradient of its value, for each of its operands. It
-# is summed to the operand's shape afterwards. None: of this operand only the shape matters.
+# The chain rule: what an operation makes of the gradient of its value, for each of its operands, of
+# the operand's shape. None: of this operand only the shape matters.
 GRADIENTS: Mapping[str, tuple[Callable[..., Any] | None, ...]] = {
     "multiply": (
-        lambda run, dout, x, y: run["multiply"](dout, y),
-        lambda run, dout, x, y: run["multiply"](dout, x),
+        lambda run, dout, x, y: run["multiply_to"](dout, y, x),
+        lambda run, dout, x, y: run["multiply_to"](dout, x, y),
     ),
-    "add": (_passed_on, _passed_on),
-    "subtract": (_passed_on, _negated),
-    "negative": (_negated,),
-    "positive": (_passed_on,),
-    "sum_to": (lambda run, dout, value, like: run["broadcast_to"](dout, value), None),
-    "broadcast_to": (lambda run, dout, value, like: dout, None),
+    "add": (
+        lambda run, dout, x, y: run["sum_to"](run["multiply"](dout, 1), x, y),
+        lambda run, dout, x, y: run["sum_to"](run["multiply"](dout, 1), y, x),
+    ),
+    "subtract": (
+        lambda run, dout, x, y: run["sum_to"](run["multiply"](dout, 1), x, y),
+        lambda run, dout, x, y: run["sum_to"](run["multiply"](dout, -1), y, x),
+    ),
+    "negative": (lambda run, dout, x: run["multiply"](dout, -1),),
+    "positive": (lambda run, dout, x: run["multiply"](dout, 1),),
+    # Of the graphs of gradients.
+    "sum_to": (lambda run, dout, value, like, other: run["broadcast_to"](dout, value), None, None),
+    "multiply_to": (
+        lambda run, dout, x, y, like: run["multiply_to"](run["broadcast_to"](dout, x), y, x),
+        lambda run, dout, x, y, like: run["multiply_to"](run["broadcast_to"](dout, x), x, y),
+        None,
+    ),
+    "broadcast_to": (lambda run, dout, value, like: run["sum_to"](dout, value, like), None),
     "zeros_like": (None,),
 }
 
@@ -600,13 +615,13 @@ def _contributions(
     if node.operation == "layer":
         passed = _backward_of_layer(node.detail, dout, used)
         return [
-            (operand, run["sum_to"](gradient, value))
+            (operand, run["sum_to"](gradient, value, gradient))
             for operand, value, gradient in zip(node.operands, used, passed, strict=True)
             if operand in wanted and gradient is not None
         ]
     return [
-        (operand, run["sum_to"](rule(run, dout, *used), value))
-        for operand, value, rule in zip(node.operands, used, GRADIENTS[node.operation], strict=True)
+        (operand, rule(run, dout, *used))
+        for operand, rule in zip(node.operands, GRADIENTS[node.operation], strict=True)
         if operand in wanted and rule is not None
     ]
 

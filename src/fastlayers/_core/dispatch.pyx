@@ -258,19 +258,35 @@ def add_backward(dout, x=None, y=None, out=None, sum_to_shape=False):
     return evaluate_backward(reference.add_backward, dout, x, y, out, sum_to_shape)
 
 
-def sum_to_operand(value, operand):
-    """As `reference.sum_to_operand`; its sums are those of the pairs of gradients above."""
-    cdef bint arrays = PyArray_CheckExact(value) and PyArray_CheckExact(operand)
-    if arrays and cnp.PyArray_SAMESHAPE(<cnp.ndarray> value, <cnp.ndarray> operand):
+def sum_to_operand(value, operand, other=None):
+    """As `reference.sum_to_operand`, with the sums of `add_backward`."""
+    if not PyArray_CheckExact(value):
+        return reference.sum_to_operand(value, operand)
+    if has_same_shape(value, operand):
         return value if value.flags.owndata else value.copy()
-    if PyArray_CheckExact(value) and np.shape(operand) != value.shape:
+    result = None
+    if other is not None:
+        result = summed_backward(ADD_BACKWARD, value, operand, other)
+    if result is None and np.shape(operand) != value.shape:
         # Of the operand the shape alone counts, and whether it is a number.
         like = 1.0 if is_python_number(operand) else np.broadcast_to(
             np.zeros((), value.dtype), np.shape(operand))
         result = summed_backward(ADD_BACKWARD, value, like, value)
-        if result is not None:
+    return reference.sum_to_operand(value, operand) if result is None else result[0]
+
+
+def multiply_to_operand(dout, factor, operand):
+    """As `reference.multiply_to_operand`, with the sums of `multiply_backward`."""
+    if PyArray_CheckExact(dout) and not has_same_shape(dout, operand):
+        result = summed_backward(MULTIPLY_BACKWARD, dout, operand, factor)
+        if result is not None:  # no exception was raised, for the other gradient neither
             return result[0]
-    return reference.sum_to_operand(value, operand)
+    return sum_to_operand(multiply(dout, factor), operand)
+
+
+cdef bint has_same_shape(array, operand):
+    return PyArray_CheckExact(operand) and cnp.PyArray_SAMESHAPE(
+        <cnp.ndarray> array, <cnp.ndarray> operand)
 
 
 cdef object at_shape(object product, tuple shape):

@@ -98,7 +98,7 @@ class Graph(BaseLayer):
         self._nodes = nodes
         self._layers = [i for i, node in enumerate(nodes.nodes) if node.operation == "layer"]
         # Of the others the gradients need the shapes alone.
-        products = (node for node in nodes.nodes if node.operation == "multiply")
+        products = [n for n in nodes.nodes if n.operation in ("multiply", "multiply_to")]
         self._needed = frozenset(operand for node in products for operand in node.operands)
         self._reached = reference.reached(nodes, range(len(nodes.inputs)))
         self._kept: Kept | None = None

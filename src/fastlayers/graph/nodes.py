@@ -27,6 +27,7 @@ FORMATS = {
     "negative": "-{}",
     "positive": "+{}",
     "sum_to": "sum_to({}, like={})",
+    "multiply_to": "sum_to({} * {}, like={})",
     "broadcast_to": "broadcast_to({}, like={})",
     "zeros_like": "zeros_like({})",
 }
