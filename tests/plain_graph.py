@@ -179,16 +179,10 @@ class PlainGraph:
     def _start(self, value: Any, dout: Any) -> Any:
         """What is given for an output, in its shape."""
         if not has_shape(value):
-            if np.ndim(dout):
-                return self._summed("add", 0, dout, [value, dout])
             return dout.item() if has_shape(dout) else dout
         if not has_shape(dout):
             return np.full_like(value, dout, np.result_type(value, dout), subok=False)[()]
-        if np.broadcast_shapes(dout.shape, value.shape) != value.shape:
-            return self._summed("add", 0, dout, [value, dout])
-        if dout.shape != value.shape:
-            return np.broadcast_to(dout, value.shape, subok=True)
-        return dout if dout.ndim else dout[()]
+        return dout if np.ndim(dout) else np.broadcast_to(dout, value.shape)[()]
 
     def _contribution(self, operation: str, which: int, dout: Any, operands: list[Any]) -> Any:
         """The gradient of the operand ``which``, in its shape; a number's is a number."""

@@ -432,11 +432,21 @@ def test_parts_are_summed_each_before_they_are_added(dtype):
         assert_same(function, x, y, z)
 
 
-@pytest.mark.parametrize("shape", [(4,), (1, 4), (3, 1), (1, 1), ()])
-def test_dout_of_a_smaller_shape(shape):
-    x, y, dout = normal((3, 4)), normal(4, seed=1), np.asarray(normal(shape, seed=2))
-    assert_same(lambda x, y: x * y + y, x, y, dout=dout)
-    assert_same(lambda x, y: y - x, x, y, dout=dout)
+@pytest.mark.parametrize("shape", [(4,), (1, 4), (3, 1), (1, 1), (2, 3, 4), (4, 3)])
+def test_dout_of_another_shape_is_refused(shape):
+    graph = Graph(lambda x, y: x * y + y)
+    operands = normal((3, 4)), normal(4, seed=1)
+    graph.forward(*operands)
+    for call in (graph.backward, lambda dout: graph.value_and_grad(*operands, dout=dout)):
+        with pytest.raises(ValueError, match=r"dout has shape .*\(3, 4\)"):
+            call(np.ones(shape))
+
+
+def test_dout_without_axes_stands_for_itself_everywhere():
+    x, y = normal((3, 4)), normal(4, seed=1)
+    for dout in (np.array(0.1), np.float64(0.1), np.float32(0.1), np.array(3), 0.1):
+        assert_same(lambda x, y: x * y + y, x, y, dout=dout)
+        assert_same(lambda x, y: y - x, x, y, dout=dout)
 
 
 def test_shapes_that_do_not_broadcast():
