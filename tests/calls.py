@@ -99,6 +99,20 @@ def warning(function, *args, **kwargs):
         return function(*args, **kwargs)
 
 
+GRAPH = fastlayers.Graph(lambda x, a, b, c: (a * x + b) * x - c)
+
+
+def graph_step(*operands, dout):
+    graph = fastlayers.Graph(lambda x, a, b, c: (a * x + b) * x - c)
+    return graph.forward(*operands), *graph.backward(dout)
+
+
+def passed(*operands, **options):
+    """Value and gradients of a graph, as one tuple."""
+    value, gradients = GRAPH.value_and_grad(*operands, **options)
+    return value, *gradients
+
+
 multiply, multiply_backward = fastlayers.multiply, fastlayers.multiply_backward
 add, add_backward = fastlayers.add, fastlayers.add_backward
 
@@ -156,6 +170,13 @@ FALLEN_THROUGH = {
     "masked": lambda o: multiply(o.masked, o.x),
     "objects": lambda o: multiply_backward(o.objects, o.objects, 2),
     "list": lambda o: multiply([1.0, 2.0], o.row[:2]),
+    "a graph of numbers": lambda o: passed(o.number, 2, 3, 1.5),
+    "a graph": lambda o: passed(o.x, o.y, o.level, o.number),
+    "a graph that sums": lambda o: passed(o.x, o.row, o.column, o.number, dout=o.y),
+    "a graph of what is mixed": lambda o: passed(o.float32, o.x, o.row, o.int32),
+    "a graph by name": lambda o: passed(o.x, o.y, o.level, o.x, wrt=("a", "c")),
+    "a graph with out": lambda o: GRAPH(o.x, o.y, o.level, o.row, out=o.out),
+    "a graph's step": lambda o: graph_step(o.x, o.y, o.level, o.number, dout=o.x),
     "overflow": lambda o: without_warnings(multiply, o.huge, o.huge),
     "recycling": lambda o: recycled(np.add, o.complex, o.complex),
 }
@@ -175,8 +196,11 @@ FAILING = {
     "out, no pair": lambda o: multiply_backward(o.x, o.y, o.x, out=(o.out,)),
     "out, its second": lambda o: multiply_backward(o.x, o.y, o.x, out=(o.out, o.readonly)),
     "out, none for its first": lambda o: add_backward(o.x, out=(None, o.wrong_shape)),
+    "shapes in a graph": lambda o: GRAPH(o.x, o.y, o.wrong_shape, 1.0),
+    "out of a graph": lambda o: GRAPH(o.x, o.y, o.level, 1.0, out=o.wrong_shape),
     "overflow raised": lambda o: raising(multiply, o.huge, o.huge),
     "overflow raised by backward": lambda o: raising(multiply_backward, o.huge, o.huge, o.x),
+    "overflow raised by a graph": lambda o: raising(passed, o.huge, o.huge, o.x, o.y),
     "overflow raised by sums": lambda o: raising(
         multiply_backward, o.huge, o.huge, 1e300, sum_to_shape=True
     ),

@@ -34,6 +34,12 @@ settings.register_profile("fuzz", deadline=None, max_examples=25_000, print_blob
 settings.load_profile("suite")
 
 
+class ReferenceGraph(fastlayers.Graph):
+    """A graph that is run by plain NumPy, whatever is installed."""
+
+    _operations = reference.OPERATIONS
+
+
 class Implementation:
     """One implementation's functions and layers."""
 
@@ -46,6 +52,7 @@ class Implementation:
         self.add_backward = source.add_backward
         self.MulLayer = source.MulLayer
         self.AddLayer = source.AddLayer
+        self.Graph = ReferenceGraph if source is reference else fastlayers.Graph
 
     def __repr__(self):
         return self.source.__name__

@@ -56,7 +56,7 @@ class Operand:
 
 
 def elements(dtype: str, count: int, values: str, rng: np.random.Generator) -> np.ndarray:
-    """``count`` elements of a dtype, contiguous."""
+    """``count`` elements of a dtype, contiguous; ``values`` is one of `VALUES`, or ``uneven``."""
     dtype = np.dtype(dtype)
     if values == "spot":
         # One special element among ordinary ones: does the flag that it raises survive, whichever
@@ -71,6 +71,8 @@ def elements(dtype: str, count: int, values: str, rng: np.random.Generator) -> n
         return rng.choice(special(dtype), count)
     if values == "bits":
         return _bits(dtype, count, rng)
+    if values == "uneven" and dtype.kind in "fc":
+        return _uneven(dtype, count, rng)
     return _ordinary(dtype, count, rng)
 
 
@@ -87,6 +89,13 @@ def _ordinary(dtype: np.dtype, count: int, rng: np.random.Generator) -> np.ndarr
     if dtype.kind == "V":
         return np.frombuffer(bytearray(rng.bytes(count * dtype.itemsize)), dtype)
     return rng.integers(0, 10, count).astype(dtype)
+
+
+def _uneven(dtype: np.dtype, count: int, rng: np.random.Generator) -> np.ndarray:
+    """Numbers of which the sum of three, or a product that is not rounded, tells the order."""
+    large = 2 / np.finfo(dtype).eps
+    numbers = [large, -large, 1, -1, 1 + np.finfo(dtype).eps, 3, 0.0, -0.0]
+    return rng.choice(np.array(numbers, dtype), count)
 
 
 def _bits(dtype: np.dtype, count: int, rng: np.random.Generator) -> np.ndarray:

@@ -79,7 +79,9 @@ def test_public_names_are_documented(name):
             assert method.__name__.startswith("_") or inspect.getdoc(method)
 
 
-@pytest.mark.parametrize("module", ["about", "base", "config", "gradcheck", "reference"])
+@pytest.mark.parametrize(
+    "module", ["about", "base", "config", "gradcheck", "graph.graph", "reference"]
+)
 def test_examples_in_docstrings(module):
     # By its name in full: fastlayers.gradcheck is the function.
     result = doctest.testmod(importlib.import_module(f"fastlayers.{module}"))

@@ -15,6 +15,7 @@ from .config import (
     set_num_threads,
 )
 from .gradcheck import GradcheckError, gradcheck
+from .graph import Graph
 from .layers import AddLayer, MulLayer
 from .ops import IMPLEMENTATION as IMPLEMENTATION
 from .ops import add as add
@@ -27,6 +28,7 @@ __all__ = [
     "AddLayer",
     "BaseLayer",
     "GradcheckError",
+    "Graph",
     "MulLayer",
     "cache_info",
     "empty_cache",

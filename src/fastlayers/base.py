@@ -9,6 +9,19 @@ from typing import Any
 import numpy as np
 
 
+class Placeholder:
+    """What stands for an operand while a graph is recorded: the base of its symbols.
+
+    It is here so that layers know symbols without knowing graphs.
+    """
+
+    __slots__ = ()
+
+    def apply(self, layer: BaseLayer, operands: tuple[Any, ...]) -> Any:
+        """Make a node of ``layer`` in the graph that is recorded."""
+        raise NotImplementedError
+
+
 class BaseLayer:
     """A node of a computational graph: ``forward``, ``backward`` and ``toString``.
 
@@ -32,6 +45,13 @@ class BaseLayer:
     >>> layer.backward(np.array([1.0, 3.0]))
     array([0., 3.])
     """
+
+    def __call__(self, *operands: Any) -> Any:
+        """Return ``forward(*operands)``; in a function that `Graph` records, make a node."""
+        for operand in operands:
+            if isinstance(operand, Placeholder):
+                return operand.apply(self, operands)
+        return self.forward(*operands)
 
     # Of any operands, as type checkers read it: a layer of one's own takes what it likes.
     def forward(self, *operands: Any, **named: Any) -> Any:

@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import copy
+import inspect
 from numbers import Real
 from typing import Any
 
 import numpy as np
 
 from .base import BaseLayer
+from .graph import Graph
 from .reference import sum_to
 
 
@@ -31,27 +33,27 @@ class GradcheckError(RuntimeError):
 
 def gradcheck(
     layer: BaseLayer,
-    x: Any,
-    y: Any,
-    *,
+    *operands: Any,
     eps: float = 1e-6,
     atol: float = 1e-5,
     rtol: float = 1e-3,
+    **named: Any,
 ) -> bool:
     """Check that ``layer.backward`` gives the gradients of ``layer.forward``.
 
     The forward pass is contracted with a fixed vector ``dout`` (standard normal, always the same),
-    which makes a scalar function of every element; its central difference,
-    ``(f(x + eps) - f(x - eps)) / (2 eps)``, is compared with what ``backward(dout)`` gives. A
-    gradient that has a broadcast operand's broadcast shape, as the plain layers give it, is summed
-    to the operand's own shape first.
+    or with one for each of several values, which makes a scalar function of every element; its
+    central difference, ``(f(x + eps) - f(x - eps)) / (2 eps)``, is compared with what
+    ``backward(dout)`` gives. A gradient that has a broadcast operand's broadcast shape, as the
+    plain layers give it, is summed to the operand's own shape first.
 
     Parameters
     ----------
     layer : BaseLayer
-        Layer to check. A copy of it is run; the layer itself is left as it was.
-    x, y : float64 ndarray or real number
-        Operands at which to check. They are not modified.
+        Layer to check, a `Graph` perhaps. A copy of it is run; the layer itself is left as it was.
+    *operands, **named : float64 ndarray or real number
+        Operands at which to check, as many as the layer takes, by position or by name. They are
+        not modified.
     eps : float, optional
         Step of the differences, in units of the operands.
     atol, rtol : float, optional
@@ -72,47 +74,82 @@ def gradcheck(
     TypeError
         If an operand is neither a float64 array nor a real number.
     ValueError
-        If ``eps`` is not positive and finite, or ``backward`` gives no pair, or a gradient's shape
-        cannot be summed to its operand's.
+        If ``eps`` is not positive and finite, or ``backward`` does not give a gradient for each
+        operand, or a gradient's shape cannot be summed to its operand's.
 
     Examples
     --------
     >>> import numpy as np
-    >>> from fastlayers import MulLayer, gradcheck
+    >>> from fastlayers import Graph, MulLayer, gradcheck
     >>> gradcheck(MulLayer(), np.array([1.0, 2.0]), np.array([3.0, -4.0]))
+    True
+    >>> gradcheck(Graph(lambda w, x, b: w * x + b), 2.0, np.array([3.0, -4.0]), b=1.0)
     True
     """
     if not (eps > 0 and np.isfinite(eps)):
         raise ValueError(f"eps must be positive and finite, got {eps!r}")
     layer = copy.deepcopy(layer)
-    operands = {"x": _float64_copy("x", x), "y": _float64_copy("y", y)}
+    points = {
+        name: _float64_copy(name, operand)
+        for name, operand in _by_name(layer, operands, named).items()
+    }
 
-    def forward() -> Any:
+    def forward() -> tuple[Any, ...]:
         # Copies, since the layer may keep them, or write into them.
-        return layer.forward(*(_as_given(operand.copy()) for operand in operands.values()))
+        value = layer.forward(*(_as_given(point.copy()) for point in points.values()))
+        return value if isinstance(value, tuple) else (value,)
 
-    result = forward()
-    dout = np.asarray(np.random.default_rng(0).standard_normal(np.shape(result)))
-    gradients = layer.backward(_as_given(dout.copy()))
-    if not (isinstance(gradients, tuple) and len(gradients) == 2):
-        raise ValueError(
-            f"{type(layer).__name__}.backward must return a pair (dx, dy), "
-            f"got {_described(gradients)}"
-        )
-    for (name, operand), gradient in zip(operands.items(), gradients, strict=True):
-        analytic = _summed_to(operand.shape, gradient, f"d{name}")
-        numeric = np.empty_like(operand)
-        for index in np.ndindex(operand.shape):
-            centre = operand[index]
+    generator = np.random.default_rng(0)
+    values = forward()
+    douts = [np.asarray(generator.standard_normal(np.shape(value))) for value in values]
+    given = tuple(_as_given(dout.copy()) for dout in douts)
+    returned = layer.backward(given if len(given) > 1 else given[0])
+    gradients = _one_each(layer, returned, list(points))
+    for (name, point), gradient in zip(points.items(), gradients, strict=True):
+        analytic = _summed_to(point.shape, gradient, f"d{name}")
+        numeric = np.empty_like(point)
+        for index in np.ndindex(point.shape):
+            centre = point[index]
             # The step that was really taken, after rounding.
-            operand[index] = above = centre + eps
-            upper = np.array(forward())
-            operand[index] = below = centre - eps
-            lower = np.array(forward())
-            operand[index] = centre
-            numeric[index] = np.sum(dout * (upper - lower)) / (above - below)
+            point[index] = above = centre + eps
+            upper = [np.array(value) for value in forward()]
+            point[index] = below = centre - eps
+            lower = [np.array(value) for value in forward()]
+            point[index] = centre
+            changes = zip(douts, upper, lower, strict=True)
+            change = sum(np.sum(dout * (high - low)) for dout, high, low in changes)
+            numeric[index] = change / (above - below)
         _compare(type(layer).__name__, name, analytic, numeric, atol, rtol)
     return True
+
+
+def _by_name(layer: BaseLayer, operands: tuple[Any, ...], named: dict[str, Any]) -> dict[str, Any]:
+    """The operands in order, by the names that the layer has for them."""
+    if isinstance(layer, Graph):
+        names = layer.inputs
+    else:
+        parameters = inspect.signature(layer.forward).parameters.values()
+        names = tuple(p.name for p in parameters if p.kind is p.POSITIONAL_OR_KEYWORD)
+    # More of them are what forward takes by *operands, or refuses.
+    names += tuple(f"operand{i}" for i in range(len(names), len(operands)))
+    given = dict(zip(names, operands, strict=False))
+    for name in named:
+        if name not in names or name in given:
+            raise TypeError(f"{name} is no operand of {type(layer).__name__}, or given twice")
+    return given | {name: named[name] for name in names if name in named}
+
+
+def _one_each(layer: BaseLayer, gradients: Any, names: list[str]) -> tuple[Any, ...]:
+    """The gradients that ``backward`` returned; of a single operand it may return that alone."""
+    if len(names) == 1 and not isinstance(gradients, tuple):
+        return (gradients,)
+    if not (isinstance(gradients, tuple) and len(gradients) == len(names)):
+        what = "pair" if len(names) == 2 else "tuple"
+        raise ValueError(
+            f"{type(layer).__name__}.backward must return a {what} "
+            f"({', '.join('d' + name for name in names)}), got {_described(gradients)}"
+        )
+    return gradients
 
 
 def _float64_copy(name: str, operand: Any) -> np.ndarray:

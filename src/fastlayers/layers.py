@@ -10,6 +10,8 @@ from .ops import add, add_backward, multiply, multiply_backward
 
 # A layer keeps two attributes, and reads each once a call. Threads that share one layer may mix
 # their operands up, as with the plain layers; what a call computes with is alive till its end.
+# They are kept after the call: where a graph is recorded, the layer is as it was when a symbol
+# is asked for it.
 #
 # To catch an error by a name would cost each call some 3 ns, 3 % of a small one: a name is a
 # variable more.
@@ -24,9 +26,11 @@ class MulLayer(reference.MulLayer):
 
         def forward(self, x, y, out=None):
             """Return ``x * y`` and keep the operands for ``backward``; see `multiply`."""
-            self.x = x
-            self.y = y
-            return multiply(x, y, out)
+            try:
+                return multiply(x, y, out)
+            finally:
+                self.x = x
+                self.y = y
 
         def backward(self, dout, out=None):
             """Return ``(dout * y, dout * x)``; see `multiply_backward`."""
@@ -44,9 +48,11 @@ class AddLayer(reference.AddLayer):
 
         def forward(self, x, y, out=None):
             """Return ``x + y`` and keep the operands; see `add`."""
-            self.x = x
-            self.y = y
-            return add(x, y, out)
+            try:
+                return add(x, y, out)
+            finally:
+                self.x = x
+                self.y = y
 
         def backward(self, dout, out=None):
             """Return ``(dout * 1, dout * 1)``; see `add_backward`."""

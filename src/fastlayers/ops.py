@@ -10,6 +10,8 @@ from __future__ import annotations
 import os
 from importlib.util import find_spec
 
+from . import reference
+
 __all__ = ["IMPLEMENTATION", "add", "add_backward", "multiply", "multiply_backward"]
 
 IMPLEMENTATION = os.environ.get("FASTLAYERS_IMPLEMENTATION") or "native"
@@ -56,10 +58,33 @@ if IMPLEMENTATION == "reference":
     reason = "FASTLAYERS_IMPLEMENTATION is 'reference'"
 else:
     try:
-        from ._core import add, add_backward, multiply, multiply_backward
+        from ._core import (
+            add,
+            add_backward,
+            multiply,
+            multiply_backward,
+            multiply_to_operand,
+            sum_to_operand,
+        )
     except ImportError as error:
         reason, warning = _missing(error)
         IMPLEMENTATION = "reference"
 
 if IMPLEMENTATION == "reference":
-    from .reference import add, add_backward, multiply, multiply_backward
+    from .reference import (
+        add,
+        add_backward,
+        multiply,
+        multiply_backward,
+        multiply_to_operand,
+        sum_to_operand,
+    )
+
+# What graphs are run by, node by node.
+OPERATIONS: reference.Operations = {
+    **reference.OPERATIONS,
+    "multiply": multiply,
+    "add": add,
+    "sum_to": sum_to_operand,
+    "multiply_to": multiply_to_operand,
+}

@@ -1,4 +1,4 @@
-"""The layers and their functions in plain NumPy: the right answer, by definition.
+"""The layers, their functions and graphs of them in plain NumPy: the right answer, by definition.
 
 The compiled functions are held to these in every bit, fall back on them for whatever the kernels
 do not serve, and are measured against them.
@@ -6,14 +6,20 @@ do not serve, and are measured against them.
 
 from __future__ import annotations
 
+import copy
+import operator
 import warnings
+from collections.abc import Callable, Collection, Mapping, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from numbers import Number
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
 from .base import ElementwiseLayer, explain
+
+if TYPE_CHECKING:
+    from .graph.nodes import Nodes
 
 __all__ = ["AddLayer", "MulLayer", "add", "add_backward", "multiply", "multiply_backward"]
 
@@ -138,7 +144,7 @@ def multiply_backward(
     if sum_to_shape:
         shape = np.broadcast_shapes(np.shape(dout), np.shape(x), np.shape(y))
         dx, dy = _gradient(dout * y, x, shape), _gradient(dout * x, y, shape)
-        return (dx, dy) if out is None else stored(dx, dy, out)
+        return (dx, dy) if out is None else store((dx, dy), pair(out))
     if out is None:
         return dout * y, dout * x
     return _products(dout, y, x, out)
@@ -191,7 +197,7 @@ def add_backward(
             raise TypeError("add_backward needs x and y to sum the gradients to their shapes")
         shape = np.broadcast_shapes(np.shape(dout), np.shape(x), np.shape(y))
         dx, dy = _gradient(dout * 1, x, shape), _gradient(dout * 1, y, shape)
-        return (dx, dy) if out is None else stored(dx, dy, out)
+        return (dx, dy) if out is None else store((dx, dy), pair(out))
     if out is None:
         return dout * 1, dout * 1
     return _products(dout, 1, 1, out)
@@ -230,7 +236,7 @@ def sum_to(array: Any, shape: tuple[int, ...]) -> Any:
 
 def _products(dout: Any, first: Any, second: Any, out: Any) -> tuple[Any, Any]:
     """``(dout * first, dout * second)`` into ``out``, as one ufunc of two outputs would."""
-    dx, dy = _pair(out)
+    dx, dy = pair(out)
     _check_outputs(dout, ((first, dx), (second, dy)))
     if not (_share_memory(dout, dx) or _share_memory(second, dx)):
         if dy is None:
@@ -247,19 +253,21 @@ def _products(dout: Any, first: Any, second: Any, out: Any) -> tuple[Any, Any]:
     return dx, dy
 
 
-def stored(dx: Any, dy: Any, out: Any) -> tuple[Any, Any]:
-    """Gradients that share memory with nothing, each copied into its output if there is one."""
-    # To multiply by True is to copy, in any dtype, by the rules for outputs of ufuncs.
-    outputs = _pair(out)
-    _check_outputs(True, ((dx, outputs[0]), (dy, outputs[1])))
-    dx, dy = (
-        gradient if result is None else np.multiply(True, gradient, out=result)
-        for gradient, result in zip((dx, dy), outputs, strict=True)
-    )
-    return dx, dy
+def store(results: Sequence[Any], outputs: Sequence[Any]) -> tuple[Any, ...]:
+    """Results that share memory with nothing, each copied into its output if there is one."""
+    # To multiply by True is to copy, in any dtype, by the rules for outputs of ufuncs: but for the
+    # signs of complex zeros, and for signalling NaNs.
+    pairs = tuple(zip(results, outputs, strict=True))
+    _check_outputs(True, pairs)
+    for result, output in pairs:
+        if type(output) is np.ndarray:
+            np.copyto(output, result, casting="same_kind")
+        elif output is not None:
+            np.multiply(True, result, out=output)
+    return tuple(result if output is None else output for result, output in pairs)
 
 
-def _pair(out: Any) -> tuple[Any, Any]:
+def pair(out: Any) -> tuple[Any, Any]:
     if not isinstance(out, tuple):
         raise TypeError(f"'out' must be a tuple of two arrays (dx, dy), not {type(out).__name__}")
     if len(out) != 2:
@@ -275,13 +283,17 @@ def _check_outputs(dout: Any, products: tuple[tuple[Any, Any], ...]) -> None:
         if result is None:
             continue
         memory = _memory_of(result)
+        refused = None
         try:
             with np.errstate(all="ignore"), _no_complex_warning(result):
                 np.multiply(dout, factor, out=memory, where=False)
-        except (TypeError, ValueError):
-            # Refused, with what NumPy says before that, of a number's overflow perhaps.
+        except (TypeError, ValueError) as error:
+            refused = error.with_traceback(None)  # whose frames hold this one
+        if refused is not None:
+            # With what NumPy says before that, of a number's overflow perhaps. Not above: the
+            # error would have the first one for its context, and keep all that its frames hold.
             np.multiply(dout, factor, out=memory)
-            raise
+            raise refused
 
 
 def _memory_of(result: Any) -> Any:
@@ -345,11 +357,14 @@ class MulLayer(ElementwiseLayer):
 
     def forward(self, x: Any, y: Any, out: Any = None) -> Any:
         """Return ``x * y`` and keep the operands for ``backward``; see `multiply`."""
-        self.x = x
-        self.y = y
-        if out is None:
-            return x * y
-        return multiply(x, y, out)
+        try:
+            if out is None:
+                return x * y
+            return multiply(x, y, out)
+        finally:
+            # Last: where a graph is recorded, the layer is still as it was when a symbol is asked.
+            self.x = x
+            self.y = y
 
     def backward(self, dout: Any, out: Any = None) -> tuple[Any, Any]:
         """Return ``(dout * y, dout * x)``; see `multiply_backward`."""
@@ -397,11 +412,14 @@ class AddLayer(ElementwiseLayer):
 
     def forward(self, x: Any, y: Any, out: Any = None) -> Any:
         """Return ``x + y`` and keep the operands; see `add`."""
-        self.x = x
-        self.y = y
-        if out is None:
-            return x + y
-        return add(x, y, out)
+        try:
+            if out is None:
+                return x + y
+            return add(x, y, out)
+        finally:
+            # Last: where a graph is recorded, the layer is still as it was when a symbol is asked.
+            self.x = x
+            self.y = y
 
     def backward(self, dout: Any, out: Any = None) -> tuple[Any, Any]:
         """Return ``(dout * 1, dout * 1)``; see `add_backward`."""
@@ -412,3 +430,242 @@ class AddLayer(ElementwiseLayer):
         except (TypeError, ValueError):
             explain(self, dout)
             raise
+
+
+# ---- graphs ----
+#
+# A graph (its data: graph/nodes.py) is run node by node. Whoever runs it brings the operations, by
+# name; these here are the plain ones. The gradients of a graph are run by the same lines on names
+# of values in place of values: what they would compute is the graph of the gradients.
+
+Operations = Mapping[str, Callable[..., Any]]
+
+
+def sum_to_operand(value: Any, operand: Any, other: Any = None) -> Any:
+    """Sum a gradient to the shape of its operand; a Python number's is a number.
+
+    ``other`` is the other operand, on which not the sum, but its rounding may depend.
+    """
+    if not (hasattr(value, "shape") or hasattr(operand, "shape")):
+        return value
+    return _gradient(value, operand, np.shape(value))
+
+
+def multiply_to_operand(dout: Any, factor: Any, operand: Any) -> Any:
+    """The half of `multiply_backward`: ``dout * factor``, summed to the shape of its operand."""
+    return sum_to_operand(dout * factor, operand)
+
+
+def broadcast_to(value: Any, like: Any) -> Any:
+    """A value at every element of another; a Python number takes its dtype, as in arithmetic."""
+    if not hasattr(like, "dtype"):
+        return sum_to_operand(value, like)  # a number for a number
+    if np.shape(value) == like.shape and hasattr(value, "dtype"):
+        return value
+    if hasattr(value, "dtype"):
+        return np.broadcast_to(value, like.shape, subok=True)
+    full = np.full_like(_plain(like), value, dtype=np.result_type(like.dtype, value))
+    return full if full.ndim else full[()]
+
+
+def zeros_like(operand: Any) -> Any:
+    """What is no gradient: zeros of the operand's shape and dtype, or the number 0."""
+    return np.zeros_like(_plain(operand))[()] if hasattr(operand, "dtype") else 0
+
+
+def _plain(array: Any) -> Any:
+    """Of a subclass's array its memory alone, as an array."""
+    return np.asarray(array) if isinstance(array, np.ndarray | np.generic) else array
+
+
+OPERATIONS: Operations = {
+    "multiply": multiply,
+    "add": add,
+    "subtract": operator.sub,
+    "negative": operator.neg,
+    "positive": operator.pos,
+    "sum_to": sum_to_operand,
+    "multiply_to": multiply_to_operand,
+    "broadcast_to": broadcast_to,
+    "zeros_like": zeros_like,
+}
+
+
+# The chain rule: what an operation makes of the gradient of its value, for each of its operands, of
+# the operand's shape. None: of this operand only the shape matters.
+GRADIENTS: Mapping[str, tuple[Callable[..., Any] | None, ...]] = {
+    "multiply": (
+        lambda run, dout, x, y: run["multiply_to"](dout, y, x),
+        lambda run, dout, x, y: run["multiply_to"](dout, x, y),
+    ),
+    "add": (
+        lambda run, dout, x, y: run["sum_to"](run["multiply"](dout, 1), x, y),
+        lambda run, dout, x, y: run["sum_to"](run["multiply"](dout, 1), y, x),
+    ),
+    "subtract": (
+        lambda run, dout, x, y: run["sum_to"](run["multiply"](dout, 1), x, y),
+        lambda run, dout, x, y: run["sum_to"](run["multiply"](dout, -1), y, x),
+    ),
+    "negative": (lambda run, dout, x: run["multiply"](dout, -1),),
+    "positive": (lambda run, dout, x: run["multiply"](dout, 1),),
+    # Of the graphs of gradients.
+    "sum_to": (lambda run, dout, value, like, other: run["broadcast_to"](dout, value), None, None),
+    "multiply_to": (
+        lambda run, dout, x, y, like: run["multiply_to"](run["broadcast_to"](dout, x), y, x),
+        lambda run, dout, x, y, like: run["multiply_to"](run["broadcast_to"](dout, x), x, y),
+        None,
+    ),
+    "broadcast_to": (lambda run, dout, value, like: run["sum_to"](dout, value, like), None),
+    "zeros_like": (None,),
+}
+
+
+def evaluate(
+    graph: Nodes,
+    operands: Sequence[Any],
+    run: Operations,
+    needed: Collection[int] = (),
+    layer_values: Mapping[int, Any] | None = None,
+) -> list[Any]:
+    """The values of all nodes, in the order in which they were made.
+
+    After its last use a value makes way for what only has its shape, unless it is an output's, an
+    input's or ``needed`` later. Layers do not run if their values are given.
+    """
+    last = list(range(len(graph.nodes)))
+    for position, node in enumerate(graph.nodes):
+        for operand in node.operands:
+            last[operand] = position
+    kept = {*range(len(operands)), *graph.outputs, *needed}
+    values = list(operands)
+    for position in range(len(operands), len(graph.nodes)):
+        node = graph.nodes[position]
+        used = [values[operand] for operand in node.operands]
+        try:
+            if node.operation == "number":
+                value = node.detail
+            elif node.operation != "layer":
+                value = run[node.operation](*used)
+            elif layer_values is None:
+                value = _forward_of_layer(node.detail, used)
+            else:
+                value = layer_values[position]
+        except Exception as error:
+            _add_note(error, graph.note(position, values))
+            raise
+        values.append(value)
+        for operand in (*node.operands, position):
+            if last[operand] == position and operand not in kept:
+                values[operand] = _without_memory(values[operand])
+    return values
+
+
+def _forward_of_layer(layer: Any, operands: list[Any]) -> Any:
+    """What a layer of one's own makes of its operands: one value, an array if it is a list."""
+    value = layer.forward(*operands)
+    if isinstance(value, tuple):
+        raise TypeError(f"{type(layer).__name__}.forward must return one value, not a tuple")
+    return np.array(value) if isinstance(value, list) else value
+
+
+def _add_note(error: Exception, note: str) -> None:
+    if note not in getattr(error, "__notes__", ()):  # a layer may raise one error again and again
+        error.add_note(note)
+
+
+def _without_memory(value: Any) -> Any:
+    """What stands for an array of which only shape and dtype matter."""
+    if type(value) is not np.ndarray or value.dtype.hasobject:
+        return value
+    # As np.broadcast_to makes it, in a tenth of the time.
+    item = np.zeros((), value.dtype)
+    return np.ndarray(value.shape, value.dtype, item, strides=(0,) * value.ndim)
+
+
+def reached(graph: Nodes, inputs: Collection[int]) -> set[int]:
+    """The nodes through which gradients pass to these inputs."""
+    found = set(inputs)
+    for position, node in enumerate(graph.nodes):
+        rules = GRADIENTS.get(node.operation, (True,) * len(node.operands))
+        used = (operand for operand, rule in zip(node.operands, rules, strict=True) if rule)
+        if not found.isdisjoint(used):
+            found.add(position)
+    return found
+
+
+def differentiate(
+    graph: Nodes,
+    values: list[Any],
+    douts: Sequence[Any],
+    wanted: Collection[int],
+    run: Operations,
+    keep: bool = False,
+) -> list[Any]:
+    """The gradients of the nodes ``wanted``, given those of the outputs; None where there is none.
+
+    Nodes are gone through from the last one to the first. A node's value is dropped then, as is its
+    gradient unless all are to be kept: the inputs' remain.
+    """
+    gradients: list[Any] = [None] * len(values)
+
+    def add_to(position: int, contribution: Any) -> None:
+        old = gradients[position]
+        gradients[position] = contribution if old is None else run["add"](old, contribution)
+
+    for output, dout in zip(graph.outputs, douts, strict=True):
+        if output in wanted:
+            add_to(output, dout)
+    for position in reversed(range(len(graph.inputs), len(values))):
+        node, dout = graph.nodes[position], gradients[position]
+        if dout is None:
+            continue
+        try:
+            for operand, contribution in _contributions(node, dout, values, wanted, run):
+                add_to(operand, contribution)
+        except Exception as error:
+            _add_note(error, graph.note(position, values, "gradient of"))
+            raise
+        if not keep:
+            values[position] = gradients[position] = None
+    return gradients
+
+
+def _contributions(
+    node: Any, dout: Any, values: list[Any], wanted: Collection[int], run: Operations
+) -> list[tuple[int, Any]]:
+    """What a node adds to the gradients of its operands, each of the operand's shape."""
+    used = [values[operand] for operand in node.operands]
+    if node.operation == "layer":
+        passed = _backward_of_layer(node.detail, dout, used)
+        return [
+            (operand, run["sum_to"](gradient, value, gradient))
+            for operand, value, gradient in zip(node.operands, used, passed, strict=True)
+            if operand in wanted and gradient is not None
+        ]
+    return [
+        (operand, rule(run, dout, *used))
+        for operand, rule in zip(node.operands, GRADIENTS[node.operation], strict=True)
+        if operand in wanted and rule is not None
+    ]
+
+
+def _backward_of_layer(layer: Any, dout: Any, operands: list[Any]) -> list[Any]:
+    """What a layer of one's own passes on. It may write into what it is given, or return that."""
+    returned = layer.backward(copied(dout))
+    name = f"{type(layer).__name__}.backward"
+    several = len(operands) > 1 or (isinstance(returned, tuple) and len(returned) == 1)
+    gradients = list(returned) if several and isinstance(returned, tuple | list) else [returned]
+    if len(gradients) != len(operands):
+        raise ValueError(f"{name} must return {len(operands)} gradients, not {len(gradients)}")
+    for gradient, operand in zip(gradients, operands, strict=True):
+        shape, expected = np.shape(gradient), np.shape(operand)
+        if gradient is not None and np.broadcast_shapes(shape, expected) != shape:
+            raise ValueError(f"{name} returned shape {shape} for an operand of shape {expected}")
+    return [copied(gradient) for gradient in gradients]
+
+
+def copied(value: Any) -> Any:
+    """An array that shares memory with nothing; a number as it is."""
+    if isinstance(value, np.ndarray | list | tuple):
+        return np.array(value, subok=True)
+    return copy.copy(value) if hasattr(value, "dtype") else value

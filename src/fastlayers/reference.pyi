@@ -4,13 +4,14 @@
 # As in NumPy's own stubs an array of no dimensions, which gives a scalar, is an array like any
 # other. A dtype that the operands' dtypes do not tell is Any.
 
-from collections.abc import Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from typing import Any, Literal, Protocol, TypeAlias, TypeVar, overload
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 from .base import ElementwiseLayer
+from .graph.nodes import Nodes
 
 __all__ = ["AddLayer", "MulLayer", "add", "add_backward", "multiply", "multiply_backward"]
 
@@ -308,3 +309,32 @@ def add_backward(
     sum_to_shape: bool = False,
 ) -> tuple[Any, _B]: ...
 def sum_to(array: Any, shape: tuple[int, ...]) -> Any: ...
+def pair(out: Any) -> tuple[Any, Any]: ...
+def store(results: Sequence[Any], outputs: Sequence[Any]) -> tuple[Any, ...]: ...
+def copied(value: Any) -> Any: ...
+
+Operations: TypeAlias = Mapping[str, Callable[..., Any]]
+
+OPERATIONS: Operations
+GRADIENTS: Mapping[str, tuple[Callable[..., Any] | None, ...]]
+
+def sum_to_operand(value: Any, operand: Any, other: Any = None) -> Any: ...
+def multiply_to_operand(dout: Any, factor: Any, operand: Any) -> Any: ...
+def broadcast_to(value: Any, like: Any) -> Any: ...
+def zeros_like(operand: Any) -> Any: ...
+def evaluate(
+    graph: Nodes,
+    operands: Sequence[Any],
+    run: Operations,
+    needed: Collection[int] = (),
+    layer_values: Mapping[int, Any] | None = None,
+) -> list[Any]: ...
+def reached(graph: Nodes, inputs: Collection[int]) -> set[int]: ...
+def differentiate(
+    graph: Nodes,
+    values: list[Any],
+    douts: Sequence[Any],
+    wanted: Collection[int],
+    run: Operations,
+    keep: bool = False,
+) -> list[Any]: ...

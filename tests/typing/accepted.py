@@ -12,6 +12,7 @@ import fastlayers
 from fastlayers import (
     AddLayer,
     BaseLayer,
+    Graph,
     MulLayer,
     add,
     add_backward,
@@ -123,6 +124,37 @@ def layers(f64: Float64s) -> None:
     layer.x, layer.y = total, None
     layer.toString()
     assert_type(gradcheck(layer, f64, 2.0), bool)
+
+
+class Net:
+    """A class of layers as its users write it."""
+
+    def __init__(self) -> None:
+        self.mul, self.add, self.relu = MulLayer(), AddLayer(), Relu()
+
+    def forward(self, x: Float64s, w: Float64s, b: Float64s) -> Any:
+        return self.relu(self.add.forward(self.mul.forward(x, w), b))
+
+
+@Graph
+def momentum(w: Any, v: Any, g: Any, mu: Any, lr: Any) -> Any:
+    v = mu * v - lr * g
+    return w + v, v
+
+
+def graphs(f64: Float64s) -> None:
+    w, v = momentum(f64, f64, f64, 0.9, lr=0.1, out=(f64, None))
+    graph = Graph(Net().forward)
+    value: Float64s = graph.forward(f64, 2.0, b=f64)
+    gradients = graph.backward(np.ones_like(value), out=(None, f64, None))
+    total: Float64s = gradients.x + gradients[1] + w + v
+    value, gradients = graph.value_and_grad(total, 2, 3, dout=1, wrt=("x",), out=(f64, None))
+    assert_type(Graph(graph).grad("x").grad(), Graph)
+    assert_type(graph.inputs, tuple[str, ...])
+    graph.toString()
+    graph.draw(f64, 2, b=3).save("net.svg")
+    assert_type(graph.to_dot(), str)
+    assert_type(gradcheck(graph, f64, 2.0, b=3.0), bool)
 
 
 def knobs(f64: Float64s) -> None:

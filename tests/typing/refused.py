@@ -6,7 +6,16 @@ import numpy as np
 from numpy.typing import NDArray
 
 import fastlayers
-from fastlayers import AddLayer, MulLayer, add, add_backward, gradcheck, multiply, multiply_backward
+from fastlayers import (
+    AddLayer,
+    Graph,
+    MulLayer,
+    add,
+    add_backward,
+    gradcheck,
+    multiply,
+    multiply_backward,
+)
 
 
 def arguments(x: NDArray[np.float64]) -> None:
@@ -21,6 +30,16 @@ def arguments(x: NDArray[np.float64]) -> None:
     multiply_backward(x, x, x, sum_to_shape="yes")  # type: ignore[call-overload]
     add_backward(x, sum_to_shape=True)  # type: ignore[call-overload]
     gradcheck("MulLayer", 1.0, 2.0)  # type: ignore[arg-type]
+
+
+def graphs(x: NDArray[np.float64]) -> None:
+    Graph(2.5)  # type: ignore[arg-type]
+    Graph()  # type: ignore[call-arg]
+    graph = Graph(multiply)
+    graph.backward()  # type: ignore[call-arg]
+    graph.grad(1)  # type: ignore[arg-type]
+    graph.value_and_grad(x, wrt=1)  # type: ignore[arg-type]
+    graph.inputs = ("x",)  # type: ignore[misc]
 
 
 def outputs(x: NDArray[np.float64]) -> None:

@@ -35,6 +35,8 @@ from .ndarray cimport (
     PyDataType_METADATA,
 )
 
+from numbers import Number
+
 import numpy as np
 
 from .. import reference
@@ -178,10 +180,10 @@ cdef inline object as_mapped(object result, object x, object y):
     return result if PyArray_CheckExact(x) or PyArray_CheckExact(y) else result.view()
 
 
-cdef object summed(Operation operation, object dout, object x, object y):
+cdef object summed(Operation operation, object dout, object x, object y, bint *heard):
     """`summed_backward`, with operands in another form where they have one that is served."""
     cdef int copied = 0
-    result = summed_backward(operation, dout, x, y)
+    result = summed_backward(operation, dout, x, y, heard)
     if result is not None:
         return result
     operands = converted((dout, x, y) if operation == MULTIPLY_BACKWARD else (dout,), &copied)
@@ -189,7 +191,7 @@ cdef object summed(Operation operation, object dout, object x, object y):
         return None
     if operation == MULTIPLY_BACKWARD:
         _, x, y = operands
-    return summed_backward(operation, operands[0], x, y)
+    return summed_backward(operation, operands[0], x, y, heard)
 
 
 # What the kernels do not serve is evaluated by NumPy; large results of that are recycled, too.
@@ -274,18 +276,14 @@ def add(x, y, out=None):
 def multiply_backward(dout, x, y, out=None, sum_to_shape=False):
     if out is None and is_number(dout) and is_number(x) and is_number(y):
         return PyNumber_Multiply(dout, y), PyNumber_Multiply(dout, x)
-    cdef bint summing = sum_to_shape and not have_one_shape(dout, x, y)
-    if summing:
-        result = summed(MULTIPLY_BACKWARD, dout, x, y)
-        if result is not None and out is not None:
-            result = reference.stored(result[0], result[1], out)
-    else:
-        result = binary_backward(MULTIPLY_BACKWARD, dout, x, y, out)
-        if result is None:
-            result = binary_backward_converted(MULTIPLY_BACKWARD, dout, x, y, out)
+    if sum_to_shape and not have_one_shape(dout, x, y):
+        return sum_gradients(MULTIPLY_BACKWARD, dout, x, y, out)
+    result = binary_backward(MULTIPLY_BACKWARD, dout, x, y, out)
+    if result is None:
+        result = binary_backward_converted(MULTIPLY_BACKWARD, dout, x, y, out)
     if result is not None:
         return result
-    if out is None and not summing:
+    if out is None:
         return multiply(dout, y), multiply(dout, x)  # one of them may be served
     return evaluate_backward(reference.multiply_backward, dout, x, y, out, sum_to_shape)
 
@@ -293,18 +291,14 @@ def multiply_backward(dout, x, y, out=None, sum_to_shape=False):
 def add_backward(dout, x=None, y=None, out=None, sum_to_shape=False):
     if out is None and not sum_to_shape and is_number(dout):
         return PyNumber_Multiply(dout, 1), PyNumber_Multiply(dout, 1)
-    cdef bint summing = sum_to_shape and not have_one_shape(dout, x, y)
-    if summing:
-        result = summed(ADD_BACKWARD, dout, x, y)
-        if result is not None and out is not None:
-            result = reference.stored(result[0], result[1], out)
-    else:
-        result = binary_backward(ADD_BACKWARD, dout, 1, None, out)
-        if result is None:
-            result = binary_backward_converted(ADD_BACKWARD, dout, 1, None, out)
+    if sum_to_shape and not have_one_shape(dout, x, y):
+        return sum_gradients(ADD_BACKWARD, dout, x, y, out)
+    result = binary_backward(ADD_BACKWARD, dout, 1, None, out)
+    if result is None:
+        result = binary_backward_converted(ADD_BACKWARD, dout, 1, None, out)
     if result is not None:
         return result
-    if out is None and not summing:
+    if out is None:
         return evaluate(PyNumber_Multiply, dout, 1), evaluate(PyNumber_Multiply, dout, 1)
     return evaluate_backward(reference.add_backward, dout, x, y, out, sum_to_shape)
 
@@ -315,6 +309,80 @@ cdef bint have_one_shape(object dout, object x, object y) noexcept:
         PyArray_CheckExact(dout) and PyArray_CheckExact(x) and PyArray_CheckExact(y)
         and cnp.PyArray_SAMESHAPE(<cnp.ndarray> dout, <cnp.ndarray> x)
         and cnp.PyArray_SAMESHAPE(<cnp.ndarray> dout, <cnp.ndarray> y))
+
+
+# ---- sums ----
+#
+# Where a sum raises an exception that the user wants to hear of, NumPy says of what, if anything:
+# an infinity raises flags in sums that keep what rounding takes. The sums are these all the same.
+
+cdef object sum_gradients(Operation operation, object dout, object x, object y, object out):
+    """The pair of gradients, each summed to its operand's shape."""
+    cdef bint heard = False
+    if x is None or y is None:
+        return reference.add_backward(dout, x, y, out, True)  # which says that they are needed
+    result = summed(operation, dout, x, y, &heard)
+    if heard:
+        evaluate_backward(
+            reference.multiply_backward if operation == MULTIPLY_BACKWARD else
+            reference.add_backward, dout, x, y, None, True)
+    if result is None:
+        shape = np.broadcast_shapes(np.shape(dout), np.shape(x), np.shape(y))
+        first, second = (y, x) if operation == MULTIPLY_BACKWARD else (1, 1)
+        dx = sum_to_operand(at_shape(multiply(dout, first), shape), x)
+        dy = sum_to_operand(at_shape(multiply(dout, second), shape), y)
+        result = dx, dy
+    return result if out is None else reference.store(result, reference.pair(out))
+
+
+def sum_to_operand(value, operand, other=None):
+    """As `reference.sum_to_operand`, with the sums of `add_backward`."""
+    cdef bint heard = False
+    if not PyArray_CheckExact(value):
+        return reference.sum_to_operand(value, operand)
+    if has_same_shape(value, operand):
+        return value if value.flags.owndata else value.copy()
+    result = None
+    if other is not None:
+        result = summed(ADD_BACKWARD, value, operand, other, &heard)
+    if result is None and np.shape(operand) != value.shape:
+        # Of the operand the shape alone counts, and whether it is a number.
+        like = 1.0 if is_python_number(operand) else np.broadcast_to(
+            np.zeros((), value.dtype), np.shape(operand))
+        result = summed(ADD_BACKWARD, value, like, value, &heard)
+    if result is None:
+        return reference.sum_to_operand(value, operand)
+    if heard:
+        reference.sum_to_operand(value, operand)
+    return result[0]
+
+
+def multiply_to_operand(dout, factor, operand):
+    """As `reference.multiply_to_operand`, with the sums of `multiply_backward`."""
+    cdef bint heard = False
+    if PyArray_CheckExact(dout) and not has_same_shape(dout, operand):
+        result = summed(MULTIPLY_BACKWARD, dout, operand, factor, &heard)
+        if result is not None:
+            if heard:
+                reference.multiply_to_operand(dout, factor, operand)
+            return result[0]
+    return sum_to_operand(multiply(dout, factor), operand)
+
+
+cdef bint has_same_shape(array, operand):
+    return PyArray_CheckExact(operand) and cnp.PyArray_SAMESHAPE(
+        <cnp.ndarray> array, <cnp.ndarray> operand)
+
+
+cdef object at_shape(object product, tuple shape):
+    """A product that may not depend on all axes: it counts for each of their elements."""
+    if np.shape(product) == shape:
+        return product
+    return np.broadcast_to(product, shape, subok=True)
+
+
+cdef bint is_python_number(object value):
+    return isinstance(value, Number) and not isinstance(value, np.generic)
 
 
 # ---- documentation ----

@@ -33,7 +33,7 @@ for _number in range(DTYPES):
     scalar_type[_number] = <PyObject *> _scalar_types[_number]
 
 
-cdef union Number:
+cdef union AnyNumber:
     float float32
     double float64
     int32_t int32
@@ -49,7 +49,7 @@ cdef struct Operand:
     char *data
     Py_ssize_t *shape
     Py_ssize_t *strides
-    Number number           # where data points, if it is one
+    AnyNumber number        # where data points, if it is one
 
 
 cdef inline DType array_dtype(Array *array) noexcept:

@@ -1,0 +1,392 @@
+"""Pictures of graphs, in SVG: values above the arrows, gradients below, on arrows the other way."""
+
+from __future__ import annotations
+
+import math
+import os
+import re
+import unicodedata
+from collections.abc import Callable, Sequence
+from decimal import Decimal
+from pathlib import Path
+from typing import Any, NamedTuple
+from xml.sax.saxutils import escape
+
+import numpy as np
+
+from .layout import PITCH, Box, Piece, Place, arrange
+from .nodes import Node, Nodes
+
+# What stands in an operation's circle; other nodes are wider, and say their name.
+SYMBOLS = {
+    "multiply": "\N{MULTIPLICATION SIGN}",
+    "add": "+",
+    "subtract": "\N{MINUS SIGN}",
+    "negative": "\N{MINUS SIGN}",
+    "positive": "+",
+    "sum_to": "Σ",
+}
+COMMUTATIVE = ("multiply", "add")
+
+MOST = 60  # nodes that are drawn one by one
+ENDS = 15  # of more nodes that many are drawn, of the first and of the last
+LABEL, TITLE = 28, 400  # characters that are shown at most
+
+# In pixels.
+MARGIN = 16.0
+RADIUS = 16.0  # of a circle
+PADDING = 6.0  # beside a text
+LINE = 15.0  # from one line of a label to the next
+MARK_SIZE, LABEL_SIZE = 14.0, 12.0  # of the fonts
+GRADIENT = 9.0  # from a wire down to the arrow of its gradient
+TIP = 7.0  # length of an arrow's tip
+
+# An SVG in a page shares its styles with the page, hence the class in all of them. The colours tell
+# values from gradients for the colour-blind, too, and in grey.
+STYLE = """
+.fastlayers-graph{color:#1f2328}
+.fastlayers-graph .paper{fill:#fff}
+.fastlayers-graph text{font:12px system-ui,sans-serif;font-variant-numeric:tabular-nums;\
+text-anchor:middle;fill:currentColor}
+.fastlayers-graph .mark{font-size:14px}
+.fastlayers-graph .symbol{font-size:20px}
+.fastlayers-graph .start{text-anchor:end}
+.fastlayers-graph .end{text-anchor:start}
+.fastlayers-graph .node{fill:#e8f1fa;stroke:currentColor;stroke-width:1.3}
+.fastlayers-graph .wire{fill:none;stroke:currentColor;stroke-width:1.3}
+.fastlayers-graph .tip{fill:currentColor}
+.fastlayers-graph .back{fill:#d55e00}
+.fastlayers-graph .gradient{fill:#a84300}
+@media (prefers-color-scheme:dark){
+.fastlayers-graph{color:#e6edf3}
+.fastlayers-graph .paper{fill:#0d1117}
+.fastlayers-graph .node{fill:#1c2f45}
+.fastlayers-graph .back{fill:#f0883e}
+.fastlayers-graph .gradient{fill:#ffa657}
+}
+"""
+
+
+class Drawing:
+    """A picture of a graph: Jupyter shows it, `str` gives its SVG, `save` writes that to a file.
+
+    It holds the text of the picture, and none of the arrays.
+    """
+
+    def __init__(self, name: str, svg: str) -> None:
+        self._name = name
+        self._svg = svg
+
+    def __str__(self) -> str:
+        return self._svg
+
+    def __repr__(self) -> str:
+        return f"<Drawing of {self._name}: .save('picture.svg') writes it to a file>"
+
+    def _repr_mimebundle_(self, include: Any = None, exclude: Any = None) -> dict[str, str]:
+        return {"image/svg+xml": self._svg, "text/plain": repr(self)}
+
+    def save(self, path: str | os.PathLike[str]) -> None:
+        """Write the picture to a file.
+
+        Parameters
+        ----------
+        path : str or path-like
+            File to write, or to replace. It ends in ``.svg``.
+
+        Raises
+        ------
+        ValueError
+            If it ends in anything else.
+        OSError
+            If it cannot be written.
+        """
+        if Path(path).suffix.lower() != ".svg":
+            raise ValueError(f"path must end in .svg, as pictures are written as SVG, got {path!r}")
+        Path(path).write_bytes(self._svg.encode())
+
+
+class _Part(NamedTuple):
+    """What is drawn: a node, an output, or all the nodes that are left out."""
+
+    shape: str  # "start" or "end" of a wire: text alone; "circle"; "box"
+    text: str
+    title: str
+    operands: tuple[int, ...] = ()  # earlier parts
+    ordered: bool = True  # whether it matters which operand is which
+    above: tuple[str, ...] = ()  # lines of the value
+    below: tuple[str, ...] = ()  # and of the gradient
+
+
+def draw(
+    nodes: Nodes,
+    values: Sequence[Any] | None = None,
+    gradients: Sequence[Any] | None = None,
+) -> Drawing:
+    """Draw a graph from left to right, with the value and the gradient of each node if given.
+
+    A value has one wire, with a dot where it parts to several nodes; the gradient below it is the
+    sum over these. The operands of a node that is not commutative enter it from top to bottom.
+    """
+    parts = _parts(nodes, values, gradients)
+    boxes = [_box(part) for part in parts]
+    layout = arrange(boxes)
+    groups = [_group(*each) for each in zip(parts, boxes, layout.places, layout.wires, strict=True)]
+    width, height = _n(layout.width + 2 * MARGIN), _n(layout.height + 2 * MARGIN)
+    title = f"Computational graph of {_short(nodes.name, TITLE)}"
+    told = parts[: len(nodes.inputs)] + [part for part in parts if part.shape == "end"]
+    label = f"{title}; " + "; ".join(part.title.partition("\n")[0] for part in told)
+    return Drawing(
+        _short(nodes.name),
+        f'<svg xmlns="http://www.w3.org/2000/svg" class="fastlayers-graph" role="img" '
+        f'aria-label="{_xml(_short(label, TITLE))}" width="{width}" height="{height}" '
+        f'viewBox="{_n(-MARGIN)} {_n(-MARGIN)} {width} {height}">\n'
+        f"<title>{_xml(title)}</title>\n<style>{STYLE}</style>\n"
+        f'<rect class="paper" x="{_n(-MARGIN)}" y="{_n(-MARGIN)}" width="{width}" '
+        f'height="{height}" rx="8"/>\n{"".join(groups)}</svg>\n',
+    )
+
+
+# From nodes to parts
+
+
+def _parts(
+    nodes: Nodes, values: Sequence[Any] | None, gradients: Sequence[Any] | None
+) -> list[_Part]:
+    count = len(nodes.nodes)
+    # Of too many nodes those in the middle become one part. Nodes before them use none of them, and
+    # they none of those after, so that no circle arises.
+    middle = range(ENDS, count - ENDS) if count > MOST else range(count, count)
+    part_of = [min(i, max(middle.start, i - len(middle) + 1)) for i in range(count)]
+    labels = nodes.labels()
+    parts = []
+    for i, node in enumerate(nodes.nodes):
+        if i not in middle:
+            title = labels[i]
+            if node.operation not in ("input", "number"):
+                title += f" = {nodes.expression(i, labels)}"
+            value = None if values is None else values[i]
+            gradient = None if gradients is None else gradients[i]
+            used = [part_of[operand] for operand in node.operands]
+            # One arrow is enough from all that is left out.
+            once = {(part, part == middle.start or k): part for k, part in enumerate(used)}
+            parts.append(_node(node, title, tuple(once.values()), value, gradient))
+        elif i == middle.start:
+            parts.append(_left_out(nodes, middle))
+    for i, name in output_names(nodes).items():
+        if i not in middle:
+            title = name if values is None else f"{name}: {_full(values[i])}"
+            parts.append(_Part("end", _short(name), title, (part_of[i],)))
+    return parts
+
+
+def _node(node: Node, title: str, operands: tuple[int, ...], value: Any, gradient: Any) -> _Part:
+    if node.operation == "number":  # which is its name already
+        value = None
+    told = [
+        title if value is None else f"{title}: {_full(value)}",
+        "" if gradient is None else f"gradient: {_full(gradient)}",
+        node.place,
+    ]
+    named = node.operation in ("input", "number")
+    return _Part(
+        "start" if named else "circle" if node.operation in SYMBOLS else "box",
+        mark(node),
+        "\n".join(filter(None, told)),
+        operands,
+        node.operation not in COMMUTATIVE,
+        _lines(value),
+        _lines(gradient),
+    )
+
+
+def _left_out(nodes: Nodes, middle: range) -> _Part:
+    used = {operand for i in middle for operand in nodes.nodes[i].operands}
+    text = f"… {len(middle):,} nodes …"
+    outputs = len(set(nodes.outputs).intersection(middle))
+    title = f"{len(middle):,} of {len(nodes.nodes):,} nodes are not drawn"
+    title += f", {outputs:,} of them outputs" if outputs else ""
+    return _Part("box", text, title, tuple(sorted(used.difference(middle))))
+
+
+def output_names(nodes: Nodes) -> dict[int, str]:
+    """What the outputs are called, by their positions: one node may be several."""
+    graph = _short(nodes.name, LABEL - len("[999]"))  # the end tells one from another
+    names: dict[int, list[str]] = {}
+    for number, output in enumerate(nodes.outputs):
+        name = graph if nodes.single else f"{graph}[{number}]"
+        names.setdefault(output, []).append(name)
+    return {output: ", ".join(several) for output, several in names.items()}
+
+
+def mark(node: Node) -> str:
+    """What stands at a node: a name, a number, a symbol, or the name of a layer's class."""
+    if node.operation == "layer":
+        return _short(type(node.detail).__name__)
+    if node.operation == "input":
+        return _short(node.detail)
+    if node.operation == "number":
+        return _number(node.detail)
+    return SYMBOLS.get(node.operation, node.operation)
+
+
+# From values to texts
+
+
+def _lines(value: Any, number: Callable[[Any], str] | None = None) -> tuple[str, ...]:
+    """A number; or an array's dtype and shape, and its mean."""
+    number = number or _number
+    dtype, shape = getattr(value, "dtype", None), getattr(value, "shape", None)
+    if value is None:
+        return ()
+    if dtype is None or shape is None or isinstance(value, np.generic):
+        return (number(value),)
+    kind = f"{_text(dtype)} {_text(shape)}"
+    # Other arrays than NumPy's own may take long for a mean, or have none.
+    if type(value) is not np.ndarray or value.dtype.kind not in "biufc" or value.size == 0:
+        return (_short(kind),)
+    with np.errstate(all="ignore"):
+        return (_short(kind), f"mean {number(value.mean())}")
+
+
+def _full(value: Any) -> str:
+    return ", ".join(_lines(value, _text))
+
+
+def _number(value: Any) -> str:
+    if isinstance(value, bool | np.bool):
+        return str(value)
+    try:
+        return _short(f"{value:g}")
+    except Exception:  # an int beyond all floats; an object of any kind
+        return f"{Decimal(value):.5e}" if isinstance(value, int) else _short(_text(value))
+
+
+def _text(value: Any) -> str:
+    try:
+        return str(value)
+    except Exception:  # an object of any kind; an int of too many digits
+        return f"({type(value).__name__})"
+
+
+def _short(text: str, longest: int = LABEL) -> str:
+    return text if len(text) <= longest else text[: longest - 1] + "…"
+
+
+# From parts to SVG
+
+
+def _width(text: str, size: float) -> float:
+    """A text's width, rather too large: it is shown in fonts of which only the size is known."""
+    em = 0.0
+    for character in text:
+        if unicodedata.east_asian_width(character) in "WF":
+            em += 1.05
+        elif character in "iIljtf.,:;'|()[]! ":
+            em += 0.38
+        elif character in "mwMW@%…":
+            em += 1.0
+        else:
+            em += 0.75 if character.isupper() else 0.62
+    return em * size
+
+
+def _box(part: _Part) -> Box:
+    width, half = _width(part.text, MARK_SIZE) + PADDING, LINE / 2
+    if part.shape == "circle":
+        width, half = 2 * RADIUS, RADIUS
+    elif part.shape == "box":
+        width, half = width + PADDING, max(RADIUS, PITCH * (len(part.operands) + 1) / 2)
+    labels = [_width(line, LABEL_SIZE) + 3 * PADDING for line in part.above + part.below]
+    return Box(
+        operands=part.operands,
+        ordered=part.ordered,
+        output=part.shape == "end",
+        round=part.shape == "circle",
+        mark=width,
+        labels=max(labels, default=0.0),
+        half=half,
+        above=len(part.above) * LINE + PADDING,
+        below=len(part.below) * LINE + PADDING + GRADIENT,
+    )
+
+
+def _group(part: _Part, box: Box, place: Place, wire: list[Piece]) -> str:
+    """One part of the picture: its mark, its wire, and what stands along that."""
+    left, middle, right, y = place
+    centre = (middle + right) / 2
+    begin = left + box.mark if part.shape in ("circle", "box") else middle
+    drawn = []
+    if wire or box.labels:
+        drawn.append(_path("wire", "M", begin, y, "H", right))
+    for piece in wire:
+        drawn += _arrow(piece)
+    starts = [piece.start for piece in wire]
+    for x, height in dict.fromkeys(starts):
+        if starts.count((x, height)) > 1:
+            drawn.append(f'<circle class="tip" cx="{_n(x)}" cy="{_n(height)}" r="2.5"/>')
+    if part.below:
+        drawn.append(_back(right, begin + 2, y + GRADIENT))
+    for row, line in enumerate(part.above[::-1]):
+        drawn.append(_written("value", line, centre, y - PADDING - row * LINE))
+    for row, line in enumerate(part.below, 1):
+        drawn.append(_written("gradient", line, centre, y + GRADIENT + row * LINE + 3))
+    drawn += _mark(part, box, place)
+    return f"<g><title>{_xml(_short(part.title, TITLE))}</title>{''.join(drawn)}</g>\n"
+
+
+def _mark(part: _Part, box: Box, place: Place) -> list[str]:
+    left, middle, _, y = place
+    if part.shape == "start":
+        return [_written("mark start", part.text, middle - PADDING / 2, y + 5)]
+    if part.shape == "end":
+        return [_written("mark end", part.text, left + PADDING / 2, y + 5)]
+    outline = (
+        f'<rect class="node" x="{_n(left)}" y="{_n(y - box.half)}" width="{_n(box.mark)}" '
+        f'height="{_n(2 * box.half)}" rx="{_n(RADIUS)}"/>'
+    )
+    kind, baseline = ("mark symbol", y + 7) if box.round else ("mark", y + 5)
+    return [outline, _written(kind, part.text, left + box.mark / 2, baseline)]
+
+
+def _arrow(piece: Piece) -> list[str]:
+    """A wire's way to the next layer, with a tip if it ends there."""
+    (x0, y0), (x, y), angle, through = piece
+    bend = (x - x0) / 2
+    if through:
+        way = ("M", x0, y0, "C", x0 + bend, y0, x - bend, y, x, y, "H", through)
+        return [_path("wire", *way)]
+    across, down = math.cos(angle), -math.sin(angle)
+    xb, yb = x - TIP * across, y - TIP * down
+    bx, by = xb - bend * across**2, yb - bend * across * down
+    aside, along = TIP / 2 * down, TIP / 2 * across
+    return [
+        _path("wire", "M", x0, y0, "C", x0 + bend, y0, bx, by, xb, yb),
+        _path("tip", "M", x, y, "L", xb - aside, yb + along, xb + aside, yb - along, "Z"),
+    ]
+
+
+def _back(start: float, end: float, y: float) -> str:
+    """A thick arrow to the left."""
+    neck = end + 9
+    shaft = ("M", start, y - 2, "H", neck, "V", y - 5, "L", end, y, neck, y + 5, "V", y + 2)
+    return _path("back", *shaft, "H", start, "Z")
+
+
+def _path(kind: str, *way: str | float) -> str:
+    steps = [step if isinstance(step, str) else _n(step) for step in way]
+    return f'<path class="{kind}" d="{" ".join(steps)}"/>'
+
+
+def _written(kind: str, text: str, x: float, y: float) -> str:
+    return f'<text class="{kind}" x="{_n(x)}" y="{_n(y)}">{_xml(text)}</text>'
+
+
+def _n(number: float) -> str:
+    return f"{round(number, 1) + 0:.10g}"
+
+
+def _xml(text: str) -> str:
+    """A text for XML, less the characters that it cannot hold."""
+    held = re.sub("[^\t\n\r -\ud7ff\ue000-\ufffd\U00010000-\U0010ffff]", "\ufffd", text)
+    return escape(held, {'"': "&quot;"})

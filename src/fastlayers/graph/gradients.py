@@ -1,0 +1,83 @@
+"""The graph of the gradients: what `backward` would compute, written down instead of computed.
+
+`reference.differentiate` does both. Here it is given names of values, `Value`, and operations that
+note what is asked of them; so the graph computes what `backward` does, in the same order.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from typing import Any, NamedTuple
+
+from .. import reference
+from .nodes import Node, Nodes
+
+
+class Value(NamedTuple):
+    """The value of a node."""
+
+    position: int
+
+
+class Builder(dict[str, Callable[..., Any]]):
+    """Operations that append nodes to a graph's own, in place of computing."""
+
+    def __init__(self, graph: Nodes, place: str) -> None:
+        self.nodes = list(graph.nodes)
+        self.place = place
+
+    def __missing__(self, operation: str) -> Callable[..., Value]:
+        return lambda *operands: self.append(operation, operands)
+
+    def append(self, operation: str, operands: Sequence[Any]) -> Value:
+        positions = tuple(self._position_of(operand) for operand in operands)
+        self.nodes.append(Node(operation, positions, place=self.place))
+        return Value(len(self.nodes) - 1)
+
+    def _position_of(self, operand: Any) -> int:
+        if isinstance(operand, Value):
+            return operand.position
+        self.nodes.append(Node("number", detail=operand))
+        return len(self.nodes) - 1
+
+
+def graph_of_gradients(graph: Nodes, names: Sequence[str]) -> Nodes:
+    """The gradients of the sum of a graph's outputs by the inputs ``names``, as a graph."""
+    name = f"{graph.name}.grad({', '.join(map(repr, names))})"
+    for node in graph.nodes:
+        if node.operation == "layer":
+            raise TypeError(
+                f"{name}: {type(node.detail).__name__}, a layer of one's own, says what its "
+                f"gradient is but not of which nodes it is made; made at {node.place}"
+            )
+    builder = Builder(graph, name)
+    values: list[Any] = [Value(position) for position in range(len(graph.nodes))]
+    inputs = [graph.inputs.index(one) for one in names]
+    wanted = reference.reached(graph, inputs)
+    douts = [builder["broadcast_to"](1, values[output]) for output in graph.outputs]
+    gradients = reference.differentiate(graph, list(values), douts, wanted, builder)
+    outputs = [
+        gradients[position] or builder["zeros_like"](values[position]) for position in inputs
+    ]
+    positions = tuple(output.position for output in outputs)
+    return simplified(Nodes(name, tuple(builder.nodes), graph.inputs, positions, len(names) == 1))
+
+
+def simplified(graph: Nodes) -> Nodes:
+    """A graph without the nodes that no output needs, and with equal ones computed once."""
+    needed = graph.needed()
+    nodes: list[Node] = []
+    moved: dict[int, int] = {}
+    known: dict[Any, int] = {}
+    for position, node in enumerate(graph.nodes):
+        if position not in needed and position >= len(graph.inputs):
+            continue
+        operands = tuple(moved[operand] for operand in node.operands)
+        # A number by its type and its repr: 1, 1.0 and True are three, as are 0.0 and -0.0.
+        key = node.operation, operands, type(node.detail), repr(node.detail)
+        if key not in known:
+            known[key] = len(nodes)
+            nodes.append(node._replace(operands=operands))
+        moved[position] = known[key]
+    outputs = tuple(moved[output] for output in graph.outputs)
+    return graph._replace(nodes=tuple(nodes), outputs=outputs)

@@ -1,0 +1,470 @@
+"""`Graph`: what users call. Recording, running and drawing are elsewhere."""
+
+from __future__ import annotations
+
+import sys
+import warnings
+from collections.abc import Callable, Mapping, Sequence
+from numbers import Number
+from typing import Any, NamedTuple
+
+import numpy as np
+
+from .. import ops, reference
+from ..base import BaseLayer
+from .dot import to_dot
+from .drawing import Drawing, draw
+from .gradients import graph_of_gradients
+from .nodes import Nodes
+from .recording import PACKAGE, Recording, Symbol, record
+from .results import apart, gradients_of, outputs_for, pair_of_outputs, stored
+
+
+class Kept(NamedTuple):
+    """What `Graph.forward` keeps for `Graph.backward`."""
+
+    operands: tuple[Any, ...]
+    layer_values: dict[int, Any]
+
+
+class Graph(BaseLayer):
+    """An expression of layers as one layer: called with symbols once, run on operands ever after.
+
+    Parameters
+    ----------
+    function : callable
+        What to record, a function, a lambda, a bound method or another graph; or use ``@Graph``.
+        It is called once, with a symbol for each of its parameters, and may multiply, add and
+        subtract these (``*``, ``+``, ``-``; with numbers, too), call `MulLayer`, `AddLayer`,
+        `multiply` and `add`, layers of one's own (``layer(x)``, of any `BaseLayer`) and other
+        graphs. It returns a value, or a tuple of several. Parameters named ``out``, ``dout`` or
+        ``wrt`` are given by position.
+
+    Attributes
+    ----------
+    inputs : tuple of str
+        The names of the parameters.
+
+    Raises
+    ------
+    TypeError
+        If the function does anything else, naming the line and what to write instead.
+
+    Warns
+    -----
+    UserWarning
+        If no output depends on a parameter.
+
+    Notes
+    -----
+    The answers are those of the layers run one by one in the order in which they were recorded,
+    in every bit. `backward` goes through them in reverse. A value that is used several times gets
+    the sum of its gradients, added one by one in the order in which `backward` comes to them; each
+    is summed to the value's shape first.
+
+    A graph may be called by any number of threads at once, but for `forward` and `backward`, which
+    keep operands as those of any layer do.
+
+    Examples
+    --------
+    >>> import fastlayers
+    >>> @fastlayers.Graph
+    ... def shop(apple, apple_num, orange, orange_num, tax):
+    ...     return (apple * apple_num + orange * orange_num) * tax
+    >>> shop.forward(100, 2, 150, 3, 1.1)
+    715.0000000000001
+    >>> gradients = shop.backward(1)
+    >>> gradients.apple, gradients.tax
+    (2.2, 650)
+    """
+
+    # What the nodes are run by.
+    _operations = ops.OPERATIONS
+
+    def __init__(self, function: Callable[..., Any]) -> None:
+        if isinstance(function, Graph):
+            self._keep(function._nodes)
+        else:
+            self._keep(record(function))
+            _warn_of_unused(self._nodes)
+
+    @classmethod
+    def _of(cls, nodes: Nodes) -> Graph:
+        graph = cls.__new__(cls)
+        graph._keep(nodes)
+        return graph
+
+    def _keep(self, nodes: Nodes) -> None:
+        self._nodes = nodes
+        self._layers = [i for i, node in enumerate(nodes.nodes) if node.operation == "layer"]
+        # Of the others the gradients need the shapes alone.
+        products = [n for n in nodes.nodes if n.operation in ("multiply", "multiply_to")]
+        self._needed = frozenset(operand for node in products for operand in node.operands)
+        self._reached = reference.reached(nodes, range(len(nodes.inputs)))
+        self._kept: Kept | None = None
+
+    @property
+    def inputs(self) -> tuple[str, ...]:
+        """The names of the parameters."""
+        return self._nodes.inputs
+
+    # ---- running ----
+
+    def __call__(self, /, *operands: Any, out: Any = None, **named: Any) -> Any:
+        """Return the value of the expression, and keep nothing.
+
+        Parameters
+        ----------
+        *operands, **named : array_like or number
+            One for each parameter of the function, by position or by name.
+        out : ndarray or tuple of (ndarray or None), optional
+            Array to write the value into, or a tuple of arrays if there are several values. It
+            may overlap the operands.
+
+        Returns
+        -------
+        ndarray or scalar, or a tuple of these
+            Arrays that share memory with nothing else.
+        """
+        operands = self._bound(operands, named)
+        if recording := _recording_of(operands):
+            return recording.inline(self._nodes, operands, out)
+        return self._values(operands, out)[0]
+
+    def forward(self, /, *operands: Any, out: Any = None, **named: Any) -> Any:
+        """Return the value as a call does, and keep the operands for `backward`.
+
+        Of layers of one's own the values are kept, too; nothing else is.
+        """
+        operands = self._bound(operands, named)
+        if recording := _recording_of(operands):
+            return recording.inline(self._nodes, operands, out)
+        # As a layer does: kept also if the value cannot be computed.
+        self._kept = None if self._layers else Kept(operands, {})
+        value, layer_values = self._values(operands, out)
+        self._kept = Kept(operands, layer_values)
+        return value
+
+    def backward(self, dout: Any, out: Any = None) -> Any:
+        """Return the gradients by the operands of the last `forward`, as these are now.
+
+        Parameters
+        ----------
+        dout : array_like or number, or a tuple of these
+            Gradient of the value, of its shape, or a tuple with one for each of several values. A
+            number stands for that number at every element.
+        out : tuple of (ndarray or None), optional
+            Arrays to write the gradients into.
+
+        Returns
+        -------
+        named tuple
+            A gradient for each parameter, of its operand's shape; a number's is a number. Zeros
+            where no value depends on a parameter.
+
+        Raises
+        ------
+        RuntimeError
+            Before `forward`.
+        ValueError
+            If ``dout`` has not the shape of the value.
+        """
+        if self._kept is None:
+            raise RuntimeError(
+                f"{self._nodes.name}.backward: call forward first; it keeps the operands"
+            )
+        operands, layer_values = self._kept
+        with np.errstate(all="ignore"):
+            values = self._evaluated(operands, layer_values)
+        douts = self._douts(dout, values)
+        gradients = self._gradients(operands, values, douts, self._nodes.inputs)
+        outputs = outputs_for(gradients, out, "gradients")
+        return gradients_of(self._nodes.inputs, stored(gradients, outputs))
+
+    def value_and_grad(
+        self,
+        /,
+        *operands: Any,
+        dout: Any = 1,
+        wrt: str | Sequence[str] | None = None,
+        out: Any = None,
+        **named: Any,
+    ) -> tuple[Any, Any]:
+        """Return the value and the gradients, and keep nothing.
+
+        Parameters
+        ----------
+        *operands, **named : array_like or number
+            One for each parameter of the function, by position or by name.
+        dout : array_like or number, or a tuple of these, optional
+            As for `backward`; 1 stands for ones.
+        wrt : str or sequence of str, optional
+            Names of the parameters to differentiate by; all by default.
+        out : tuple of two, optional
+            Where to write the value and the gradients: ``(value, gradients)``, what
+            ``graph(..., out=value)`` and ``graph.backward(..., out=gradients)`` take.
+
+        Returns
+        -------
+        value : ndarray or scalar, or a tuple of these
+            As of a call.
+        gradients : named tuple
+            As of `backward`, of the parameters ``wrt`` in that order.
+        """
+        operands = self._bound(operands, named)
+        if recording := _recording_of(operands):
+            recording.refuse(
+                "value_and_grad", "call graph.grad(…) outside, and what it returns here"
+            )
+        names = self._named(wrt)
+        value_out, gradients_out = pair_of_outputs(out)
+        values = self._evaluated(operands)
+        results = self._results(operands, values)
+        douts = self._douts(dout, values)
+        gradients = self._gradients(operands, values, douts, names)
+        outputs = outputs_for(results, value_out, "values", self._nodes.single)
+        outputs += outputs_for(gradients, gradients_out, "gradients")
+        everything = stored([*results, *gradients], outputs)
+        count = len(results)
+        return self._returned(everything[:count]), gradients_of(names, everything[count:])
+
+    def grad(self, *names: str) -> Graph:
+        """Return the graph of the gradients of the sum of all values.
+
+        Parameters
+        ----------
+        *names : str
+            Parameters to differentiate by; all if none is given.
+
+        Returns
+        -------
+        Graph
+            Of the same parameters. Its value is the gradient, or a tuple of several; `grad` of it
+            is the second derivative.
+
+        Raises
+        ------
+        TypeError
+            If the graph holds a layer of one's own.
+
+        Examples
+        --------
+        >>> from fastlayers import Graph
+        >>> cube = Graph(lambda x: x * x * x)
+        >>> cube.grad("x")(2.0), cube.grad("x").grad("x")(2.0)
+        (12.0, 12.0)
+        """
+        return self._of(graph_of_gradients(self._nodes, self._named(names or None)))
+
+    # ---- looking at it ----
+
+    def toString(self) -> None:
+        """Print the nodes, a line each; after `forward` with the shapes of their values."""
+        print(self)
+
+    def __str__(self) -> str:
+        if self._kept is None:
+            return self._nodes.listing()
+        try:
+            with np.errstate(all="ignore"):
+                return self._nodes.listing(self._evaluated(*self._kept))
+        except Exception:  # operands that it cannot be run on: forward has said so
+            return self._nodes.listing()
+
+    def __repr__(self) -> str:
+        inputs = self._nodes.inputs
+        shown = ", ".join(inputs if len(inputs) <= 8 else (*inputs[:7], "…"))
+        count = sum(node.operation not in ("input", "number") for node in self._nodes.nodes)
+        return f"<Graph {self._nodes.name}({shown}): {count} node{'s' if count != 1 else ''}>"
+
+    def draw(self, /, *operands: Any, dout: Any = 1, **named: Any) -> Drawing:
+        """Draw the graph from left to right, each value above its arrow and its gradient below.
+
+        Parameters
+        ----------
+        *operands, **named : array_like or number, optional
+            What to run the graph on for the values and gradients; without them the picture shows
+            the structure alone.
+        dout : array_like or number, or a tuple of these, optional
+            As for `value_and_grad`.
+
+        Returns
+        -------
+        Drawing
+            A picture (SVG): Jupyter shows it, ``save(path)`` writes it, `str` gives its text.
+
+        Examples
+        --------
+        >>> from fastlayers import Graph
+        >>> tax = Graph(lambda price, rate: price * rate)
+        >>> "715" in str(tax.draw(650, 1.1))
+        True
+        """
+        if not operands and not named:
+            return draw(self._nodes)
+        operands = self._bound(operands, named)
+        everything = range(len(self._nodes.nodes))
+        values = reference.evaluate(self._nodes, operands, self._operations, everything)
+        gradients = reference.differentiate(
+            self._nodes,
+            list(values),
+            self._douts(dout, values),
+            self._reached,
+            self._operations,
+            keep=True,
+        )
+        return draw(self._nodes, values, gradients)
+
+    def to_dot(self) -> str:
+        """Return the graph in the language of Graphviz."""
+        return to_dot(self._nodes)
+
+    def _repr_mimebundle_(self, include: Any = None, exclude: Any = None) -> dict[str, str]:
+        return {**self.draw()._repr_mimebundle_(), "text/plain": str(self)}
+
+    # ---- on the way ----
+
+    def _bound(self, operands: tuple[Any, ...], named: Mapping[str, Any]) -> tuple[Any, ...]:
+        """The operands in the order of the parameters."""
+        inputs = self._nodes.inputs
+        if not named and len(operands) == len(inputs):
+            return operands
+        given = dict(zip(inputs, operands, strict=False))
+        problems = []
+        if len(operands) > len(inputs):
+            problems.append(f"{len(operands)} were given by position")
+        if unexpected := [name for name in named if name not in inputs]:
+            problems.append(f"unexpected: {', '.join(unexpected)}")
+        if twice := [name for name in named if name in given]:
+            problems.append(f"given twice: {', '.join(twice)}")
+        if missing := [name for name in inputs if name not in given and name not in named]:
+            problems.append(f"missing: {', '.join(missing)}")
+        if problems:
+            raise TypeError(
+                f"{self._nodes.name} takes {len(inputs)} operand{'s' if len(inputs) != 1 else ''} "
+                f"({', '.join(inputs)}); {'; '.join(problems)}"
+            )
+        return tuple(given[name] if name in given else named[name] for name in inputs)
+
+    def _named(self, wrt: str | Sequence[str] | None) -> tuple[str, ...]:
+        """The parameters to differentiate by."""
+        inputs = self._nodes.inputs
+        if wrt is None:
+            return inputs
+        names = (wrt,) if isinstance(wrt, str) else tuple(wrt)
+        if unknown := [name for name in names if name not in inputs]:
+            raise ValueError(
+                f"{self._nodes.name} has no parameter {unknown[0]!r} to differentiate by; it has "
+                f"{', '.join(inputs)}"
+            )
+        if len(set(names)) < len(names):
+            raise ValueError(f"a parameter is named twice in {names}")
+        return names
+
+    def _values(self, operands: tuple[Any, ...], out: Any) -> tuple[Any, dict[int, Any]]:
+        """The value to return, and the values of layers of one's own."""
+        values = reference.evaluate(self._nodes, operands, self._operations, self._layers)
+        results = self._results(operands, values)
+        outputs = outputs_for(results, out, "values", self._nodes.single)
+        return self._returned(stored(results, outputs)), {
+            layer: values[layer] for layer in self._layers
+        }
+
+    def _evaluated(
+        self, operands: tuple[Any, ...], layer_values: Mapping[int, Any] | None = None
+    ) -> list[Any]:
+        """The values that the gradients need, and of the others the shapes."""
+        return reference.evaluate(
+            self._nodes, operands, self._operations, self._needed, layer_values
+        )
+
+    def _results(self, operands: tuple[Any, ...], values: list[Any]) -> list[Any]:
+        """The outputs' values, sharing memory with nothing."""
+        outputs = self._nodes.outputs
+        return apart(
+            [values[output] for output in outputs],
+            operands,
+            [self._nodes.nodes[output].operation == "layer" for output in outputs],
+        )
+
+    def _douts(self, dout: Any, values: list[Any]) -> list[Any]:
+        """The gradients of the outputs, each of its output's shape."""
+        outputs = self._nodes.outputs
+        if self._nodes.single:
+            douts: Sequence[Any] = (dout,)
+        elif isinstance(dout, tuple | list):
+            douts = dout
+        elif np.ndim(dout) == 0:
+            douts = (dout,) * len(outputs)
+        else:
+            raise TypeError(
+                f"{self._nodes.name} has {len(outputs)} values: dout must be a tuple with one for "
+                f"each, or a number for all, not {type(dout).__name__}"
+            )
+        if len(douts) != len(outputs):
+            raise ValueError(
+                f"{self._nodes.name} has {len(outputs)} values, but {len(douts)} gradients are in "
+                f"dout"
+            )
+        return [self._dout(one, values[output]) for one, output in zip(douts, outputs, strict=True)]
+
+    def _dout(self, dout: Any, value: Any) -> Any:
+        if isinstance(dout, list | tuple):
+            dout = np.array(dout)
+        if not (isinstance(dout, Number) or hasattr(dout, "dtype")):
+            raise TypeError(f"dout must be an array or a number, not {type(dout).__name__}")
+        if np.ndim(dout) == 0:
+            # As arithmetic gives it: a scalar for an array without axes.
+            number = dout[()] if type(dout) is np.ndarray else dout
+            return self._operations["broadcast_to"](number, value)
+        if np.shape(dout) != np.shape(value):
+            raise ValueError(
+                f"dout has shape {np.shape(dout)}, but the value of {self._nodes.name} has "
+                f"{np.shape(value)}"
+            )
+        return dout
+
+    def _gradients(
+        self,
+        operands: tuple[Any, ...],
+        values: list[Any],
+        douts: list[Any],
+        names: tuple[str, ...],
+    ) -> list[Any]:
+        nodes = self._nodes
+        inputs = [nodes.inputs.index(name) for name in names]
+        wanted = self._reached if names is nodes.inputs else reference.reached(nodes, inputs)
+        gradients = reference.differentiate(nodes, values, douts, wanted, self._operations)
+        zeros_like = self._operations["zeros_like"]
+        found = [zeros_like(operands[i]) if gradients[i] is None else gradients[i] for i in inputs]
+        return apart(found, (*operands, *douts))
+
+    def _returned(self, results: Sequence[Any]) -> Any:
+        return results[0] if self._nodes.single else tuple(results)
+
+
+def _recording_of(operands: tuple[Any, ...]) -> Recording | None:
+    """The recording of the first symbol among operands, or None."""
+    for operand in operands:
+        if isinstance(operand, Symbol):
+            return operand._recording
+    return None
+
+
+def _warn_of_unused(nodes: Nodes) -> None:
+    used = nodes.needed()
+    unused = [name for i, name in enumerate(nodes.inputs) if i not in used]
+    if unused:
+        warnings.warn(
+            f"{nodes.name}: no output depends on {', '.join(unused)}; gradients by "
+            f"{'it' if len(unused) == 1 else 'them'} are zero",
+            stacklevel=_stack_level(),
+        )
+
+
+def _stack_level() -> int:
+    """How many frames up, from who calls this, the first one outside of the package is."""
+    level, frame = 1, sys._getframe(1)
+    while frame.f_back is not None and frame.f_code.co_filename.startswith(PACKAGE):
+        level, frame = level + 1, frame.f_back
+    return level

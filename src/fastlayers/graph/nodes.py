@@ -1,0 +1,115 @@
+"""What a graph is, as data: nodes in the order in which they were made, and as text."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from numbers import Number
+from typing import Any, NamedTuple
+
+
+class Node(NamedTuple):
+    """A value of a graph: an input, a number, or what an operation makes of earlier values.
+
+    ``detail`` is an input's name, a number itself, a layer; ``place`` the line that made the node.
+    """
+
+    operation: str
+    operands: tuple[int, ...] = ()
+    detail: Any = None
+    place: str = ""
+
+
+# How the operations are written; layers by the name of their class.
+FORMATS = {
+    "multiply": "{} * {}",
+    "add": "{} + {}",
+    "subtract": "{} - {}",
+    "negative": "-{}",
+    "positive": "+{}",
+    "sum_to": "sum_to({}, like={})",
+    "multiply_to": "sum_to({} * {}, like={})",
+    "broadcast_to": "broadcast_to({}, like={})",
+    "zeros_like": "zeros_like({})",
+}
+
+
+class Nodes(NamedTuple):
+    """A whole graph. Inputs come first, in the order of the parameters.
+
+    ``single`` tells a function that returned one value from one that returned a tuple of one.
+    """
+
+    name: str
+    nodes: tuple[Node, ...]
+    inputs: tuple[str, ...]
+    outputs: tuple[int, ...]
+    single: bool
+
+    def needed(self) -> set[int]:
+        """The positions of the nodes that an output depends on."""
+        needed = set(self.outputs)
+        for position in reversed(range(len(self.nodes))):
+            if position in needed:
+                needed.update(self.nodes[position].operands)
+        return needed
+
+    def labels(self) -> list[str]:
+        """A name for each node: an input's own, a number itself, t0, t1, … for what is computed."""
+        labels: list[str] = []
+        computed = 0
+        for node in self.nodes:
+            if node.operation in ("input", "number"):
+                labels.append(str(node.detail))
+            else:
+                labels.append(f"t{computed}")
+                computed += 1
+        return labels
+
+    def expression(self, position: int, labels: Sequence[str]) -> str:
+        """What a node computes, of operands by their labels."""
+        node = self.nodes[position]
+        operands = [labels[operand] for operand in node.operands]
+        if node.operation == "layer":
+            return f"{type(node.detail).__name__}({', '.join(operands)})"
+        return FORMATS[node.operation].format(*operands)
+
+    def listing(self, values: Sequence[Any] | None = None) -> str:
+        """A line a node, with what it computes; of ``values``, if there are any, the shapes."""
+        labels = self.labels()
+        lines = [f"{self.name}({', '.join(self.inputs)})"]
+        for position, node in enumerate(self.nodes):
+            if node.operation == "number" or (node.operation == "input" and values is None):
+                continue
+            line = labels[position]
+            if node.operation != "input":
+                line += f" = {self.expression(position, labels)}"
+            if values is not None:
+                line += f": {summary(values[position])}"
+            lines.append(line)
+        returned = ", ".join(labels[output] for output in self.outputs)
+        lines.append(f"return {returned}" + ("," if len(self.outputs) == 1 != self.single else ""))
+        return "\n    ".join(lines)
+
+    def note(self, position: int, values: Sequence[Any], what: str = "node") -> str:
+        """What to say of an error at a node: which one it is, its operands, who made it."""
+        labels = self.labels()
+        node = self.nodes[position]
+        operands = ", ".join(
+            f"{labels[operand]} {summary(values[operand])}"
+            for operand in dict.fromkeys(node.operands)
+            if self.nodes[operand].operation != "number"
+        )
+        place = f"; made at {node.place}" if node.place else ""
+        return (
+            f"{what} {labels[position]} = {self.expression(position, labels)} of "
+            f"{self.name}: {operands}{place}"
+        )
+
+
+def summary(value: Any) -> str:
+    """A value in a word or two: an array by dtype and shape, a number itself, else its type."""
+    if isinstance(value, Number):
+        return repr(value)
+    if hasattr(value, "dtype") and hasattr(value, "shape"):
+        return f"{value.dtype} {value.shape}"
+    return type(value).__name__

@@ -1,0 +1,80 @@
+"""What a graph returns: arrays that share memory with nothing, where the caller wants them."""
+
+from __future__ import annotations
+
+import functools
+from collections import namedtuple
+from collections.abc import Sequence
+from operator import itemgetter
+from typing import Any
+
+import numpy as np
+
+from .. import reference
+
+
+def apart(results: list[Any], taken: Sequence[Any], foreign: Sequence[bool] = ()) -> list[Any]:
+    """Results that share memory with nothing: not with each other, nor with what is ``taken``.
+
+    ``foreign`` tells of each whether it comes from elsewhere, and may share memory with anything.
+    """
+    seen = {id(one) for one in taken}
+    owned = []
+    for i, result in enumerate(results):
+        view = type(result) is np.ndarray and not result.flags.owndata
+        if id(result) in seen or view or (foreign and foreign[i]):
+            result = reference.copied(result)
+        seen.add(id(result))
+        owned.append(result)
+    return owned
+
+
+def pair_of_outputs(out: Any) -> tuple[Any, Any]:
+    """Where the values go, and where the gradients."""
+    if out is None:
+        return None, None
+    if not (isinstance(out, tuple) and len(out) == 2):
+        raise TypeError(f"'out' must be a tuple of two, (value, gradients), not {out!r:.60}")
+    return out
+
+
+def outputs_for(
+    results: Sequence[Any], out: Any, what: str, single: bool = False
+) -> tuple[Any, ...]:
+    """Where the results go: an array or None for each. A single one needs no tuple."""
+    if out is None:
+        return (None,) * len(results)
+    if single and not isinstance(out, tuple):
+        return (out,)
+    expected = f"'out' must be a tuple of {len(results)} arrays, for the {what}"
+    if not isinstance(out, tuple):
+        raise TypeError(f"{expected}, not {type(out).__name__}")
+    if len(out) != len(results):
+        raise ValueError(f"{expected}, not of {len(out)}")
+    return out
+
+
+def stored(results: Sequence[Any], outputs: Sequence[Any]) -> Sequence[Any]:
+    """Results, copied into the outputs that there are; nothing is written if one is refused."""
+    if all(output is None for output in outputs):
+        return results
+    return reference.store(results, outputs)
+
+
+def gradients_of(names: tuple[str, ...], values: Sequence[Any]) -> Any:
+    """A named tuple. What cannot name a field, as ``_x``, is an attribute all the same."""
+    return _type_of(names)._make(values)
+
+
+@functools.lru_cache(maxsize=256)
+def _type_of(names: tuple[str, ...]) -> Any:
+    make: Any = namedtuple  # which type checkers know of fields that stand in the source alone
+    base = make("Gradients", names, rename=True)
+    attributes: dict[str, Any] = {
+        name: property(itemgetter(i))
+        for i, name in enumerate(names)
+        if name != base._fields[i] and not hasattr(base, name)
+    }
+    attributes["__slots__"] = ()
+    attributes["__reduce__"] = lambda self: (gradients_of, (names, tuple(self)))
+    return type("Gradients", (base,), attributes)

@@ -1,0 +1,123 @@
+"""Random graphs, compared in everything that can be seen with their nodes run one by one.
+
+``make fuzz`` goes deeper, and for many thousands of graphs without hypothesis there is
+
+    python tests/test_graph_random.py --graphs 20000 --seed 1
+
+A failure is printed as a few lines of Python, which make the calls again.
+"""
+
+from __future__ import annotations
+
+import argparse
+import sys
+from dataclasses import replace
+from random import Random
+
+import numpy as np
+from hypothesis import HealthCheck, given, note, settings
+from hypothesis import strategies as st
+from outcome import described, differences, outcome
+from paths import ANY_PATH, PATHS, Path, taken
+from plain_graph import PlainGraph, assert_same, graph_of, owned
+from random_graphs import GraphCall, out_for, random_call
+
+import fastlayers
+
+RANDOMS = st.randoms(use_true_random=False)
+
+
+@given(path=ANY_PATH, random=RANDOMS)
+@settings(suppress_health_check=[HealthCheck.too_slow, HealthCheck.data_too_large])
+def test_graph_does_what_its_nodes_do(path, random):
+    call = random_call(random)
+    note(reproducer(path, call))
+    check(path, call)
+
+
+def reproducer(path: Path | None, call: GraphCall) -> str:
+    return (
+        "import sys; sys.path.insert(0, 'tests')\n"
+        f"from test_graph_random import *\ncheck({path!r}, {call!r})"
+    )
+
+
+def check(path: Path | None, call: GraphCall) -> None:
+    operands, dout = call.build()
+    with taken(path):
+        assert_same(call.function(), *operands, dout=dout, wrt=call.wrt, errstate=call.errstate)
+        check_out(call)
+        check_derivative(call)
+
+
+def check_out(call: GraphCall) -> None:
+    """The same answers are written into outputs, though these be operands."""
+    operands, dout = call.build()
+    graph = PlainGraph(call.function(), fastlayers)
+    expected = outcome(graph.value_and_grad, *operands, dout=dout, errstate=call.errstate)
+    if expected.exception:
+        return
+    value, gradients = expected.value
+    values = (value,) if graph.single else value
+    operands, dout = call.build()
+    out = []
+    for result, place in zip((*values, *gradients), call.places, strict=False):
+        out.append(out_for(result, place, operands, [one for one in out if one is not None]))
+    of_value, of_gradients = tuple(out[: len(values)]), tuple(out[len(values) :])
+    actual = outcome(
+        graph_of(call.function()).value_and_grad,
+        *operands,
+        dout=dout,
+        out=(of_value if value is values else of_value[0], of_gradients),
+        errstate=call.errstate,
+    )
+    found = differences(replace(actual, result=None), replace(expected, result=None), "out")
+    assert found == [], "\n".join(found)
+    results = actual.value[0] if value is values else (actual.value[0],)
+    results = (*results, *actual.value[1])
+    for result, one, place in zip(results, (*values, *gradients), out, strict=True):
+        assert place is None or result is place
+        if type(one) is np.ndarray and one.ndim:
+            found = differences(*(described(np.array(a, order="C")) for a in (result, one)))
+            assert found == [], "\n".join(found)
+
+
+def check_derivative(call: GraphCall) -> None:
+    """The graph of the gradients has the values that the gradients have."""
+    operands, _ = call.build()
+    plain = PlainGraph(call.function(), fastlayers)
+    names = call.wrt or plain.names
+    quiet = {"all": "ignore"}
+    expected = outcome(plain.value_and_grad, *operands, wrt=names, errstate=quiet)
+    if expected.exception:
+        return
+    actual = outcome(graph_of(call.function()).grad(*names), *operands, errstate=quiet)
+    assert actual.exception is None
+    gradients = actual.value if len(names) > 1 else (actual.value,)
+    for name, one, other in zip(names, gradients, expected.value[1], strict=True):
+        pair = [described(owned(plain.comparable(name, gradient))) for gradient in (one, other)]
+        found = differences(*pair, f"gradient by {name}")
+        assert found == [], "\n".join(found)
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--graphs", type=int, default=20_000)
+    parser.add_argument("--seed", type=int, default=0)
+    arguments = parser.parse_args()
+    failed = 0
+    for seed in range(arguments.seed, arguments.seed + arguments.graphs):
+        random = Random(seed)
+        path = random.choice([None, *PATHS])
+        call = random_call(random)
+        try:
+            check(path, call)
+        except Exception as error:
+            failed += 1
+            print(f"# seed {seed}: {error!r:.300}\n{reproducer(path, call)}\n")
+    print(f"{failed} of {arguments.graphs} graphs differ")
+    sys.exit(failed > 0)
+
+
+if __name__ == "__main__":
+    main()
