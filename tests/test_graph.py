@@ -702,3 +702,24 @@ def test_long_chains_can_be_looked_at_and_kept():
         assert again.value_and_grad(1.0) == (1.0, (10_001.0,))
     assert graph.grad("x")(1.0) == 10_001.0
     assert "svg" in str(graph.draw())
+
+
+def test_numbers_that_python_does_not_write(implementation):
+    graph = implementation.Graph(lambda x: x * 10**5_000)
+    assert str(graph).splitlines()[1] == "    t0 = x * <int of 16610 bits>"
+    assert "16610 bits" in str(graph.draw())
+    assert graph.forward(10**5_000) == 10**10_000
+    assert "x: <int of 16610 bits>" in str(graph)
+    assert str(graph.draw(10**5_000)).startswith("<svg")
+
+
+def test_what_a_function_returned_is_told_of(implementation):
+    with pytest.raises(TypeError, match=r"it returned \[<a value of shop>\]"):
+        implementation.Graph(make_list_shop())
+
+
+def make_list_shop():
+    def shop(x):
+        return [x]
+
+    return shop

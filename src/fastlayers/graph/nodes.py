@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from numbers import Number
 from typing import Any, NamedTuple
 
@@ -59,7 +59,7 @@ class Nodes(NamedTuple):
         computed = 0
         for node in self.nodes:
             if node.operation in ("input", "number"):
-                labels.append(str(node.detail))
+                labels.append(number_text(node.detail, str))
             else:
                 labels.append(f"t{computed}")
                 computed += 1
@@ -109,7 +109,15 @@ class Nodes(NamedTuple):
 def summary(value: Any) -> str:
     """A value in a word or two: an array by dtype and shape, a number itself, else its type."""
     if isinstance(value, Number):
-        return repr(value)
+        return number_text(value, repr)
     if hasattr(value, "dtype") and hasattr(value, "shape"):
         return f"{value.dtype} {value.shape}"
     return type(value).__name__
+
+
+def number_text(value: Any, written: Callable[[Any], str]) -> str:
+    """A number as ``str`` or ``repr`` writes it; an int of too many digits for that by its size."""
+    try:
+        return written(value)
+    except ValueError:
+        return f"<int of {value.bit_length()} bits>"

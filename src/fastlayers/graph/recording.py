@@ -102,6 +102,9 @@ class Symbol(Placeholder):
 
     __hash__ = object.__hash__
 
+    def __repr__(self) -> str:
+        return f"<a value of {self._recording.name}>"
+
 
 def _refusing(what: str, instead: str) -> Callable[..., NoReturn]:
     def method(self: Symbol, *_: Any) -> NoReturn:
