@@ -257,14 +257,14 @@ def store(results: Sequence[Any], outputs: Sequence[Any]) -> tuple[Any, ...]:
     """Results that share memory with nothing, each copied into its output if there is one."""
     # To multiply by True is to copy, in any dtype, by the rules for outputs of ufuncs: but for the
     # signs of complex zeros, and for signalling NaNs.
-    pairs = tuple(zip(results, outputs, strict=True))
+    pairs = list(zip(results, outputs, strict=True))
     _check_outputs(True, pairs)
     for result, output in pairs:
         if type(output) is np.ndarray:
             np.copyto(output, result, casting="same_kind")
         elif output is not None:
             np.multiply(True, result, out=output)
-    return tuple(result if output is None else output for result, output in pairs)
+    return tuple([result if output is None else output for result, output in pairs])
 
 
 def pair(out: Any) -> tuple[Any, Any]:

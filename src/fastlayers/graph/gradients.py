@@ -30,7 +30,7 @@ class Builder(dict[str, Callable[..., Any]]):
         return lambda *operands: self.append(operation, operands)
 
     def append(self, operation: str, operands: Sequence[Any]) -> Value:
-        positions = tuple(self._position_of(operand) for operand in operands)
+        positions = tuple([self._position_of(operand) for operand in operands])
         self.nodes.append(Node(operation, positions, place=self.place))
         return Value(len(self.nodes) - 1)
 
@@ -59,7 +59,7 @@ def graph_of_gradients(graph: Nodes, names: Sequence[str]) -> Nodes:
     outputs = [
         gradients[position] or builder["zeros_like"](values[position]) for position in inputs
     ]
-    positions = tuple(output.position for output in outputs)
+    positions = tuple([output.position for output in outputs])
     return simplified(Nodes(name, tuple(builder.nodes), graph.inputs, positions, len(names) == 1))
 
 
@@ -72,12 +72,12 @@ def simplified(graph: Nodes) -> Nodes:
     for position, node in enumerate(graph.nodes):
         if position not in needed and position >= len(graph.inputs):
             continue
-        operands = tuple(moved[operand] for operand in node.operands)
+        operands = tuple([moved[operand] for operand in node.operands])
         # A number by its type and its repr: 1, 1.0 and True are three, as are 0.0 and -0.0.
         key = node.operation, operands, type(node.detail), repr(node.detail)
         if key not in known:
             known[key] = len(nodes)
             nodes.append(node._replace(operands=operands))
         moved[position] = known[key]
-    outputs = tuple(moved[output] for output in graph.outputs)
+    outputs = tuple([moved[output] for output in graph.outputs])
     return graph._replace(nodes=tuple(nodes), outputs=outputs)

@@ -344,7 +344,7 @@ class Graph(BaseLayer):
                 f"{self._nodes.name} takes {len(inputs)} operand{'s' if len(inputs) != 1 else ''} "
                 f"({', '.join(inputs)}); {'; '.join(problems)}"
             )
-        return tuple(given[name] if name in given else named[name] for name in inputs)
+        return tuple([given[name] if name in given else named[name] for name in inputs])
 
     def _named(self, wrt: str | Sequence[str] | None) -> tuple[str, ...]:
         """The parameters to differentiate by."""

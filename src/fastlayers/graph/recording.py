@@ -164,7 +164,7 @@ class Recording:
         self, operation: str, *operands: Any, layer: Any = None, place: str | None = None
     ) -> Symbol:
         place = self.place() if place is None else place
-        positions = tuple(self._position_of(operand, place) for operand in operands)
+        positions = tuple([self._position_of(operand, place) for operand in operands])
         if layer is not None:
             if id(layer) in self._layers:
                 raise TypeError(
@@ -189,7 +189,7 @@ class Recording:
                 called = f"{node.place}, called at {place}"
                 made = self.operation(node.operation, *used, layer=node.detail, place=called)
                 symbols.append(made)
-        outputs = tuple(symbols[output] for output in graph.outputs)
+        outputs = tuple([symbols[output] for output in graph.outputs])
         return outputs[0] if graph.single else outputs
 
     def refuse(self, what: str, instead: str) -> NoReturn:
@@ -297,7 +297,7 @@ def record(function: Callable[..., Any]) -> Nodes:
     finally:
         recording.over = True
         recording.restore_layers()
-    positions = tuple(output._position for output in outputs)
+    positions = tuple([output._position for output in outputs])
     return Nodes(name, tuple(recording.nodes), tuple(symbols), positions, single)
 
 
