@@ -182,7 +182,7 @@ class PlainGraph:
             return dout.item() if has_shape(dout) else dout
         if not has_shape(dout):
             return np.full_like(value, dout, np.result_type(value, dout), subok=False)[()]
-        return dout if np.ndim(dout) else np.broadcast_to(dout, value.shape)[()]
+        return dout if np.ndim(dout) else np.broadcast_to(dout[()], value.shape)[()]
 
     def _contribution(self, operation: str, which: int, dout: Any, operands: list[Any]) -> Any:
         """The gradient of the operand ``which``, in its shape; a number's is a number."""
@@ -295,5 +295,6 @@ def every_way(
 def owned(value: Any) -> Any:
     """What arithmetic on a subclass gives may be a view, or a copy, of an array of its own."""
     if isinstance(value, np.ma.MaskedArray) and value is not np.ma.masked:
-        return np.ma.array(value.data, mask=value.mask)  # whatever a copy's fill value is
+        mask = value.mask if value.mask is np.ma.nomask else np.array(value.mask, order="C")
+        return np.ma.array(value.data, mask=mask)  # whatever a copy's fill value is
     return value if type(value) is np.ndarray and value.flags.owndata else copied(value)

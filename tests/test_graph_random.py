@@ -114,7 +114,7 @@ def main() -> None:
             check(path, call)
         except Exception as error:
             failed += 1
-            print(f"# seed {seed}: {error!r:.300}\n{reproducer(path, call)}\n")
+            print(f"# seed {seed}: {error!r:.300}\n{reproducer(path, call)}\n", flush=True)
     print(f"{failed} of {arguments.graphs} graphs differ")
     sys.exit(failed > 0)
 
