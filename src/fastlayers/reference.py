@@ -275,7 +275,7 @@ def pair(out: Any) -> tuple[Any, Any]:
     return out
 
 
-def _check_outputs(dout: Any, products: tuple[tuple[Any, Any], ...]) -> None:
+def _check_outputs(dout: Any, products: Sequence[tuple[Any, Any]]) -> None:
     """Raise what NumPy raises for the outputs, before any of them is written."""
     # With where=False NumPy checks all that it ever checks, and writes nothing; but it converts
     # what it finds in the outputs, and would warn of that.
