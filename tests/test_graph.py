@@ -723,3 +723,11 @@ def make_list_shop():
         return [x]
 
     return shop
+
+
+def test_none_among_objects_is_a_gradient_like_any(implementation):
+    nothing = np.array(None)
+    graph = implementation.Graph(lambda x: x * 2)
+    graph.forward(np.array(1, object))
+    with pytest.raises(TypeError, match="unsupported operand"):
+        graph.backward(nothing)

@@ -607,17 +607,20 @@ def differentiate(
     gradient unless all are to be kept: the inputs' remain.
     """
     gradients: list[Any] = [None] * len(values)
+    begun = set()  # since None may be a gradient: that of objects
 
     def add_to(position: int, contribution: Any) -> None:
-        old = gradients[position]
-        gradients[position] = contribution if old is None else run["add"](old, contribution)
+        if position in begun:
+            contribution = run["add"](gradients[position], contribution)
+        begun.add(position)
+        gradients[position] = contribution
 
     for output, dout in zip(graph.outputs, douts, strict=True):
         if output in wanted:
             add_to(output, dout)
     for position in reversed(range(len(graph.inputs), len(values))):
         node, dout = graph.nodes[position], gradients[position]
-        if dout is None:
+        if position not in begun:
             continue
         try:
             for operand, contribution in _contributions(node, dout, values, wanted, run):
