@@ -175,7 +175,7 @@ FALLEN_THROUGH = {
     "a graph that sums": lambda o: passed(o.x, o.row, o.column, o.number, dout=o.y),
     "a graph of what is mixed": lambda o: passed(o.float32, o.x, o.row, o.int32),
     "a graph by name": lambda o: passed(o.x, o.y, o.level, o.x, wrt=("a", "c")),
-    "a graph with out": lambda o: GRAPH(o.x, o.y, o.level, o.row, out=o.out),
+    "a graph with out": lambda o: GRAPH(o.x, o.y, o.level, o.x, out=o.out),
     "a graph's step": lambda o: graph_step(o.x, o.y, o.level, o.number, dout=o.x),
     "overflow": lambda o: without_warnings(multiply, o.huge, o.huge),
     "recycling": lambda o: recycled(np.add, o.complex, o.complex),

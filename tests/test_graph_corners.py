@@ -20,6 +20,7 @@ from fastlayers import Graph
 
 FLOATS = ["f4", "f8"]
 DTYPES = ["f4", "f8", "i4", "i8"]
+ALL_PATHS = [*PATHS, None]
 ARRAYS = [1, 7, 300, 5_000]  # numbers of elements
 
 
@@ -472,9 +473,8 @@ TAILS = [*range(1, 71), *range(250, 261), *range(510, 516), *range(1020, 1031)]
 @pytest.mark.parametrize("dtype", DTYPES)
 def test_every_length_of_a_tail(dtype):
     for n in TAILS:
-        path = PATHS[n % len(PATHS)] if PATHS else None
         x, a, b, dout = (normal(n, dtype, seed) for seed in range(4))
-        with taken(path):
+        with taken(ALL_PATHS[n % len(ALL_PATHS)]):
             assert_same(horner, x, a, b, 3, dout=dout, errstate={"all": "raise"})
 
 
@@ -485,7 +485,7 @@ def test_every_length_of_a_summed_tail(dtype):
         assert_same(horner, x, row, column, 1.5, dout=x, errstate={"all": "raise"})
 
 
-@pytest.mark.parametrize("path", PATHS, ids=str)
+@pytest.mark.parametrize("path", ALL_PATHS, ids=str)
 def test_every_path(path):
     for shape in ((3_000,), (40, 33), (129, 65)):
         for dtype in DTYPES:
@@ -538,7 +538,7 @@ def test_flag_at_the_first_or_last_element(where, n, mode):
     assert heard == noticed
 
 
-@pytest.mark.parametrize("path", PATHS, ids=str)
+@pytest.mark.parametrize("path", ALL_PATHS, ids=str)
 def test_flag_of_the_last_thread(path):
     x = np.ones(4_099)
     x[-1] = 1e300
@@ -798,7 +798,7 @@ def test_backward_can_be_repeated():
 # ------------------------------------------------------------------------------ threads, processes
 
 
-@pytest.mark.parametrize("path", PATHS[:: max(1, len(PATHS) // 3)], ids=str)
+@pytest.mark.parametrize("path", ALL_PATHS[:: max(1, len(ALL_PATHS) // 3)], ids=str)
 def test_one_graph_in_sixteen_threads(path):
     graph = Graph(shop)
     work = [

@@ -58,9 +58,9 @@ def test_calls_leave_nothing_behind(tracing, way):
     found = {}
     with taken(WAYS[way]):
         for name in calls.NAMES:
-            # A leak is there every time. Caches fill once, and without the GIL Python puts off now
-            # and then what is to be freed.
-            for _ in range(5):
+            # A leak is there every time. Caches fill once (Python keeps 2,000 tuples of a size),
+            # and without the GIL Python puts off now and then what is to be freed.
+            for _ in range(12):
                 found[name] = leaks.left_behind(name, o, CALLS)
                 if not found[name]:
                     break
