@@ -349,6 +349,23 @@ def test_an_array_that_numpy_warns_of_writing_to(api, operation):
     assert one.value is out or one.value == out
 
 
+def test_an_overflow_over_unaligned_operands(api):
+    # NumPy, which words the warning, must find the operands as they were.
+    def given():
+        memory = np.full(60, 0x7F, np.uint8)
+        return memory[1:49].view("f8"), memory[:48].view("f8")
+
+    x, out = given()
+    one = outcome(api.multiply, x, x, out=out)
+    x, expected = given()
+    assert one.warnings == outcome(np.multiply, x, x, out=expected).warnings != ()
+    assert described(one.value) == described(expected)
+    x, out = given()
+    one = outcome(api.multiply_backward, x, x, x, out=(out, None))
+    assert one.warnings != ()
+    assert described(one.value[0]) == described(expected)
+
+
 def test_layer_works_on_after_a_refusal(implementation):
     layer, x, y = implementation.MulLayer(), numbers(5), numbers(5, seed=1)
     out = np.empty(5)

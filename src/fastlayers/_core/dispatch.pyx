@@ -155,7 +155,7 @@ cdef object binary_converted(Operation operation, object x, object y, object out
     """`binary` with operands in another form, where they have one that is served."""
     cdef int copied = 0
     operands = converted((x, y), &copied)
-    if operands is None:
+    if operands is None or overwrites(out, (x, y)):
         return None
     result = binary(operation, operands[0], operands[1], out, copied)
     return result if result is None or out is not None else as_mapped(result, x, y)
@@ -167,12 +167,22 @@ cdef object binary_backward_converted(
     """`binary_backward` with operands in another form, where they have one that is served."""
     cdef int copied = 0
     operands = converted((dout, x, y), &copied)
-    if operands is None:
+    if operands is None or overwrites(out, (dout, x, y)):
         return None
     result = binary_backward(operation, operands[0], operands[1], operands[2], out, copied)
     if result is None or out is not None:
         return result
     return as_mapped(result[0], dout, y), as_mapped(result[1], dout, x)
+
+
+cdef bint overwrites(object out, tuple operands):
+    """Whether outputs lie over operands, which NumPy must find as they were if it is to report."""
+    for result in out if type(out) is tuple else (out,):
+        for operand in operands:
+            if type(result) is np.ndarray and is_array(operand):
+                if np.may_share_memory(result, operand):
+                    return True
+    return False
 
 
 cdef inline object as_mapped(object result, object x, object y):
