@@ -230,6 +230,8 @@ def sum_to(array: Any, shape: tuple[int, ...]) -> Any:
             f"sum_to_shape=True sums arrays, not a {type(array).__name__}: "
             "give the layer arrays, as by .to_numpy(), or sum the gradients yourself"
         )
+    if array.dtype == object:  # whose sum over all axes is no array, unless the axes are kept
+        return np.sum(array, axis=axes, keepdims=True).reshape(shape)
     dtype = None if array.dtype == bool else array.dtype  # np.sum would widen small integers
     return np.sum(array, axis=axes, dtype=dtype).reshape(shape)
 
