@@ -72,12 +72,12 @@ VALUE = {
     "subtract": lambda x, y: x - y,
     "negative": lambda x: -x,
 }
-# The gradient of each operand, before it is summed.
-PRODUCTS = {
-    "multiply": (lambda dout, x, y: dout * y, lambda dout, x, y: dout * x),
-    "add": (lambda dout, x, y: dout * 1, lambda dout, x, y: dout * 1),
-    "subtract": (lambda dout, x, y: dout * 1, lambda dout, x, y: dout * -1),
-    "negative": (lambda dout, x: dout * -1,),
+# What a gradient is multiplied by for each operand, before it is summed.
+FACTORS = {
+    "multiply": (lambda x, y: y, lambda x, y: x),
+    "add": (lambda x, y: 1, lambda x, y: 1),
+    "subtract": (lambda x, y: 1, lambda x, y: -1),
+    "negative": (lambda x: -1,),
 }
 
 
@@ -186,8 +186,8 @@ class PlainGraph:
 
     def _contribution(self, operation: str, which: int, dout: Any, operands: list[Any]) -> Any:
         """The gradient of the operand ``which``, in its shape; a number's is a number."""
-        product = PRODUCTS[operation][which](dout, *operands)
-        operand = operands[which]
+        factor = FACTORS[operation][which](*operands)
+        product, operand = dout * factor, operands[which]
         if np.shape(product) == np.shape(operand) and has_shape(product) <= has_shape(operand):
             is_view = isinstance(product, np.ndarray) and not product.flags.owndata
             return product.copy() if is_view else product  # what a subclass's arithmetic may give
@@ -196,14 +196,9 @@ class PlainGraph:
         if np.ndim(product) and not np.iscomplexobj(product):
             self.layers.add_backward(product, operand, product, sum_to_shape=True)
         with warnings.catch_warnings(action="ignore"), np.errstate(all="ignore"):
-            return self._summed(operation, which, dout, operands)
-
-    def _summed(self, operation: str, which: int, dout: Any, operands: list[Any]) -> Any:
-        x, y = operands[0], operands[-1]
-        if operation == "multiply":
-            return self.layers.multiply_backward(dout, x, y, sum_to_shape=True)[which]
-        product = PRODUCTS[operation][which](dout, *operands)
-        return self.layers.add_backward(product, x, y, sum_to_shape=True)[which]
+            if operation == "multiply":
+                return self.layers.multiply_backward(dout, *operands, sum_to_shape=True)[which]
+            return self.layers.multiply_backward(dout, operand, factor, sum_to_shape=True)[0]
 
 
 @cache
