@@ -25,7 +25,7 @@ from operands import Operand
 from outcome import described, outcome, sharing
 
 import fastlayers
-from fastlayers import limits
+from fastlayers import config, limits
 
 if fastlayers.IMPLEMENTATION != "native":
     pytest.skip("plain NumPy recycles nothing", allow_module_level=True)
@@ -509,41 +509,52 @@ def test_empty_cache():
     assert fastlayers.cache_info().blocks == 1
 
 
-@pytest.mark.parametrize("value", ["0", "1000000", str(10**30), ""])
-def test_limit_from_the_environment(value):
+@pytest.mark.parametrize(
+    ("value", "limit"),
+    [
+        ("0", 0),
+        ("1000000", 1_000_000),
+        (str(10**30), sys.maxsize),
+        ("64M", 64 << 20),
+        ("", min(limits.memory_bytes() // 8, 1 << 30)),
+    ],
+)
+def test_limit_from_the_environment(value, limit):
     code = "import fastlayers; print(fastlayers.cache_info().limit)"
-    default = min(limits.memory_bytes() // 8, 1 << 30)
-    expected = min(int(value), 2**63 - 1) if value else default
-    assert output_of(code, FASTLAYERS_CACHE_LIMIT=value) == [str(expected)]
+    assert output_of(code, FASTLAYERS_CACHE_LIMIT=value) == [str(limit)]
+
+
+def test_bad_limit_in_the_environment():
+    error = last_line_of_error("import fastlayers", FASTLAYERS_CACHE_LIMIT="lots")
+    assert error.startswith("ValueError: FASTLAYERS_CACHE_LIMIT is 'lots'")
 
 
 @pytest.mark.parametrize(
     "value", ["-1", "1.5", "1e6", "lots", "1 MB", "0x10", "1KMB", "iB", "64iB", "B", "1P"]
 )
-def test_bad_limit_in_the_environment(value):
-    error = last_line_of_error("import fastlayers", FASTLAYERS_CACHE_LIMIT=value)
-    assert error.startswith("ValueError: FASTLAYERS_CACHE_LIMIT")
-    assert repr(value) in error
-    assert "at least 0" in error
+def test_a_limit_that_is_none(monkeypatch, value):
+    monkeypatch.setenv("FASTLAYERS_CACHE_LIMIT", value)
+    with pytest.raises(ValueError, match="at least 0") as caught:
+        config._limit_from_environment()
+    assert str(caught.value).startswith(f"FASTLAYERS_CACHE_LIMIT is {value!r}")
 
 
 @pytest.mark.parametrize(
     ("value", "limit"),
     [
         ("64K", 64 << 10),
-        ("64M", 64 << 20),
         ("64MiB", 64 << 20),
         ("1GiB", 1 << 30),
         ("2 g", 2 << 30),
         ("1T", 1 << 40),
         ("0M", 0),
         (" 12 ", 12),
-        ("9999999999T", sys.maxsize),
+        ("9999999999T", 9_999_999_999 << 40),
     ],
 )
-def test_limit_with_a_unit(value, limit):
-    code = "import fastlayers; print(fastlayers.cache_info().limit)"
-    assert output_of(code, FASTLAYERS_CACHE_LIMIT=value) == [str(limit)]
+def test_limit_with_a_unit(monkeypatch, value, limit):
+    monkeypatch.setenv("FASTLAYERS_CACHE_LIMIT", value)
+    assert config._limit_from_environment() == limit
 
 
 # ------------------------------------------------------------------------------------- recycling()
@@ -1005,8 +1016,9 @@ def test_memory_stays_flat():
         return memory_of_process()[0]
 
     before = steps(1_000)
-    # A tenth of an array; a leak of one block in a thousand steps would be 90 times that.
-    assert steps(9_000) - before < x.nbytes / 10
+    # The process is not alone in this: the system may join its pages to huge ones of 2 MiB. A leak
+    # of one block in a thousand steps would be nine arrays.
+    assert steps(9_000) - before < 4 * x.nbytes
 
 
 @pytest.mark.parametrize("n", [1_000, 100_000, 700_000])
