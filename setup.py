@@ -201,20 +201,27 @@ class BuildPy(build_py):
 def extension(name):
     return Extension(
         f"fastlayers._core.{name}",
-        [str(CORE / f"{name}.pyx")],
-        include_dirs=[np.get_include(), str(CORE)],
+        [str(CORE / f"{name.replace('.', '/')}.pyx")],
+        include_dirs=[np.get_include(), str(CORE / "system")],
         define_macros=[
             ("NPY_NO_DEPRECATED_API", "NPY_2_0_API_VERSION"),
             ("NPY_TARGET_VERSION", "NPY_2_0_API_VERSION"),
         ],
         depends=[
             "setup.py",
-            *(str(p) for p in sorted(CORE.iterdir()) if p.suffix in (".h", ".pxd", ".pxi")),
+            *(str(p) for p in sorted(CORE.rglob("*")) if p.suffix in (".h", ".pxd", ".pxi")),
         ],
     )
 
 
-MODULES = ["dispatch", "memory", *(f"kernels_{name}" for name in LEVELS)]
+MODULES = [
+    "memory",
+    "program.operations",
+    "frontend.dtypes",
+    "frontend.schedule",
+    "frontend.dispatch",
+    *(f"engine.kernels_{name}" for name in LEVELS),
+]
 
 setup(
     cmdclass={"build_ext": BuildExt, "build_py": BuildPy},

@@ -15,7 +15,8 @@ import fastlayers
 from fastlayers import limits
 
 if fastlayers.IMPLEMENTATION == "native":
-    from fastlayers._core import dispatch, simd
+    from fastlayers._core import simd
+    from fastlayers._core.frontend import schedule
 
     LEVELS = simd.available()
 else:
@@ -65,13 +66,13 @@ def taken(path: Path | None) -> Iterator[None]:
         yield
         return
     thresholds, level, limit = (
-        dispatch.get_thresholds(),
+        schedule.get_thresholds(),
         simd.in_use(),
         fastlayers.cache_info().limit,
     )
     never = 1 << 62
     # Nor is any call late, on a machine that is busy otherwise: the next ones would use one thread.
-    dispatch.set_thresholds(
+    schedule.set_thresholds(
         gil=path.threshold,
         threads=path.threshold,
         streaming=path.threshold if path.streaming else never,
@@ -85,9 +86,9 @@ def taken(path: Path | None) -> Iterator[None]:
     try:
         yield
     finally:
-        dispatch.set_thresholds(**thresholds)
+        schedule.set_thresholds(**thresholds)
         simd.use(level)
-        dispatch.set_thread_count(0, limits.cpu_quota())
+        schedule.set_thread_count(0, limits.cpu_quota())
         fastlayers.set_cache_limit(limit)
 
 

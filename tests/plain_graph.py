@@ -180,9 +180,14 @@ class PlainGraph:
         """What is given for an output, in its shape."""
         if not has_shape(value):
             return dout.item() if has_shape(dout) else dout
-        if not has_shape(dout):
-            return np.full_like(value, dout, np.result_type(value, dout), subok=False)[()]
-        return dout if np.ndim(dout) else np.broadcast_to(dout[()], value.shape)[()]
+        if has_shape(dout) and np.ndim(dout) == 0:
+            dout = dout[()]  # of objects the object itself
+        if isinstance(dout, np.ndarray):
+            return dout
+        if isinstance(dout, np.generic):
+            return np.broadcast_to(dout, value.shape)[()]
+        kind = dout if isinstance(dout, int | float | complex) else object
+        return np.full_like(value, dout, np.result_type(value.dtype, kind), subok=False)[()]
 
     def _contribution(self, operation: str, which: int, dout: Any, operands: list[Any]) -> Any:
         """The gradient of the operand ``which``, in its shape; a number's is a number."""
@@ -191,9 +196,12 @@ class PlainGraph:
         if np.shape(product) == np.shape(operand) and has_shape(product) <= has_shape(operand):
             is_view = isinstance(product, np.ndarray) and not product.flags.owndata
             return product.copy() if is_view else product  # what a subclass's arithmetic may give
-        # The warnings of the sum alone; its bits may depend on what was multiplied. Of complex
-        # numbers, which a product with 1 might warn of, no sum in tests overflows.
-        if np.ndim(product) and not np.iscomplexobj(product):
+        # The warnings of the sum alone; its bits may depend on what was multiplied.
+        if np.iscomplexobj(product):  # a product with 1 might warn once more
+            shape = (1,) * (np.ndim(product) - np.ndim(operand)) + np.shape(operand)
+            axes = [i for i, n in enumerate(shape) if n == 1 != np.shape(product)[i]]
+            np.sum(product, axis=tuple(axes))
+        elif np.ndim(product):
             self.layers.add_backward(product, operand, product, sum_to_shape=True)
         with warnings.catch_warnings(action="ignore"), np.errstate(all="ignore"):
             if operation == "multiply":

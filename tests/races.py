@@ -18,7 +18,8 @@ from calls import SERVED, make, operands
 from recycler import recycler
 
 import fastlayers
-from fastlayers._core import dispatch, memory
+from fastlayers._core import memory
+from fastlayers._core.frontend import schedule
 
 THREADS = 8
 ROUNDS = 2_000
@@ -70,7 +71,7 @@ def compute(seed: int) -> None:
 
 
 def main() -> int:
-    dispatch.set_thresholds(gil=1, threads=1, recycling=1)
+    schedule.set_thresholds(gil=1, threads=1, recycling=1)
     memory.set_idle_seconds(0.0)  # the sweeper is there, too, and comes and goes
     sys.setswitchinterval(1e-5)
     work = [recycle] * THREADS + [compute] * THREADS + [adjust] * 2

@@ -24,7 +24,7 @@ if fastlayers.IMPLEMENTATION != "native":
 from paths import OPENMP, PATHS, needs_openmp, taken
 from recycler import recycler
 
-from fastlayers._core import dispatch
+from fastlayers._core.frontend import schedule
 
 LARGE = 50_000  # elements, worth two threads
 
@@ -33,7 +33,7 @@ LARGE = 50_000  # elements, worth two threads
 def restore():
     limit = fastlayers.cache_info().limit
     yield
-    dispatch.set_thread_count(0, limits.cpu_quota())
+    schedule.set_thread_count(0, limits.cpu_quota())
     fastlayers.set_cache_limit(limit)
 
 
@@ -135,8 +135,8 @@ def test_fork_while_threads_are_at_work(tmp_path):
     # In the midst of calls that share their work out to threads.
     code = """
 import threading
-from fastlayers._core import dispatch
-dispatch.set_thresholds(late=1e6)
+from fastlayers._core.frontend import schedule
+schedule.set_thresholds(late=1e6)
 fastlayers.set_num_threads(3)
 done = threading.Event()
 def keep_busy():

@@ -56,10 +56,10 @@ import signal
 import threading
 import numpy as np
 import fastlayers
-from fastlayers._core import dispatch
+from fastlayers._core.frontend import schedule
 
 fastlayers.set_num_threads(3)
-dispatch.set_thresholds(late=1e6)  # no call is late, so all take threads
+schedule.set_thresholds(late=1e6)  # no call is late, so all take threads
 
 def ours():
     rng = np.random.default_rng(0)

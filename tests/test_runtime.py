@@ -18,13 +18,14 @@ if fastlayers.IMPLEMENTATION != "native":
 
 from paths import TASKS, needs_openmp
 
-from fastlayers._core import dispatch, simd
+from fastlayers._core import simd
+from fastlayers._core.frontend import schedule
 
 
 @pytest.fixture(autouse=True)
 def restore():
     yield
-    dispatch.set_thread_count(0, limits.cpu_quota())
+    schedule.set_thread_count(0, limits.cpu_quota())
 
 
 # ----------------------------------------------------------------------------- number of threads
@@ -188,7 +189,7 @@ def started_by_another_thread(n):
     counted.wait()
     return counts[0]
 
-fastlayers._core.dispatch.set_thresholds(late=1e6)  # no call is, however busy the machine
+fastlayers._core.frontend.schedule.set_thresholds(late=1e6)  # no call is, however busy the machine
 """
 
 
@@ -201,7 +202,7 @@ import time
 counts = [started(1000_000), started_by_another_thread(1000_000)]
 while counts[-1] != 0:
     # On a busy machine the penalty may be over before the next call.
-    fastlayers._core.dispatch.seem_to_have_taken(1e9)
+    fastlayers._core.frontend.schedule.seem_to_have_taken(1e9)
     counts.append(started_by_another_thread(1000_000))
 while counts[-1] == 0:
     time.sleep(0.02)
@@ -221,7 +222,7 @@ def test_no_thread_is_started_after_the_first_calls():
 import os
 import numpy as np
 import fastlayers
-fastlayers._core.dispatch.set_thresholds(late=1e6)
+fastlayers._core.frontend.schedule.set_thresholds(late=1e6)
 fastlayers.set_cache_limit(0)  # nor a thread that watches over it
 small, large, square = np.ones(20_000), np.ones(500_000), np.ones((500, 200))
 def calls():
@@ -276,7 +277,7 @@ def test_threads_that_cannot_start_again_are_no_error():
 import os
 import numpy as np
 import fastlayers
-fastlayers._core.dispatch.set_thresholds(late=1e6)
+fastlayers._core.frontend.schedule.set_thresholds(late=1e6)
 fastlayers.set_cache_limit(0)  # nor is there a thread that watches over it
 x = np.ones(1_000_000)
 def started(threads):

@@ -70,7 +70,8 @@ def test_keys_are_the_same_identifiers_on_both_implementations():
 def test_native_build():
     if fastlayers.IMPLEMENTATION != "native":
         pytest.skip("there is no compiled part to tell of")
-    from fastlayers._core import dispatch, simd
+    from fastlayers._core import simd
+    from fastlayers._core.frontend import schedule
 
     before = fastlayers.get_num_threads()
     fastlayers.set_num_threads(1)
@@ -81,10 +82,10 @@ def test_native_build():
     assert told["threads"]["number"] == 1
     assert told["threads"]["forked"] is False
     assert told["instruction_sets"]["in_use"] == simd.in_use()
-    assert told["thresholds"] == dispatch.get_thresholds()
+    assert told["thresholds"] == schedule.get_thresholds()
     assert told["fastlayers"]["reason"] is None
     build = told["build"]
-    assert {"dispatch", "memory"} < set(build["flags"])
+    assert {"dispatch", "schedule", "memory"} < set(build["flags"])
     assert f"kernels_{simd.in_use().replace('-', '_')}" in build["flags"]
     assert int(build["cython"].split(".")[0]) >= 3
     assert int(build["numpy"].split(".")[0]) >= 2

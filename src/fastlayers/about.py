@@ -9,7 +9,8 @@ from . import config, limits, ops
 from .ops import IMPLEMENTATION
 
 if IMPLEMENTATION == "native":
-    from ._core import dispatch, simd
+    from ._core import simd
+    from ._core.frontend import schedule
 
 # Set or not, they decide how fast a call is.
 ENVIRONMENT = (*config.VARIABLES, "OMP_NUM_THREADS", "OMP_WAIT_POLICY")
@@ -96,11 +97,11 @@ def _of_the_compiled_part() -> dict[str, dict[str, Any]]:
     if IMPLEMENTATION == "native":
         import json  # as slow as platform
 
-        build["compiler"], recorded = dispatch.build_info()
+        build["compiler"], recorded = schedule.build_info()
         build |= json.loads(recorded)
         levels = {"built": simd.built(), "available": simd.available(), "in_use": simd.in_use()}
-        threads["openmp"], threads["openmp_threads"], threads["forked"] = dispatch.openmp_state()
-        thresholds = dispatch.get_thresholds()
+        threads["openmp"], threads["openmp_threads"], threads["forked"] = schedule.openmp_state()
+        thresholds = schedule.get_thresholds()
     return {
         "build": build,
         "instruction_sets": levels,

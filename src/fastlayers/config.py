@@ -15,7 +15,8 @@ from . import limits, ops
 from .ops import IMPLEMENTATION
 
 if IMPLEMENTATION == "native":
-    from ._core import dispatch, memory
+    from ._core import memory
+    from ._core.frontend import schedule
 
 # Of the memory that the process may use, this share may be kept for further results; and no more
 # than so many bytes, as a machine often runs a process for each of its processors.
@@ -76,7 +77,7 @@ def set_num_threads(n: int) -> None:
     if not 1 <= n <= MAX_THREADS:
         raise ValueError(f"the number of threads must be from 1 to {MAX_THREADS}, got {n}")
     if IMPLEMENTATION == "native":
-        dispatch.set_thread_count(n, _cpu_quota)
+        schedule.set_thread_count(n, _cpu_quota)
 
 
 def get_num_threads() -> int:
@@ -88,7 +89,7 @@ def get_num_threads() -> int:
     >>> fastlayers.get_num_threads() >= 1
     True
     """
-    return dispatch.get_thread_count() if IMPLEMENTATION == "native" else 1
+    return schedule.get_thread_count() if IMPLEMENTATION == "native" else 1
 
 
 def cache_info() -> CacheInfo:
@@ -324,7 +325,7 @@ _threads = _threads_from_environment()
 _limit = _limit_from_environment()
 
 if IMPLEMENTATION == "native":
-    dispatch.set_thread_count(0, _cpu_quota)
+    schedule.set_thread_count(0, _cpu_quota)
 if _threads is not None:
     set_num_threads(_threads)
 set_cache_limit(_default_cache_limit() if _limit is None else _limit)

@@ -64,6 +64,8 @@ else:
             multiply,
             multiply_backward,
             multiply_to_operand,
+            negative,
+            subtract,
             sum_to_operand,
         )
     except ImportError as error:
@@ -77,6 +79,8 @@ if IMPLEMENTATION == "reference":
         multiply,
         multiply_backward,
         multiply_to_operand,
+        negative,
+        subtract,
         sum_to_operand,
     )
 
@@ -85,6 +89,8 @@ OPERATIONS: reference.Operations = {
     **reference.OPERATIONS,
     "multiply": multiply,
     "add": add,
+    "subtract": subtract,
+    "negative": negative,
     "sum_to": sum_to_operand,
     "multiply_to": multiply_to_operand,
 }

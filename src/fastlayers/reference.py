@@ -98,6 +98,20 @@ def add(x: Any, y: Any, out: Any = None) -> Any:
     return np.add(x, y, out=out)
 
 
+def subtract(x: Any, y: Any, out: Any = None) -> Any:
+    """Subtract element by element: ``x - y``; as `multiply` in all else."""
+    if out is None:
+        return x - y
+    return np.subtract(x, y, out=out)
+
+
+def negative(x: Any, out: Any = None) -> Any:
+    """Negate element by element: ``-x``; as `multiply` in all else."""
+    if out is None:
+        return -x
+    return np.negative(x, out=out)
+
+
 def multiply_backward(
     dout: Any, x: Any, y: Any, out: Any = None, sum_to_shape: bool = False
 ) -> tuple[Any, Any]:
@@ -192,15 +206,34 @@ def add_backward(
     >>> add_backward(np.array([1.0, 10.0]))
     (array([ 1., 10.]), array([ 1., 10.]))
     """
+    return _scaled_backward("add_backward", 1, dout, x, y, out, sum_to_shape)
+
+
+def subtract_backward(
+    dout: Any, x: Any = None, y: Any = None, out: Any = None, sum_to_shape: bool = False
+) -> tuple[Any, Any]:
+    """Gradients of ``x - y``: ``(dout * 1, dout * -1)``; as `add_backward` in all else."""
+    return _scaled_backward("subtract_backward", -1, dout, x, y, out, sum_to_shape)
+
+
+def negative_backward(dout: Any, out: Any = None) -> Any:
+    """Gradient of ``-x``: ``dout * -1``; ``out`` is an array or None."""
+    return multiply(dout, -1, out)
+
+
+def _scaled_backward(
+    name: str, sign: int, dout: Any, x: Any, y: Any, out: Any, sum_to_shape: bool
+) -> tuple[Any, Any]:
+    """``(dout * 1, dout * sign)``."""
     if sum_to_shape:
         if x is None or y is None:
-            raise TypeError("add_backward needs x and y to sum the gradients to their shapes")
+            raise TypeError(f"{name} needs x and y to sum the gradients to their shapes")
         shape = np.broadcast_shapes(np.shape(dout), np.shape(x), np.shape(y))
-        dx, dy = _gradient(dout * 1, x, shape), _gradient(dout * 1, y, shape)
+        dx, dy = _gradient(dout * 1, x, shape), _gradient(dout * sign, y, shape)
         return (dx, dy) if out is None else store((dx, dy), pair(out))
     if out is None:
-        return dout * 1, dout * 1
-    return _products(dout, 1, 1, out)
+        return dout * 1, dout * sign
+    return _products(dout, 1, sign, out)
 
 
 def _gradient(product: Any, operand: Any, shape: tuple[int, ...]) -> Any:
@@ -466,7 +499,9 @@ def broadcast_to(value: Any, like: Any) -> Any:
         return value
     if hasattr(value, "dtype"):
         return np.broadcast_to(value, like.shape, subok=True)
-    full = np.full_like(_plain(like), value, dtype=np.result_type(like.dtype, value))
+    # A fraction, say, is an object to NumPy.
+    kind = value if isinstance(value, int | float | complex) else np.dtype(object)
+    full = np.full_like(_plain(like), value, dtype=np.result_type(like.dtype, kind))
     return full if full.ndim else full[()]
 
 
@@ -483,8 +518,8 @@ def _plain(array: Any) -> Any:
 OPERATIONS: Operations = {
     "multiply": multiply,
     "add": add,
-    "subtract": operator.sub,
-    "negative": operator.neg,
+    "subtract": subtract,
+    "negative": negative,
     "positive": operator.pos,
     "sum_to": sum_to_operand,
     "multiply_to": multiply_to_operand,

@@ -1,12 +1,16 @@
 """The compiled part: kernels, the functions that hand work to them, and recycled memory."""
 
 from . import simd
-from .dispatch import (
+from .frontend.dispatch import (
     add,
     add_backward,
     multiply,
     multiply_backward,
     multiply_to_operand,
+    negative,
+    negative_backward,
+    subtract,
+    subtract_backward,
     sum_to_operand,
 )
 
@@ -16,6 +20,10 @@ __all__ = [
     "multiply",
     "multiply_backward",
     "multiply_to_operand",
+    "negative",
+    "negative_backward",
+    "subtract",
+    "subtract_backward",
     "sum_to_operand",
 ]
 

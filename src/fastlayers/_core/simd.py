@@ -6,7 +6,7 @@ import os
 from importlib.util import find_spec
 from typing import Any
 
-from .dispatch import cpu_level, use_kernels
+from .frontend.schedule import cpu_level, use_engine
 
 # From the least to the best. x86-64 by the levels of its psABI, with the number of each; elsewhere
 # what the compiler targets without being told.
@@ -24,11 +24,11 @@ def available() -> list[str]:
 
 
 # Which is in use is chosen by the import, under its lock, and by tests. What calls go by is kept in
-# dispatch, and may change at any time; the name is for those who ask.
+# schedule, and may change at any time; the name is for those who ask.
 def use(name: str) -> None:
     """Hand all further calls to the kernels of an available instruction set."""
     global _in_use
-    use_kernels(_kernels(name).kernels)
+    use_engine(_kernels(name).kernels)
     _in_use = name
 
 
@@ -56,19 +56,19 @@ def use_preferred() -> None:
 
 
 def _module(name: str) -> str:
-    return f"{__package__}.kernels_{name.replace('-', '_')}"
+    return f"{__package__}.engine.kernels_{name.replace('-', '_')}"
 
 
 def _kernels(name: str) -> Any:
     # By statements, since tools that freeze a program look for these.
     if name == "baseline":
-        from . import kernels_baseline as module  # type: ignore[attr-defined]
+        from .engine import kernels_baseline as module  # type: ignore[attr-defined]
     elif name == "x86-64-v2":
-        from . import kernels_x86_64_v2 as module  # type: ignore[attr-defined]
+        from .engine import kernels_x86_64_v2 as module  # type: ignore[attr-defined]
     elif name == "x86-64-v3":
-        from . import kernels_x86_64_v3 as module  # type: ignore[attr-defined]
+        from .engine import kernels_x86_64_v3 as module  # type: ignore[attr-defined]
     else:
-        from . import kernels_x86_64_v4 as module  # type: ignore[attr-defined]
+        from .engine import kernels_x86_64_v4 as module  # type: ignore[attr-defined]
     return module
 
 

@@ -1,16 +1,17 @@
-# The kernels: all arithmetic of the package.
-#
-# They loop over strided memoryviews and know nothing of layouts: rows.pxi calls them with constant
-# strides where that matters, and the C compiler makes a vector loop of each. All of this is
-# compiled once for each instruction set, into modules of their own (the kernels_*.pyx say which).
+"""The kernels: all arithmetic of the package.
+
+They loop over strided memoryviews and know nothing of layouts: loops.pxd calls them with constant
+strides where that matters, and the C compiler makes a vector loop of each. All of this is compiled
+once for each instruction set (the kernels_*.pyx say which).
+"""
 
 from libc.stdint cimport int32_t, int64_t
 
-# A row becomes a vector loop only where the compiler sees its constant strides inside the kernel.
-# Left to itself GCC shares one strided copy between rows of different strides: three times slower.
 cdef extern from "compiler.h":
     pass
 
+# A row becomes a vector loop only where the compiler sees its constant strides inside the kernel.
+# Left to itself GCC shares one strided copy between rows of different strides: three times slower.
 cdef extern from *:
     """
     #undef CYTHON_INLINE
@@ -36,6 +37,10 @@ ctypedef fused T:
     int32_t
     int64_t
 
+ctypedef fused Real:
+    float
+    double
+
 
 # ---- arithmetic ----
 
@@ -59,6 +64,25 @@ cdef inline void add(
         out[i] = x[i] + y[i]
 
 
+cdef inline void subtract(
+    const T[:] x,           # IN
+    const T[:] y,           # IN
+    T[:] out,               # OUT
+) noexcept nogil:
+    cdef Py_ssize_t i
+    for i in range(out.shape[0]):
+        out[i] = x[i] - y[i]
+
+
+cdef inline void negative(
+    const T[:] x,           # IN
+    T[:] out,               # OUT
+) noexcept nogil:
+    cdef Py_ssize_t i
+    for i in range(out.shape[0]):
+        out[i] = -x[i]
+
+
 cdef inline void multiply_backward(
     const T[:] dout,        # IN
     const T[:] x,           # IN
@@ -74,7 +98,7 @@ cdef inline void multiply_backward(
         dy[i] = gradient * x[i]
 
 
-cdef inline void add_backward(
+cdef inline void copy_twice(
     const T[:] dout,        # IN
     const T[:] one,         # IN   multiplied by, since dout * 1 quiets a signalling NaN
     T[:] dx,                # OUT
@@ -102,7 +126,7 @@ cdef enum:
 
 
 cdef inline void accumulate(
-    const T[:] values,      # IN
+    const Real[:] values,   # IN
     double[:] sums,         # IN/OUT
     double[:] errors,       # IN/OUT
 ) noexcept nogil:
@@ -120,7 +144,7 @@ cdef inline void add_exactly(double value, double *sum, double *error) noexcept 
 
 
 cdef inline void accumulate_segment(
-    const T[:] values,      # IN     at most SEGMENT, whole LANES
+    const Real[:] values,   # IN     at most SEGMENT, whole LANES
     double[:] sum,          # IN/OUT one element
     double[:] error,        # IN/OUT one element
 ) noexcept nogil:
@@ -130,9 +154,11 @@ cdef inline void accumulate_segment(
     for lane in range(LANES):
         sums[lane] = values[lane]
         errors[lane] = 0
-    for i in range(LANES, values.shape[0], 32):
+    i = LANES
+    while i < values.shape[0]:
         for lane in range(LANES):
             add_exactly(values[i + lane], &sums[lane], &errors[lane])
+        i += LANES
     # Spelt out, so that the compiler sees how many lanes there are each time.
     fold(sums, errors, 16)
     fold(sums, errors, 8)
@@ -153,11 +179,11 @@ cdef inline void fold(double *sums, double *errors, Py_ssize_t half) noexcept no
 cdef inline void round_sums(
     const double[:] sums,    # IN
     const double[:] errors,  # IN
-    T[:] out,                # OUT
+    Real[:] out,             # OUT
 ) noexcept nogil:
     cdef Py_ssize_t i
     cdef double error
     for i in range(out.shape[0]):
         error = errors[i]
         # Of an infinite sum the error is no number.
-        out[i] = <T> (sums[i] + error if error == error else sums[i])
+        out[i] = <Real> (sums[i] + error if error == error else sums[i])

@@ -1,6 +1,8 @@
-"""Fields of NumPy's objects as borrowed pointers, so that looking at them counts no references."""
+"""Objects as borrowed pointers, so that looking at them counts no references."""
 
 from cpython.object cimport PyObject, PyTypeObject
+from cpython.ref cimport Py_INCREF
+from cpython.tuple cimport PyTuple_SET_ITEM
 
 cdef extern from "numpy/arrayobject.h" nogil:
     ctypedef struct Descr "PyArray_Descr":
@@ -14,14 +16,14 @@ cdef extern from "numpy/arrayobject.h" nogil:
     Py_ssize_t *PyArray_STRIDES(const Array *)
     int PyArray_NDIM(const Array *)
     int PyArray_FLAGS(const Array *)
-    bint PyArray_CheckExact(object)
+    bint PyArray_CheckExact(PyObject *)
     PyObject *PyDataType_METADATA(const Descr *)
     PyTypeObject PyArray_Type
     Descr *PyArray_DescrFromType(int)  # a new reference
     object PyArray_NewFromDescr(
         PyTypeObject *, Descr *, int, const Py_ssize_t *, const Py_ssize_t *, void *, int,
         PyObject *)
-    void PyArray_ScalarAsCtype(object, void *)
+    void PyArray_ScalarAsCtype(PyObject *, void *)
     bint PyArray_ISNBO(char)
     enum:
         NPY_FLOAT32
@@ -32,3 +34,17 @@ cdef extern from "numpy/arrayobject.h" nogil:
         NPY_ARRAY_F_CONTIGUOUS
         NPY_ARRAY_ALIGNED
         NPY_ARRAY_WRITEABLE
+
+cdef extern from "Python.h" nogil:
+    PyTypeObject *Py_TYPE(PyObject *)
+    bint PyFloat_CheckExact(PyObject *)
+    bint PyLong_CheckExact(PyObject *)
+    double PyFloat_AS_DOUBLE(PyObject *)
+    PyObject *PyTuple_GET_ITEM(object, Py_ssize_t)
+
+
+# Not by a comprehension: where its list cannot grow, Cython 3.3 drops an item twice.
+cdef inline void set_item(object new_tuple, int position, object item) noexcept:
+    """Fill a place of a tuple that nobody else has seen."""
+    Py_INCREF(item)
+    PyTuple_SET_ITEM(new_tuple, position, item)

@@ -1,23 +1,49 @@
-# Running a job: on how many threads, past the caches or not, and what its exceptions mean.
-#
-# What of this module's state is written after its import stands in this file: `kernels`,
-# `thresholds`, the number of threads, and how late they were. None of it is guarded by the GIL: any
-# thread may write any of it while others run calls, so it is read and written by shared.h alone. No
-# variable has to agree with another: a call that reads one before and one after a change is a call
-# that was made during the change. All else is written once, by the import, under its lock.
+"""When a job is run past the caches and on how many threads, and by which engine.
 
-cdef void *kernels = NULL
+No variable here has to agree with another: a call that reads one before and one after a change is a
+call that was made during the change. What is not said to be shared is written once, by the import,
+under its lock.
+"""
 
-# From what size on things are done. Tests lower these, by `set_thresholds`, to see small arrays
-# take the paths of large ones.
-cdef struct Thresholds:
-    Py_ssize_t gil              # elements
-    Py_ssize_t threads          # bytes, of a result
-    Py_ssize_t streaming        # bytes, of a step
-    Py_ssize_t recycling        # bytes, of a result
-    double late                 # seconds, of a threaded call beyond what its memory needs
+from cpython.pycapsule cimport PyCapsule_GetPointer
 
-cdef Thresholds thresholds
+from ..program.operations cimport find_dtypes
+from ..program.program cimport capsule_name
+
+import numpy as np
+
+cdef extern from "fpstatus.h":
+    enum:
+        FP_OVERFLOW
+        FP_UNDERFLOW
+        FP_INVALID
+
+cdef extern from "threads.h" nogil:
+    const bint HAVE_OPENMP
+    int openmp_threads()
+    int is_forked_child
+    void notice_fork()
+    bint can_start_threads(int count)
+
+cdef extern from "shared.h" nogil:
+    void store_size(Py_ssize_t *variable, Py_ssize_t value)
+    double load_double(double *variable)
+    void store_double(double *variable, double value)
+    void store_pointer(void **variable, void *value)
+
+cdef extern from "clock.h" nogil:
+    double clock_seconds()
+
+cdef extern from "cpu.h":
+    int c_cpu_level "cpu_level"()
+
+cdef extern from "compiler.h":
+    const char *COMPILER
+
+cdef extern from "build_info.h":  # setup.py writes it
+    const char *BUILD_INFO
+
+engine = NULL
 
 # A call on fewer elements takes some 5 us, too little for another thread to gain from it; to
 # release the GIL and take it again costs 0.1 us when nobody waits.
@@ -35,21 +61,12 @@ thresholds.threads = 9 << 13
 # times, and on 524k nothing.
 thresholds.streaming = 1 << 25
 
-# A step has so many arrays of one size: x, y, out, dout, dx, dy.
-cdef enum:
-    STEP_ARRAYS = 6
-
 # Blocks from the recycler cost no more than NumPy's, but are aligned and warm; below 1 KiB NumPy
 # keeps a cache of its own.
 thresholds.recycling = 1 << 11
 
 # Waking threads takes some us, a turn of the operating system's scheduler some ms.
 thresholds.late = 1e-4
-
-
-cdef inline Py_ssize_t streamed_bytes() noexcept nogil:
-    """From how many bytes on results are streamed."""
-    return load_size(&thresholds.streaming) // STEP_ARRAYS
 
 
 def get_thresholds():
@@ -127,13 +144,11 @@ def cpu_level():
     return c_cpu_level()
 
 
-def use_kernels(capsule):
+def use_engine(capsule):
     """Hand all further calls to the ``kernels`` of a kernel module."""
-    store_pointer(&kernels, PyCapsule_GetPointer(capsule, capsule_name()))
-
-
-cdef inline int run_kernels(const Job *job) noexcept nogil:
-    return (<Run> load_pointer(&kernels))(job)
+    cdef const Engine *new = <const Engine *> PyCapsule_GetPointer(capsule, capsule_name())
+    find_dtypes(new)  # which are the same for all
+    store_pointer(&engine, <void *> new)
 
 
 # Where other work keeps the cores busy, a thread may have to wait some milliseconds for its turn,
@@ -175,10 +190,10 @@ cdef inline int run_timed(Job *job) noexcept nogil:
         start = clock_seconds()
         if start < load_double(&one_thread_until) or not can_start_threads(job.team):
             job.threads = job.team = 1
+    raised = job.engine.run(job)
     if job.threads == 1:
-        return run_kernels(job)
-    raised = run_kernels(job)
-    remember(clock_seconds() - start, <double> job.size * job.item * job.operands)
+        return raised
+    remember(clock_seconds() - start, <double> job.size * job.item_bytes * job.operands)
     return raised
 
 
@@ -197,27 +212,19 @@ def seem_to_have_taken(double seconds):
     remember(seconds, 0)
 
 
-cdef inline bint run(Call *call) except -1:
-    """Run the job; False if it raised a floating-point exception that the user wants to hear of."""
-    cdef int raised
-    cdef Job *job = &call.job
-    if not call.order:
-        arrange(job, job.inputs)
-        choose_blocks(job)
-    cdef Py_ssize_t size = job.size * job.item
-    job.streaming = size >= streamed_bytes()
+cdef int run_large(Job *job) noexcept:
+    cdef Py_ssize_t size = job.size * job.item_bytes
     cdef Py_ssize_t threaded = load_size(&thresholds.threads)
+    cdef int raised
+    job.streaming = size >= streamed_bytes() and job.chunks == 0
+    # Give each thread at least half the work that justifies two; sums are shared out by chunks.
     if size < threaded:
-        job.threads = 1
+        job.threads = job.team = 1
     else:
-        # Each gets no less than half of what is worth two threads.
-        share_out(job, 2 * size // max(threaded, 1))
-    if job.size < load_size(&thresholds.gil) and job.threads == 1:
-        raised = run_kernels(job)
-    else:
-        with nogil:
-            raised = run_timed(job)
-    return raised == 0 or is_ignored(raised)
+        share_out(job, job.chunks if job.chunks else 2 * size // max(threaded, 1))
+    with nogil:
+        raised = run_timed(job)
+    return raised
 
 
 cdef bint is_ignored(int raised) except -1:

@@ -1,11 +1,10 @@
-# Jobs: cut into rows, and into shares for threads.
+"""Jobs: cut into rows, and into shares for threads."""
 
-include "rows.pxi"
-
-from cpython.pycapsule cimport PyCapsule_New
 from cython.parallel cimport prange
 
-from .job cimport MAX_DIMS, capsule_name
+from ..program.program cimport MAX_DIMS, MAX_OPERANDS, Job, Sum
+from .kernels cimport add_exactly
+from .tiles cimport row
 
 cdef extern from "fpstatus.h" nogil:
     ctypedef struct fp_environment:
@@ -16,8 +15,11 @@ cdef extern from "fpstatus.h" nogil:
     void fp_enter(const fp_environment *callers, fp_environment *own)
     int fp_leave(const fp_environment *own)
 
+cdef extern from "stream.h" nogil:
+    void stream_finish()
 
-cdef void walk(const Job *job, Py_ssize_t start, Py_ssize_t stop) noexcept nogil:
+
+cdef inline void walk(const Job *job, Py_ssize_t start, Py_ssize_t stop) noexcept nogil:
     """Run the elements from start to stop, counted in the job's own order, row by row."""
     cdef int axis, operand
     cdef int last = job.ndim - 1
@@ -77,7 +79,7 @@ cdef inline Py_ssize_t count_blocks(const Job *job) noexcept nogil:
         * ceil_div(rows, BLOCK_ROWS) * ceil_div(columns, BLOCK_COLUMNS))
 
 
-cdef void walk_blocks(const Job *job, Py_ssize_t start, Py_ssize_t stop) noexcept nogil:
+cdef inline void walk_blocks(const Job *job, Py_ssize_t start, Py_ssize_t stop) noexcept nogil:
     """Run the blocks of the last two axes from start to stop, the columns' first."""
     cdef Py_ssize_t rows = job.shape[job.ndim - 2]
     cdef Py_ssize_t columns = job.shape[job.ndim - 1]
@@ -106,12 +108,18 @@ cdef void walk_blocks(const Job *job, Py_ssize_t start, Py_ssize_t stop) noexcep
                 data[operand] += job.strides[job.ndim - 2][operand]
 
 
-cdef int run_part(const Job *job, int part, const fp_environment *callers) noexcept nogil:
+# Shares are of whole cache lines of a contiguous result, and the same whenever the size is: in
+# backward a thread finds in its cache what it had in forward.
+cdef enum:
+    SHARE_UNIT = 64         # elements
+
+
+cdef inline int run_share(
+    const Job *job, int part, const fp_environment *callers
+) noexcept nogil:
     """Run one thread's share of a job; return the floating-point exceptions that it raised."""
-    # Shares begin at a cache line of the results, and are the same whenever the size is: in
-    # backward a thread finds in its cache what it had in forward.
     cdef Py_ssize_t size = count_blocks(job) if job.blocked else job.size
-    cdef Py_ssize_t unit = 1 if job.blocked else CACHE_LINE
+    cdef Py_ssize_t unit = 1 if job.blocked else SHARE_UNIT
     cdef Py_ssize_t share = (size // job.threads // unit + 1) * unit
     cdef Py_ssize_t start = min(part * share, size)
     cdef Py_ssize_t stop = min(start + share, size)
@@ -127,59 +135,66 @@ cdef int run_part(const Job *job, int part, const fp_environment *callers) noexc
     return fp_leave(&own)
 
 
-cdef int run_chunk(const Job *job, int chunk, const fp_environment *callers) noexcept nogil:
-    """Run one chunk of a job whose results are summed."""
-    cdef Job part = job[0]
-    cdef fp_environment own
-    cdef int operand, result
-    cdef Py_ssize_t length = job.shape[job.cut_axis]
-    cdef Py_ssize_t start = length * chunk // job.chunks
-    part.shape[job.cut_axis] = length * (chunk + 1) // job.chunks - start
-    part.size = job.size // length * part.shape[job.cut_axis]
-    for operand in range(job.operands):
-        part.data[operand] += start * job.strides[job.cut_axis][operand]
-    for result in range(job.operands - job.inputs):
-        if job.sums[result].wanted:
-            part.data[job.inputs + result] += chunk * job.sums[result].next_chunk
-    fp_enter(callers, &own)
-    if part.blocked:
-        walk_blocks(&part, 0, count_blocks(&part))
+cdef inline void walk_all(const Job *job) noexcept nogil:
+    if job.blocked:
+        walk_blocks(job, 0, count_blocks(job))
     else:
-        walk(&part, 0, part.size)
+        walk(job, 0, job.size)
+
+
+cdef inline int run_chunks(
+    const Job *job, int group, const fp_environment *callers
+) noexcept nogil:
+    """Run one group of the chunks of a job whose results are summed."""
+    cdef Job part
+    cdef fp_environment own
+    cdef int chunk, operand, result, each
+    cdef Py_ssize_t start
+    cdef Py_ssize_t length = job.shape[job.cut_axis]
+    fp_enter(callers, &own)
+    if job.chunks == 1:
+        walk_all(job)
+        return fp_leave(&own)
+    part = job[0]
+    each = job.chunks // job.chunk_groups
+    for chunk in range(group * each, (group + 1) * each):
+        start = length * chunk // job.chunks
+        part.shape[job.cut_axis] = length * (chunk + 1) // job.chunks - start
+        part.size = job.size // length * part.shape[job.cut_axis]
+        for operand in range(job.operands):
+            part.data[operand] = job.data[operand] + start * job.strides[job.cut_axis][operand]
+        for result in range(job.program.results):
+            if job.sums[result].wanted:
+                part.data[job.first_result + result] += (
+                    chunk * job.sums[result].sets // job.chunks * job.sums[result].set_stride)
+        walk_all(&part)
     return fp_leave(&own)
 
 
-cdef int finish_sum(const Job *job, const Sum *sum, char *sums) noexcept nogil:
-    """Add the chunks' sums up, in their order, and round them to the job's dtype."""
+cdef inline int finish_sum(const Job *job, const Sum *sum, char *sums) noexcept nogil:
+    """Add the sets up, in their order, and round the sums to the job's dtype."""
     cdef Py_ssize_t i
-    cdef int chunk
+    cdef int number
     cdef double *total
     cdef char *part
+    cdef char *data[3]
     fp_clear()
-    if sum.next_chunk:
-        for chunk in range(1, job.chunks):
-            part = sums + chunk * sum.next_chunk
-            for i in range(sum.count):
-                total = <double *> sums + i
-                add_exactly(
-                    (<double *> part)[i], total, <double *> (<char *> total + sum.errors))
-                (<double *> (<char *> total + sum.errors))[0] += (
-                    <double *> (part + sum.errors))[i]
-    if job.dtype == FLOAT64:
-        round_typed_sums(<double *> sum.result, sums, sum)
-    else:
-        round_typed_sums(<float *> sum.result, sums, sum)
+    for number in range(1, sum.sets):
+        part = sums + number * sum.set_stride
+        for i in range(sum.count):
+            total = <double *> sums + i
+            add_exactly(
+                (<double *> part)[i], total, <double *> (<char *> total + sum.error_offset))
+            (<double *> (<char *> total + sum.error_offset))[0] += (
+                <double *> (part + sum.error_offset))[i]
+    data[0] = sums
+    data[1] = sums + sum.error_offset
+    data[2] = sum.result
+    job.engine.round_sums[job.dtype](data, &sum.count, NULL, NULL)
     return fp_raised()
 
 
-cdef inline void round_typed_sums(Real *result, char *sums, const Sum *sum) noexcept nogil:
-    (<TernaryKernel> <void *> round_sums[Real])(
-        borrow(sums, sum.count, sizeof(double)),
-        borrow(sums + sum.errors, sum.count, sizeof(double)),
-        borrow(<char *> result, sum.count, sizeof(Real)))
-
-
-cdef int run(const Job *job) noexcept nogil:
+cdef inline int run_job(const Job *job) noexcept nogil:
     cdef int raised = 0
     cdef int part
     cdef fp_environment callers
@@ -189,20 +204,16 @@ cdef int run(const Job *job) noexcept nogil:
         return fp_raised()
     fp_get(&callers)
     if job.chunks:
-        for part in prange(job.chunks, num_threads=job.team, schedule="static"):
-            raised |= run_chunk(job, part, &callers)
-        for part in range(job.operands - job.inputs):
+        for part in prange(job.chunk_groups, num_threads=job.team, schedule="static"):
+            raised |= run_chunks(job, part, &callers)
+        for part in range(job.program.results):
             if job.sums[part].wanted:
-                raised |= finish_sum(job, &job.sums[part], job.data[job.inputs + part])
+                raised |= finish_sum(job, &job.sums[part], job.data[job.first_result + part])
         return raised
     if job.threads == 1:
-        return run_part(job, 0, &callers)
+        return run_share(job, 0, &callers)
     # Parts without a share come back at once: a smaller team would have GNU OpenMP end the other
     # threads, and start them again for the next larger job.
     for part in prange(job.team, num_threads=job.team, schedule="static", chunksize=1):
-        raised |= run_part(job, part, &callers)
+        raised |= run_share(job, part, &callers)
     return raised
-
-
-cdef bytes _name = capsule_name()  # which the capsule does not keep
-kernels = PyCapsule_New(<void *> run, _name, NULL)

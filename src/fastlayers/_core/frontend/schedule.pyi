@@ -1,14 +1,7 @@
 from typing import Any
 
-from ..reference import add as add
-from ..reference import add_backward as add_backward
-from ..reference import multiply as multiply
-from ..reference import multiply_backward as multiply_backward
-from ..reference import multiply_to_operand as multiply_to_operand
-from ..reference import sum_to_operand as sum_to_operand
-
 def cpu_level() -> int: ...
-def use_kernels(capsule: object) -> None: ...
+def use_engine(capsule: object) -> None: ...
 def get_thresholds() -> dict[str, Any]: ...
 def set_thresholds(
     *,

@@ -1,0 +1,52 @@
+# What a module of kernels offers; each includes this, to be compiled for its instruction set.
+
+from libc.stdint cimport int32_t, int64_t
+from libc.string cimport memset
+
+from cpython.pycapsule cimport PyCapsule_New
+
+from ..program.program cimport (
+    ADD, COPY_TWICE, FLOAT32, FLOAT64, INT32, INT64, MULTIPLY, MULTIPLY_BACKWARD, NEGATIVE,
+    SUBTRACT, DType, Engine, Job, Loop, capsule_name,
+)
+from .kernels cimport Real, T
+from .loops cimport (
+    accumulate_loop, accumulate_segment_loop, add_loop, copy_twice_loop, multiply_backward_loop,
+    multiply_loop, negative_loop, round_sums_loop, subtract_loop,
+)
+from .walk cimport run_job
+
+cdef Engine engine
+memset(&engine, 0, sizeof(engine))
+
+
+cdef int run(const Job *job) noexcept nogil:
+    return run_job(job)
+
+
+# A loop takes the dtype's pointer where NumPy's take what they do not use.
+cdef void fill(DType dtype, T *unused) noexcept:
+    engine.loops[MULTIPLY][dtype] = <Loop> multiply_loop[T]
+    engine.loops[ADD][dtype] = <Loop> add_loop[T]
+    engine.loops[SUBTRACT][dtype] = <Loop> subtract_loop[T]
+    engine.loops[NEGATIVE][dtype] = <Loop> negative_loop[T]
+    engine.loops[MULTIPLY_BACKWARD][dtype] = <Loop> multiply_backward_loop[T]
+    engine.loops[COPY_TWICE][dtype] = <Loop> copy_twice_loop[T]
+
+
+cdef void fill_sums(DType dtype, Real *unused) noexcept:
+    engine.accumulate[dtype] = <Loop> accumulate_loop[Real]
+    engine.accumulate_segment[dtype] = <Loop> accumulate_segment_loop[Real]
+    engine.round_sums[dtype] = <Loop> round_sums_loop[Real]
+
+
+engine.run = run
+fill(FLOAT32, <float *> NULL)
+fill(FLOAT64, <double *> NULL)
+fill(INT32, <int32_t *> NULL)
+fill(INT64, <int64_t *> NULL)
+fill_sums(FLOAT32, <float *> NULL)
+fill_sums(FLOAT64, <double *> NULL)
+
+cdef bytes _name = capsule_name()  # which the capsule does not keep
+kernels = PyCapsule_New(&engine, _name, NULL)

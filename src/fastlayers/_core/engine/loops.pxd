@@ -1,0 +1,189 @@
+"""Loops: a kernel for a dtype, called as NumPy calls its inner loops.
+
+Each calls its kernel with constant strides where the compiler is to make a vector loop of it, and
+with whatever strides there are elsewhere.
+"""
+
+from .kernels cimport (
+    LANES, Real, T, accumulate, accumulate_segment, add, copy_twice, multiply, multiply_backward,
+    negative, round_sums, subtract,
+)
+
+# ---- memoryviews without acquisition ----
+#
+# Acquiring a typed memoryview takes some 70 ns, as long as NumPy takes for a whole small product.
+# A kernel only borrows its operands, so the slice struct that Cython passes for a memoryview is
+# filled here by hand: with no owner (memview NULL) nothing is counted, locked or released. To the
+# C compiler a kernel takes such structs whatever the dtype; the casts below only tell Cython so.
+
+cdef extern from *:
+    """
+    /* Cython's struct has these fields and no other; else this does not compile. */
+    struct fastlayers_slice {
+        void *memview;
+        char *data;
+        Py_ssize_t shape[8], strides[8], suboffsets[8];
+    };
+    #define FASTLAYERS_SAME_PLACE(field) \\
+        (offsetof(__Pyx_memviewslice, field) == offsetof(struct fastlayers_slice, field))
+    #define CHECK_SLICE() \\
+        ((void)sizeof(char[sizeof(__Pyx_memviewslice) == sizeof(struct fastlayers_slice) \\
+            && FASTLAYERS_SAME_PLACE(memview) && FASTLAYERS_SAME_PLACE(data) \\
+            && FASTLAYERS_SAME_PLACE(shape) && FASTLAYERS_SAME_PLACE(strides) \\
+            && FASTLAYERS_SAME_PLACE(suboffsets) ? 1 : -1]))
+    """
+    ctypedef struct Slice "__Pyx_memviewslice":
+        void *memview
+        char *data
+        Py_ssize_t shape[8]
+        Py_ssize_t strides[8]
+        Py_ssize_t suboffsets[8]
+    void CHECK_SLICE() noexcept nogil
+
+ctypedef void (*Kernel2)(Slice, Slice) noexcept nogil
+ctypedef void (*Kernel3)(Slice, Slice, Slice) noexcept nogil
+ctypedef void (*Kernel4)(Slice, Slice, Slice, Slice) noexcept nogil
+ctypedef void (*Kernel5)(Slice, Slice, Slice, Slice, Slice) noexcept nogil
+
+
+cdef inline Slice borrow(char *data, Py_ssize_t n, Py_ssize_t stride) noexcept nogil:
+    cdef Slice view
+    CHECK_SLICE()
+    view.memview = NULL
+    view.data = data
+    view.shape[0] = n
+    view.strides[0] = stride
+    view.suboffsets[0] = -1
+    return view
+
+
+# ---- one function for each number of operands ----
+#
+# `unit` is the bytes of an element, known to the compiler.
+
+cdef inline void run2(
+    Kernel2 kernel, char **d, Py_ssize_t n, const Py_ssize_t *s, Py_ssize_t unit
+) noexcept nogil:
+    if s[0] == unit and s[1] == unit:
+        kernel(borrow(d[0], n, unit), borrow(d[1], n, unit))
+    else:
+        kernel(borrow(d[0], n, s[0]), borrow(d[1], n, s[1]))
+
+
+cdef inline void run3(
+    Kernel3 kernel, char **d, Py_ssize_t n, const Py_ssize_t *s, Py_ssize_t unit
+) noexcept nogil:
+    if s[2] == unit and s[0] == unit and s[1] == unit:
+        kernel(borrow(d[0], n, unit), borrow(d[1], n, unit), borrow(d[2], n, unit))
+    elif s[2] == unit and s[0] == unit and s[1] == 0:
+        kernel(borrow(d[0], n, unit), borrow(d[1], n, 0), borrow(d[2], n, unit))
+    elif s[2] == unit and s[0] == 0 and s[1] == unit:
+        kernel(borrow(d[0], n, 0), borrow(d[1], n, unit), borrow(d[2], n, unit))
+    else:
+        kernel(borrow(d[0], n, s[0]), borrow(d[1], n, s[1]), borrow(d[2], n, s[2]))
+
+
+cdef inline void run4(
+    Kernel4 kernel, char **d, Py_ssize_t n, const Py_ssize_t *s, Py_ssize_t unit
+) noexcept nogil:
+    if s[0] == unit and s[1] == 0 and s[2] == unit and s[3] == unit:
+        kernel(
+            borrow(d[0], n, unit), borrow(d[1], n, 0), borrow(d[2], n, unit),
+            borrow(d[3], n, unit))
+    else:
+        kernel(
+            borrow(d[0], n, s[0]), borrow(d[1], n, s[1]), borrow(d[2], n, s[2]),
+            borrow(d[3], n, s[3]))
+
+
+cdef inline void run5(
+    Kernel5 kernel, char **d, Py_ssize_t n, const Py_ssize_t *s, Py_ssize_t unit
+) noexcept nogil:
+    if s[0] == unit and s[3] == unit and s[4] == unit:
+        if s[1] == unit and s[2] == unit:
+            kernel(
+                borrow(d[0], n, unit), borrow(d[1], n, unit), borrow(d[2], n, unit),
+                borrow(d[3], n, unit), borrow(d[4], n, unit))
+            return
+        if s[1] == 0 and s[2] == unit:
+            kernel(
+                borrow(d[0], n, unit), borrow(d[1], n, 0), borrow(d[2], n, unit),
+                borrow(d[3], n, unit), borrow(d[4], n, unit))
+            return
+        if s[1] == unit and s[2] == 0:
+            kernel(
+                borrow(d[0], n, unit), borrow(d[1], n, unit), borrow(d[2], n, 0),
+                borrow(d[3], n, unit), borrow(d[4], n, unit))
+            return
+    kernel(
+        borrow(d[0], n, s[0]), borrow(d[1], n, s[1]), borrow(d[2], n, s[2]),
+        borrow(d[3], n, s[3]), borrow(d[4], n, s[4]))
+
+
+# ---- one loop for each kernel ----
+
+cdef inline void multiply_loop(
+    char **data, const Py_ssize_t *n, const Py_ssize_t *strides, T *dtype
+) noexcept nogil:
+    run3(<Kernel3> <void *> multiply[T], data, n[0], strides, sizeof(T))
+
+
+cdef inline void add_loop(
+    char **data, const Py_ssize_t *n, const Py_ssize_t *strides, T *dtype
+) noexcept nogil:
+    run3(<Kernel3> <void *> add[T], data, n[0], strides, sizeof(T))
+
+
+cdef inline void subtract_loop(
+    char **data, const Py_ssize_t *n, const Py_ssize_t *strides, T *dtype
+) noexcept nogil:
+    run3(<Kernel3> <void *> subtract[T], data, n[0], strides, sizeof(T))
+
+
+cdef inline void negative_loop(
+    char **data, const Py_ssize_t *n, const Py_ssize_t *strides, T *dtype
+) noexcept nogil:
+    run2(<Kernel2> <void *> negative[T], data, n[0], strides, sizeof(T))
+
+
+cdef inline void multiply_backward_loop(
+    char **data, const Py_ssize_t *n, const Py_ssize_t *strides, T *dtype
+) noexcept nogil:
+    run5(<Kernel5> <void *> multiply_backward[T], data, n[0], strides, sizeof(T))
+
+
+cdef inline void copy_twice_loop(
+    char **data, const Py_ssize_t *n, const Py_ssize_t *strides, T *dtype
+) noexcept nogil:
+    run4(<Kernel4> <void *> copy_twice[T], data, n[0], strides, sizeof(T))
+
+
+cdef inline void accumulate_loop(
+    char **data, const Py_ssize_t *n, const Py_ssize_t *strides, Real *dtype
+) noexcept nogil:
+    cdef Slice values = borrow(data[0], n[0], sizeof(Real))
+    if strides[1] == sizeof(double):
+        (<Kernel3> <void *> accumulate[Real])(
+            values, borrow(data[1], n[0], sizeof(double)), borrow(data[2], n[0], sizeof(double)))
+    else:
+        (<Kernel3> <void *> accumulate[Real])(
+            values, borrow(data[1], n[0], strides[1]), borrow(data[2], n[0], strides[1]))
+
+
+cdef inline void accumulate_segment_loop(
+    char **data, const Py_ssize_t *n, const Py_ssize_t *strides, Real *dtype
+) noexcept nogil:
+    cdef Py_ssize_t count = n[0]
+    while count % LANES:  # sums begin at 0.0: no 0.0 more changes one
+        (<Real *> data[0])[count] = 0
+        count += 1
+    (<Kernel3> <void *> accumulate_segment[Real])(
+        borrow(data[0], count, sizeof(Real)), borrow(data[1], 1, 0), borrow(data[2], 1, 0))
+
+
+cdef inline void round_sums_loop(
+    char **data, const Py_ssize_t *n, const Py_ssize_t *strides, Real *dtype
+) noexcept nogil:
+    (<Kernel3> <void *> round_sums[Real])(
+        borrow(data[0], n[0], sizeof(double)), borrow(data[1], n[0], sizeof(double)),
+        borrow(data[2], n[0], sizeof(Real)))

@@ -1,0 +1,93 @@
+"""What programs take for an operand: arrays of the table's dtypes, and numbers that NumPy would
+convert to such a dtype in one way only."""
+
+cimport numpy as cnp
+from cpython.object cimport PyObject, PyTypeObject
+from libc.stdint cimport int32_t, int64_t
+
+from ..program.program cimport DTYPES, UNSERVED, DType
+from .ndarray cimport (
+    NPY_ARRAY_ALIGNED, Array, Descr, PyArray_CheckExact, PyArray_DATA, PyArray_DESCR, PyArray_DIMS,
+    PyArray_FLAGS, PyArray_ISNBO, PyArray_NDIM, PyArray_STRIDES, PyDataType_METADATA,
+    PyFloat_CheckExact, PyLong_CheckExact, Py_TYPE,
+)
+
+cdef struct DTypeRow:
+    Descr *descr                # NumPy's own: native byte order and no metadata, without a look
+    PyTypeObject *scalar_type   # whose exact instances NumPy takes as 0-d arrays of the dtype
+    Py_ssize_t item_bytes
+    long long least             # integers from here
+    long long most              # to here it holds exactly: there is one way only to convert them
+    # Store a number; of a real one False, where NumPy would warn. NULL: NumPy converts the array.
+    bint (*store_real)(double value, char *number) noexcept
+    void (*store_integer)(long long value, char *number) noexcept
+
+# Written once, by the import, under its lock.
+cdef DTypeRow dtypes[DTYPES]
+cdef DType dtype_of_number[cnp.NPY_NTYPES_LEGACY]
+cdef PyTypeObject *memory_map
+
+cdef union Number:
+    float float32
+    double float64
+    int32_t int32
+    int64_t int64
+
+# An array is looked at as NumPy's ufuncs look at it: whoever gives it another shape, dtype or
+# memory (`resize`) while another thread computes with it may crash either. Its elements may be
+# written meanwhile; which of them are seen is then anybody's guess, as with NumPy.
+cdef struct Operand:
+    int ndim                # 0 for a number, which every axis repeats
+    int flags
+    char *data
+    Py_ssize_t *shape
+    Py_ssize_t *strides
+    Number number           # where data points, if it is one
+
+
+cdef inline bint is_number(PyObject *value) noexcept:
+    return PyFloat_CheckExact(value) or PyLong_CheckExact(value)
+
+
+cdef inline bint is_array(PyObject *value) noexcept:
+    return PyArray_CheckExact(value) or Py_TYPE(value) == memory_map
+
+
+cdef inline DType array_dtype(Array *array) noexcept:
+    """The dtype of an aligned array in native byte order, or UNSERVED."""
+    cdef Descr *descr = PyArray_DESCR(array)
+    cdef int number = descr.type_num
+    cdef DType dtype
+    if number < 0 or number >= cnp.NPY_NTYPES_LEGACY:
+        return UNSERVED
+    dtype = dtype_of_number[number]
+    if dtype == UNSERVED or not PyArray_FLAGS(array) & NPY_ARRAY_ALIGNED:
+        return UNSERVED
+    if descr != dtypes[dtype].descr and (
+        not PyArray_ISNBO(descr.byteorder) or PyDataType_METADATA(descr) != NULL
+    ):
+        return UNSERVED
+    return dtype
+
+
+cdef inline bint describe(PyObject *value, DType dtype, Operand *operand) noexcept:
+    """Describe an operand of the given dtype; False if NumPy would convert it, or the array."""
+    cdef Array *array
+    if PyArray_CheckExact(value):
+        array = <Array *> value
+        operand.ndim = PyArray_NDIM(array)
+        operand.flags = PyArray_FLAGS(array)
+        operand.data = <char *> PyArray_DATA(array)
+        operand.shape = PyArray_DIMS(array)
+        operand.strides = PyArray_STRIDES(array)
+        if PyArray_DESCR(array) == dtypes[dtype].descr and operand.flags & NPY_ARRAY_ALIGNED:
+            return True
+        return array_dtype(array) == dtype
+    operand.ndim = 0
+    operand.data = <char *> &operand.number
+    return store_number(value, dtype, operand.data)
+
+
+cdef bint store_number(PyObject *value, DType dtype, char *number) noexcept
+cdef bint describe_shape(PyObject *value, Operand *operand) noexcept
+cdef tuple converted(PyObject *const *operands, int count, unsigned int *copied)

@@ -1,0 +1,50 @@
+"""When a job is run past the caches and on how many threads, and by which engine."""
+
+from ..program.program cimport Engine, Job
+
+# From what size on things are done. Tests lower these, by `set_thresholds`, to see small arrays
+# take the paths of large ones.
+cdef struct Thresholds:
+    Py_ssize_t gil              # elements
+    Py_ssize_t threads          # bytes, of a result
+    Py_ssize_t streaming        # bytes, of a step
+    Py_ssize_t recycling        # bytes, of a result
+    double late                 # seconds, of a threaded call beyond what its memory needs
+
+# Written by any thread at any time, while others run calls: read and written by shared.h alone.
+cdef Thresholds thresholds
+cdef void *engine
+
+cdef extern from "shared.h" nogil:
+    Py_ssize_t load_size(Py_ssize_t *variable)
+    void *load_pointer(void **variable)
+
+# A step has so many arrays of one size: x, y, out, dout, dx, dy.
+cdef enum:
+    STEP_ARRAYS = 6
+
+
+cdef inline Py_ssize_t recycled_bytes() noexcept nogil:
+    """From how many bytes on results own recycled memory."""
+    return load_size(&thresholds.recycling)
+
+
+cdef inline Py_ssize_t streamed_bytes() noexcept nogil:
+    """From how many bytes on results are streamed."""
+    return load_size(&thresholds.streaming) // STEP_ARRAYS
+
+
+cdef inline int run(Job *job) noexcept:
+    """Run a job that is laid out; return the floating-point exceptions that it raised."""
+    job.engine = <const Engine *> load_pointer(&engine)
+    job.loop = job.engine.loops[job.program.steps[0].operation][job.dtype]
+    cdef Py_ssize_t size = job.size * job.item_bytes
+    if size < load_size(&thresholds.threads) and job.size < load_size(&thresholds.gil):
+        job.streaming = size >= streamed_bytes() and job.chunks == 0
+        job.threads = job.team = 1
+        return job.engine.run(job)
+    return run_large(job)
+
+
+cdef int run_large(Job *job) noexcept
+cdef bint is_ignored(int raised) except -1

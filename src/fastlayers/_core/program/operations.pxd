@@ -1,0 +1,13 @@
+"""The table of operations: the program of each, and that of its gradients."""
+
+from .program cimport OPERATIONS, Engine, Program
+
+cdef Program forward[OPERATIONS]
+cdef Program backward[OPERATIONS]
+cdef Program identity       # dout * 1
+
+# Dtypes that can be summed, a bit for each.
+cdef unsigned int summed_dtypes
+
+cdef int assemble(Program *program, tuple inputs, tuple results, list steps) except -1
+cdef void find_dtypes(const Engine *engine) noexcept

@@ -1,0 +1,110 @@
+"""The table of operations: the program of each, and that of its gradients.
+
+Written by the import, under its lock. To add an operation is to add a row to each table, a kernel
+and its loop in engine/.
+"""
+
+from libc.string cimport memset
+
+from .program cimport (
+    ADD, COPY_TWICE, DTYPES, MAX_INPUTS, MAX_OPERANDS, MAX_RESULTS, MAX_STEPS, MAX_TEMPORARIES,
+    MULTIPLY, MULTIPLY_BACKWARD, NEGATIVE, OPERATIONS, STEP_SLOTS, SUBTRACT, Engine, Program, Step,
+)
+
+# What each reads and writes, and from which of what it reads each of what it writes is computed.
+READS = {
+    MULTIPLY: (("x", "y"), {"out": ("x", "y")}),
+    ADD: (("x", "y"), {"out": ("x", "y")}),
+    SUBTRACT: (("x", "y"), {"out": ("x", "y")}),
+    NEGATIVE: (("x",), {"out": ("x",)}),
+    MULTIPLY_BACKWARD: (("dout", "x", "y"), {"dx": ("dout", "y"), "dy": ("dout", "x")}),
+    COPY_TWICE: (("dout", "one"), {"dx": ("dout", "one"), "dy": ("dout", "one")}),
+}
+
+# The gradients, by the chain rule. A number is a constant.
+GRADIENTS = {
+    MULTIPLY: (("dout", "x", "y"), ("dx", "dy"), [(MULTIPLY_BACKWARD, "dout", "x", "y", "dx", "dy")]),
+    ADD: (("dout",), ("dx", "dy"), [(COPY_TWICE, "dout", 1, "dx", "dy")]),
+    SUBTRACT: (
+        ("dout",), ("dx", "dy"), [(MULTIPLY, "dout", 1, "dx"), (MULTIPLY, "dout", -1, "dy")]),
+    NEGATIVE: (("dout",), ("dx",), [(MULTIPLY, "dout", -1, "dx")]),
+}
+
+
+cdef int assemble(Program *program, tuple inputs, tuple results, list steps) except -1:
+    """Make a program of steps: each an operation, then what it reads and writes by name.
+
+    A number among what is read is a constant, a name that is neither an input nor a result a
+    temporary.
+    """
+    cdef Step *step
+    cdef int i, j
+    memset(program, 0, sizeof(program[0]))
+    read = [name for operation, *names in steps for name in names[:len(READS[operation][0])]]
+    constants = list(dict.fromkeys(name for name in read if not isinstance(name, str)))
+    written = [name for operation, *names in steps for name in names[len(READS[operation][0]):]]
+    temporaries = [name for name in written if name not in results]
+    names = [*inputs, *constants, *results, *temporaries]
+    slot = {name: number for number, name in enumerate(names)}
+    operands = len(names) - len(temporaries)
+    if (
+        len(inputs) + len(constants) > MAX_INPUTS or len(results) > MAX_RESULTS
+        or len(temporaries) > MAX_TEMPORARIES or len(steps) > MAX_STEPS
+    ):
+        raise ValueError("the program is too long for one pass")
+    program.inputs = len(inputs)
+    program.constants = len(constants)
+    program.results = len(results)
+    program.temporaries = len(temporaries)
+    program.step_count = len(steps)
+    for i, value in enumerate(constants):
+        program.constant[i] = value
+    sources = {name: 1 << number for number, name in enumerate(inputs)}
+    for i, (operation, *its_names) in enumerate(steps):
+        reads, writes = READS[operation]
+        step = &program.steps[i]
+        step.operation = operation
+        step.slot_count = len(its_names)
+        for j, name in enumerate(its_names):
+            step.slots[j] = slot[name]
+        given = dict(zip(reads, its_names))
+        for name, its_sources in zip(its_names[len(reads):], writes.values()):
+            sources[name] = 0
+            for source in its_sources:
+                sources[name] |= sources.get(given[source], 0)
+    for i, name in enumerate(results):
+        program.read_by[i] = sources[name]
+    program.direct = len(steps) == 1 and list(its_names) == names[:operands]
+    return 0
+
+
+cdef void find_dtypes(const Engine *engine) noexcept:
+    """Let the programs of the tables know what dtypes an engine has loops for."""
+    global summed_dtypes
+    cdef int operation, dtype
+    summed_dtypes = 0
+    for dtype in range(DTYPES):
+        if engine.accumulate[dtype] != NULL:
+            summed_dtypes |= <unsigned int> 1 << dtype
+    for operation in range(OPERATIONS):
+        forward[operation].dtypes = dtypes_of(&forward[operation], engine)
+        backward[operation].dtypes = dtypes_of(&backward[operation], engine)
+    identity.dtypes = dtypes_of(&identity, engine)
+
+
+cdef unsigned int dtypes_of(const Program *program, const Engine *engine) noexcept:
+    cdef unsigned int dtypes = (1 << DTYPES) - 1 if program.step_count else 0
+    cdef int i, dtype
+    for dtype in range(DTYPES):
+        for i in range(program.step_count):
+            if engine.loops[program.steps[i].operation][dtype] == NULL:
+                dtypes &= ~(<unsigned int> 1 << dtype)
+    return dtypes
+
+
+for _operation, (_reads, _writes) in READS.items():
+    assemble(
+        &forward[<int> _operation], _reads, tuple(_writes), [(_operation, *_reads, *_writes)])
+for _operation, (_inputs, _results, _steps) in GRADIENTS.items():
+    assemble(&backward[<int> _operation], _inputs, _results, _steps)
+assemble(&identity, ("dout",), ("dx",), [(MULTIPLY, "dout", 1, "dx")])
