@@ -220,6 +220,7 @@ MODULES = [
     "frontend.dtypes",
     "frontend.schedule",
     "frontend.dispatch",
+    "frontend.passes",
     *(f"engine.kernels_{name}" for name in LEVELS),
 ]
 

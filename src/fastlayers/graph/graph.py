@@ -17,7 +17,20 @@ from .drawing import Drawing, draw
 from .gradients import graph_of_gradients
 from .nodes import Nodes
 from .recording import PACKAGE, Recording, Symbol, record
-from .results import apart, gradients_of, outputs_for, pair_of_outputs, stored
+from .results import (
+    apart,
+    gradients_of,
+    outputs_for,
+    pair_of_outputs,
+    stored,
+    type_of_gradients,
+)
+
+
+if ops.IMPLEMENTATION == "native":
+    from . import passes
+else:
+    passes = None
 
 
 class Kept(NamedTuple):
@@ -102,6 +115,8 @@ class Graph(BaseLayer):
         self._needed = frozenset(operand for node in products for operand in node.operands)
         self._reached = reference.reached(nodes, range(len(nodes.inputs)))
         self._kept: Kept | None = None
+        self._fused = self._operations is ops.OPERATIONS and passes and not self._layers
+        self._entries: dict[Any, Any] = {}
 
     @property
     def inputs(self) -> tuple[str, ...]:
@@ -126,6 +141,10 @@ class Graph(BaseLayer):
         ndarray or scalar, or a tuple of these
             Arrays that share memory with nothing else.
         """
+        if self._fused and out is None and not named:
+            value = self._entry(True, ())(operands)
+            if value is not None:
+                return value
         operands = self._bound(operands, named)
         if recording := _recording_of(operands):
             return recording.inline(self._nodes, operands, out)
@@ -136,6 +155,11 @@ class Graph(BaseLayer):
 
         Of layers of one's own the values are kept, too; nothing else is.
         """
+        if self._fused and out is None and not named:
+            value = self._entry(True, ())(operands)
+            if value is not None:
+                self._kept = Kept(operands, {})
+                return value
         operands = self._bound(operands, named)
         if recording := _recording_of(operands):
             return recording.inline(self._nodes, operands, out)
@@ -174,6 +198,10 @@ class Graph(BaseLayer):
                 f"{self._nodes.name}.backward: call forward first; it keeps the operands"
             )
         operands, layer_values = self._kept
+        if out is None and self._fused:
+            gradients = self._entry(False, self._nodes.inputs)(operands, dout)
+            if gradients is not None:
+                return gradients
         with np.errstate(all="ignore"):
             values = self._evaluated(operands, layer_values)
         douts = self._douts(dout, values)
@@ -211,6 +239,11 @@ class Graph(BaseLayer):
         gradients : named tuple
             As of `backward`, of the parameters ``wrt`` in that order.
         """
+        if self._fused and out is None and not named:
+            names = self._named(wrt)
+            both = self._entry(True, names)(operands, dout) if names else None
+            if both is not None:
+                return both
         operands = self._bound(operands, named)
         if recording := _recording_of(operands):
             recording.refuse(
@@ -369,6 +402,22 @@ class Graph(BaseLayer):
         return self._returned(stored(results, outputs)), {
             layer: values[layer] for layer in self._layers
         }
+
+    def _entry(self, values: bool, names: tuple[str, ...]) -> Any:
+        """What to call for the values, the gradients by some parameters, or both.
+
+        It returns None where the nodes are to be run one by one.
+        """
+        key = values, names
+        if key not in self._entries:
+            self._entries[key] = passes.entry(
+                self._nodes,
+                self._operations,
+                values,
+                names,
+                type_of_gradients(names) if names else None,
+            )
+        return self._entries[key]
 
     def _evaluated(
         self, operands: tuple[Any, ...], layer_values: Mapping[int, Any] | None = None

@@ -63,11 +63,11 @@ def stored(results: Sequence[Any], outputs: Sequence[Any]) -> Sequence[Any]:
 
 def gradients_of(names: tuple[str, ...], values: Sequence[Any]) -> Any:
     """A named tuple. What cannot name a field, as ``_x``, is an attribute all the same."""
-    return _type_of(names)._make(values)
+    return type_of_gradients(names)._make(values)
 
 
 @functools.lru_cache(maxsize=256)
-def _type_of(names: tuple[str, ...]) -> Any:
+def type_of_gradients(names: tuple[str, ...]) -> Any:
     make: Any = namedtuple  # which type checkers know of fields that stand in the source alone
     base = make("Gradients", names, rename=True)
     attributes: dict[str, Any] = {

@@ -112,6 +112,63 @@ cdef inline void copy_twice(
         dy[i] = gradient
 
 
+cdef inline void add_products(
+    const T[:] a,           # IN
+    const T[:] b,           # IN
+    const T[:] c,           # IN
+    const T[:] d,           # IN
+    T[:] out,               # OUT
+) noexcept nogil:
+    cdef Py_ssize_t i
+    for i in range(out.shape[0]):
+        out[i] = a[i] * b[i] + c[i] * d[i]
+
+
+cdef inline void subtract_products(
+    const T[:] a,           # IN
+    const T[:] b,           # IN
+    const T[:] c,           # IN
+    const T[:] d,           # IN
+    T[:] out,               # OUT
+) noexcept nogil:
+    cdef Py_ssize_t i
+    for i in range(out.shape[0]):
+        out[i] = a[i] * b[i] - c[i] * d[i]
+
+
+cdef inline void multiply_add(
+    const T[:] x,           # IN
+    const T[:] y,           # IN
+    const T[:] z,           # IN
+    T[:] out,               # OUT
+) noexcept nogil:
+    cdef Py_ssize_t i
+    for i in range(out.shape[0]):
+        out[i] = x[i] * y[i] + z[i]
+
+
+cdef inline void multiply_subtract(
+    const T[:] x,           # IN
+    const T[:] y,           # IN
+    const T[:] z,           # IN
+    T[:] out,               # OUT
+) noexcept nogil:
+    cdef Py_ssize_t i
+    for i in range(out.shape[0]):
+        out[i] = x[i] * y[i] - z[i]
+
+
+cdef inline void subtract_product(
+    const T[:] x,           # IN
+    const T[:] y,           # IN
+    const T[:] z,           # IN
+    T[:] out,               # OUT
+) noexcept nogil:
+    cdef Py_ssize_t i
+    for i in range(out.shape[0]):
+        out[i] = z[i] - x[i] * y[i]
+
+
 # ---- sums ----
 #
 # Sums are kept to twice the precision of a double: with each addition the part that rounding took

@@ -5,8 +5,9 @@ with whatever strides there are elsewhere.
 """
 
 from .kernels cimport (
-    LANES, Real, T, accumulate, accumulate_segment, add, copy_twice, multiply, multiply_backward,
-    negative, round_sums, subtract,
+    LANES, Real, T, accumulate, accumulate_segment, add, add_products, copy_twice, multiply,
+    multiply_add, multiply_backward, multiply_subtract, negative, round_sums, subtract,
+    subtract_product, subtract_products,
 )
 
 # ---- memoryviews without acquisition ----
@@ -86,19 +87,35 @@ cdef inline void run3(
 cdef inline void run4(
     Kernel4 kernel, char **d, Py_ssize_t n, const Py_ssize_t *s, Py_ssize_t unit
 ) noexcept nogil:
-    if s[0] == unit and s[1] == 0 and s[2] == unit and s[3] == unit:
-        kernel(
-            borrow(d[0], n, unit), borrow(d[1], n, 0), borrow(d[2], n, unit),
-            borrow(d[3], n, unit))
-    else:
-        kernel(
-            borrow(d[0], n, s[0]), borrow(d[1], n, s[1]), borrow(d[2], n, s[2]),
-            borrow(d[3], n, s[3]))
+    if s[0] == unit and s[3] == unit:
+        if s[1] == unit and s[2] == unit:
+            kernel(
+                borrow(d[0], n, unit), borrow(d[1], n, unit), borrow(d[2], n, unit),
+                borrow(d[3], n, unit))
+            return
+        if s[1] == 0 and s[2] == unit:
+            kernel(
+                borrow(d[0], n, unit), borrow(d[1], n, 0), borrow(d[2], n, unit),
+                borrow(d[3], n, unit))
+            return
+        if s[1] == unit and s[2] == 0:
+            kernel(
+                borrow(d[0], n, unit), borrow(d[1], n, unit), borrow(d[2], n, 0),
+                borrow(d[3], n, unit))
+            return
+    kernel(
+        borrow(d[0], n, s[0]), borrow(d[1], n, s[1]), borrow(d[2], n, s[2]),
+        borrow(d[3], n, s[3]))
 
 
 cdef inline void run5(
     Kernel5 kernel, char **d, Py_ssize_t n, const Py_ssize_t *s, Py_ssize_t unit
 ) noexcept nogil:
+    if s[0] == unit and s[1] == 0 and s[2] == unit and s[3] == 0 and s[4] == unit:
+        kernel(
+            borrow(d[0], n, unit), borrow(d[1], n, 0), borrow(d[2], n, unit),
+            borrow(d[3], n, 0), borrow(d[4], n, unit))
+        return
     if s[0] == unit and s[3] == unit and s[4] == unit:
         if s[1] == unit and s[2] == unit:
             kernel(
@@ -156,6 +173,36 @@ cdef inline void copy_twice_loop(
     char **data, const Py_ssize_t *n, const Py_ssize_t *strides, T *dtype
 ) noexcept nogil:
     run4(<Kernel4> <void *> copy_twice[T], data, n[0], strides, sizeof(T))
+
+
+cdef inline void add_products_loop(
+    char **data, const Py_ssize_t *n, const Py_ssize_t *strides, T *dtype
+) noexcept nogil:
+    run5(<Kernel5> <void *> add_products[T], data, n[0], strides, sizeof(T))
+
+
+cdef inline void subtract_products_loop(
+    char **data, const Py_ssize_t *n, const Py_ssize_t *strides, T *dtype
+) noexcept nogil:
+    run5(<Kernel5> <void *> subtract_products[T], data, n[0], strides, sizeof(T))
+
+
+cdef inline void multiply_add_loop(
+    char **data, const Py_ssize_t *n, const Py_ssize_t *strides, T *dtype
+) noexcept nogil:
+    run4(<Kernel4> <void *> multiply_add[T], data, n[0], strides, sizeof(T))
+
+
+cdef inline void multiply_subtract_loop(
+    char **data, const Py_ssize_t *n, const Py_ssize_t *strides, T *dtype
+) noexcept nogil:
+    run4(<Kernel4> <void *> multiply_subtract[T], data, n[0], strides, sizeof(T))
+
+
+cdef inline void subtract_product_loop(
+    char **data, const Py_ssize_t *n, const Py_ssize_t *strides, T *dtype
+) noexcept nogil:
+    run4(<Kernel4> <void *> subtract_product[T], data, n[0], strides, sizeof(T))
 
 
 cdef inline void accumulate_loop(

@@ -101,6 +101,24 @@ cdef inline bint has_shape(const Operand *operand, const Call *call) noexcept:
     return True
 
 
+cdef inline bint is_in_order(const Call *call, bint contiguous) noexcept:
+    """Whether all inputs lie in C order, so that whatever is computed of them does, step by step."""
+    cdef int slot, axis
+    cdef Py_ssize_t stride, before
+    for slot in range(call.input_count):
+        if call.numbers >> slot & 1:
+            continue
+        if contiguous and not call.input[slot].flags & NPY_ARRAY_C_CONTIGUOUS:
+            return False
+        before = PY_SSIZE_T_MAX
+        for axis in range(call.ndim):
+            stride = magnitude(call.job.strides[axis][slot])
+            if stride > before or (stride == 0 and call.whole >> slot & 1 and call.shape[axis] > 1):
+                return False
+            before = stride or before
+    return True
+
+
 cdef inline int leader(const Call *call) noexcept:
     """The first input of the results' shape, if there is one: whose memory order sums follow."""
     cdef int slot

@@ -319,7 +319,9 @@ cdef inline object as_given(object results, PyObject *const *operands, int count
     others = PyTuple_New(count)
     for slot in range(count):
         one = <object> PyTuple_GET_ITEM(results, slot)
-        set_item(others, slot, one_as_given(one, operands[slot]))
+        if operands[slot] != NULL:
+            one = one_as_given(one, operands[slot])
+        set_item(others, slot, one)
     return others
 
 

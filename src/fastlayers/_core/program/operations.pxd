@@ -11,3 +11,4 @@ cdef unsigned int summed_dtypes
 
 cdef int assemble(Program *program, tuple inputs, tuple results, list steps) except -1
 cdef void find_dtypes(const Engine *engine) noexcept
+cdef void find_dtypes_of(Program *program) noexcept

@@ -7,8 +7,9 @@ and its loop in engine/.
 from libc.string cimport memset
 
 from .program cimport (
-    ADD, COPY_TWICE, DTYPES, MAX_INPUTS, MAX_OPERANDS, MAX_RESULTS, MAX_STEPS, MAX_TEMPORARIES,
-    MULTIPLY, MULTIPLY_BACKWARD, NEGATIVE, OPERATIONS, STEP_SLOTS, SUBTRACT, Engine, Program, Step,
+    ADD, ADD_PRODUCTS, COPY_TWICE, DTYPES, MAX_INPUTS, MAX_OPERANDS, MAX_RESULTS, MAX_STEPS, MAX_TEMPORARIES,
+    MULTIPLY, MULTIPLY_ADD, MULTIPLY_BACKWARD, MULTIPLY_SUBTRACT, NEGATIVE, OPERATIONS, SUBTRACT,
+    SUBTRACT_PRODUCT, SUBTRACT_PRODUCTS, Engine, Program, Step,
 )
 
 # What each reads and writes, and from which of what it reads each of what it writes is computed.
@@ -19,6 +20,25 @@ READS = {
     NEGATIVE: (("x",), {"out": ("x",)}),
     MULTIPLY_BACKWARD: (("dout", "x", "y"), {"dx": ("dout", "y"), "dy": ("dout", "x")}),
     COPY_TWICE: (("dout", "one"), {"dx": ("dout", "one"), "dy": ("dout", "one")}),
+    ADD_PRODUCTS: (("a", "b", "c", "d"), {"out": ("a", "b", "c", "d")}),
+    SUBTRACT_PRODUCTS: (("a", "b", "c", "d"), {"out": ("a", "b", "c", "d")}),
+    MULTIPLY_ADD: (("x", "y", "z"), {"out": ("x", "y", "z")}),
+    MULTIPLY_SUBTRACT: (("x", "y", "z"), {"out": ("x", "y", "z")}),
+    SUBTRACT_PRODUCT: (("x", "y", "z"), {"out": ("x", "y", "z")}),
+}
+
+# By the names that graphs have for them.
+NUMBERS = {
+    "multiply": MULTIPLY,
+    "add": ADD,
+    "subtract": SUBTRACT,
+    "negative": NEGATIVE,
+    "multiply_backward": MULTIPLY_BACKWARD,
+    "add_products": ADD_PRODUCTS,
+    "subtract_products": SUBTRACT_PRODUCTS,
+    "multiply_add": MULTIPLY_ADD,
+    "multiply_subtract": MULTIPLY_SUBTRACT,
+    "subtract_product": SUBTRACT_PRODUCT,
 }
 
 # The gradients, by the chain rule. A number is a constant.
@@ -42,20 +62,19 @@ cdef int assemble(Program *program, tuple inputs, tuple results, list steps) exc
     memset(program, 0, sizeof(program[0]))
     read = [name for operation, *names in steps for name in names[:len(READS[operation][0])]]
     constants = list(dict.fromkeys(name for name in read if not isinstance(name, str)))
-    written = [name for operation, *names in steps for name in names[len(READS[operation][0]):]]
-    temporaries = [name for name in written if name not in results]
-    names = [*inputs, *constants, *results, *temporaries]
+    names = [*inputs, *constants, *results]
+    operands = len(names)
     slot = {name: number for number, name in enumerate(names)}
-    operands = len(names) - len(temporaries)
+    temporaries = place_temporaries(slot, steps)
     if (
         len(inputs) + len(constants) > MAX_INPUTS or len(results) > MAX_RESULTS
-        or len(temporaries) > MAX_TEMPORARIES or len(steps) > MAX_STEPS
+        or temporaries > MAX_TEMPORARIES or len(steps) > MAX_STEPS
     ):
         raise ValueError("the program is too long for one pass")
     program.inputs = len(inputs)
     program.constants = len(constants)
     program.results = len(results)
-    program.temporaries = len(temporaries)
+    program.temporaries = temporaries
     program.step_count = len(steps)
     for i, value in enumerate(constants):
         program.constant[i] = value
@@ -74,13 +93,38 @@ cdef int assemble(Program *program, tuple inputs, tuple results, list steps) exc
                 sources[name] |= sources.get(given[source], 0)
     for i, name in enumerate(results):
         program.read_by[i] = sources[name]
-    program.direct = len(steps) == 1 and list(its_names) == names[:operands]
+    program.direct = len(steps) == 1 and list(its_names) == names
     return 0
+
+
+cdef int place_temporaries(dict slot, list steps) except -1:
+    """Give each temporary a slot after those of ``slot``, which is free again after its last use.
+
+    Return how many there are. No step writes where it reads: a loop over one and the same memory
+    would not be a vector loop.
+    """
+    operands = len(slot)
+    last = {name: number for number, step in enumerate(steps) for name in step[1:]}
+    free = []
+    count = 0
+    for number, step in enumerate(steps):
+        for name in step[1:]:
+            if name not in slot:
+                if not free:
+                    free.append(operands + count)
+                    count += 1
+                slot[name] = free.pop()
+        free += [
+            slot[name] for name in set(step[1:]) if last[name] == number and slot[name] >= operands]
+    return count
+
+
+cdef const Engine *_engine = NULL
 
 
 cdef void find_dtypes(const Engine *engine) noexcept:
     """Let the programs of the tables know what dtypes an engine has loops for."""
-    global summed_dtypes
+    global summed_dtypes, _engine
     cdef int operation, dtype
     summed_dtypes = 0
     for dtype in range(DTYPES):
@@ -90,6 +134,12 @@ cdef void find_dtypes(const Engine *engine) noexcept:
         forward[operation].dtypes = dtypes_of(&forward[operation], engine)
         backward[operation].dtypes = dtypes_of(&backward[operation], engine)
     identity.dtypes = dtypes_of(&identity, engine)
+    _engine = engine
+
+
+cdef void find_dtypes_of(Program *program) noexcept:
+    """The same for another program."""
+    program.dtypes = dtypes_of(program, _engine)
 
 
 cdef unsigned int dtypes_of(const Program *program, const Engine *engine) noexcept:

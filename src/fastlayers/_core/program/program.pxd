@@ -15,6 +15,12 @@ cdef enum:
     NEGATIVE           # x -> out
     MULTIPLY_BACKWARD  # dout, x, y -> dx, dy
     COPY_TWICE         # dout, one -> dx, dy
+    # Compounds, of which each part is rounded as it is alone.
+    ADD_PRODUCTS       # a, b, c, d -> a * b + c * d
+    SUBTRACT_PRODUCTS  # a, b, c, d -> a * b - c * d
+    MULTIPLY_ADD       # x, y, z -> x * y + z
+    MULTIPLY_SUBTRACT  # x, y, z -> x * y - z
+    SUBTRACT_PRODUCT   # x, y, z -> z - x * y
     OPERATIONS         # how many there are
 
 ctypedef int DType
@@ -49,6 +55,7 @@ cdef struct Program:
     int temporaries
     int step_count
     bint direct             # one step, whose slots are the operands in their order
+    bint shaped             # all results have the shape of the inputs, be they read or not
     Step steps[MAX_STEPS]
     int constant[MAX_INPUTS]            # their values
     unsigned int read_by[MAX_RESULTS]   # a bit for each input that the result depends on

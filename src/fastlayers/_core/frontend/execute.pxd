@@ -1,0 +1,243 @@
+"""A program run on what was given: operands described, results placed, a job filled in and run."""
+
+from cpython.object cimport PyObject
+from cpython.tuple cimport PyTuple_New
+
+from ..memory cimport free_block
+from ..program.operations cimport summed_dtypes
+from ..program.program cimport MAX_INPUTS, MAX_RESULTS, UNSERVED, Job, Program
+from .dtypes cimport (
+    Operand, array_dtype, describe, describe_shape, dtypes, store_number,
+)
+from .layout cimport (
+    Call, arrange, begin_job, broadcast, choose_blocks, is_in_order, leader, reaches_all,
+)
+from .ndarray cimport (
+    NPY_ARRAY_ALIGNED, NPY_ARRAY_C_CONTIGUOUS, NPY_ARRAY_F_CONTIGUOUS, Array, PyArray_CheckExact,
+    PyArray_DATA, PyArray_DESCR, PyArray_DIMS, PyArray_FLAGS, PyArray_NDIM, set_item,
+)
+from .results cimport (
+    allocate, are_apart, as_given, cut_into_chunks, fits, is_writable, meet, new_workspace,
+    place_result, place_sums,
+)
+from .schedule cimport is_ignored, run
+
+
+# What a program is run on, each as borrowed pointers.
+cdef struct Given:
+    PyObject *operands[MAX_INPUTS]
+    PyObject *outs[MAX_RESULTS]     # the array that a result is written into, or NULL
+    PyObject *sum_to[MAX_RESULTS]   # where results are summed: the operand to whose shape, or NULL
+    bint summing
+    bint has_outs
+    unsigned int copied             # a bit for each operand that is a copy of what was given
+
+
+cdef inline object execute(const Program *program, const Given *given, bint *warned):
+    """The result of a program, or a tuple of its results; None where it is not served.
+
+    ``warned`` is set where a floating-point exception was raised that the user wants to hear of.
+    """
+    if not given.summing and not given.copied:
+        results = execute_row(program, given, warned)
+        if results is not None:
+            return results
+    return execute_axes(program, given, warned)
+
+
+cdef inline object execute_row(const Program *program, const Given *given, bint *warned):
+    """`execute` for arrays of one shape that are contiguous in one order: a single row.
+
+    That is what most calls are, and what small ones have the least time for.
+    """
+    cdef Call call
+    cdef Job *job = &call.job
+    cdef Array *first = NULL
+    cdef Array *array
+    cdef int flags = NPY_ARRAY_C_CONTIGUOUS | NPY_ARRAY_F_CONTIGUOUS | NPY_ARRAY_ALIGNED
+    cdef int slot, result, axis, order, raised
+    call.numbers = 0
+    for slot in range(program.inputs):
+        if not PyArray_CheckExact(given.operands[slot]):
+            call.numbers |= <unsigned int> 1 << slot
+            continue
+        array = <Array *> given.operands[slot]
+        if first == NULL:
+            first = array
+        elif not are_alike(first, array):
+            return None
+        flags &= PyArray_FLAGS(array)
+        job.data[slot] = <char *> PyArray_DATA(array)
+    order = flags & NPY_ARRAY_C_CONTIGUOUS or flags & NPY_ARRAY_F_CONTIGUOUS
+    if first == NULL or not order or not flags & NPY_ARRAY_ALIGNED:
+        return None
+    call.program = program
+    call.dtype = array_dtype(first)
+    call.ndim = PyArray_NDIM(first)
+    call.shape = PyArray_DIMS(first)
+    if call.dtype == UNSERVED or not program.dtypes >> call.dtype & 1 or call.ndim == 0:
+        return None
+    call.input_count = program.inputs + program.constants
+    begin_job(&call)
+    job.size = 1
+    for axis in range(call.ndim):
+        job.size *= call.shape[axis]
+    job.ndim = 1
+    job.shape[0] = job.size
+    for slot in range(program.inputs):
+        job.strides[0][slot] = job.item_bytes
+        if call.numbers >> slot & 1:
+            job.strides[0][slot] = 0
+            job.data[slot] = <char *> &call.input[slot].number
+            if not store_number(given.operands[slot], call.dtype, job.data[slot]):
+                return None
+    for slot in range(program.inputs, call.input_count):
+        set_constant(&call, slot)
+        job.strides[0][slot] = 0
+        job.data[slot] = call.input[slot].data
+    if program.results > 1:
+        results = PyTuple_New(program.results)
+    for result in range(program.results):
+        if not (program.shaped or program.read_by[result] & ~call.numbers):
+            return None
+        if given.outs[result] == NULL:
+            one = allocate(&call, order, NULL)
+        elif is_row_beside(&call, given, result, first, order):
+            one = <object> given.outs[result]
+        else:
+            return None
+        slot = job.first_result + result
+        job.data[slot] = <char *> PyArray_DATA(<Array *> one)
+        job.strides[0][slot] = job.item_bytes
+        if program.results > 1:
+            set_item(results, result, one)
+        else:
+            results = one
+    raised = run(job)
+    warned[0] = raised != 0 and not is_ignored(raised)
+    return results
+
+
+cdef inline bint are_alike(Array *first, Array *other) noexcept:
+    """Whether two arrays are of one dtype and shape."""
+    cdef int axis
+    if PyArray_DESCR(first) != PyArray_DESCR(other) or PyArray_NDIM(first) != PyArray_NDIM(other):
+        return False
+    for axis in range(PyArray_NDIM(first)):
+        if PyArray_DIMS(first)[axis] != PyArray_DIMS(other)[axis]:
+            return False
+    return True
+
+
+cdef inline bint is_row_beside(
+    const Call *call, const Given *given, int result, Array *first, int order
+) noexcept:
+    """Whether an output is a row like the inputs, and shares memory with none, nor with another."""
+    cdef Array *array = <Array *> given.outs[result]
+    cdef const Job *job = &call.job
+    cdef Py_ssize_t bytes = job.size * job.item_bytes
+    cdef char *data
+    cdef int slot
+    if not PyArray_CheckExact(given.outs[result]) or not are_alike(first, array):
+        return False
+    if not is_writable(PyArray_FLAGS(array)) or not PyArray_FLAGS(array) & order:
+        return False
+    data = <char *> PyArray_DATA(array)
+    for slot in range(call.input_count):
+        if not call.numbers >> slot & 1 and meet(data, job.data[slot], bytes):
+            return False
+    for slot in range(result):
+        if meet(data, job.data[job.first_result + slot], bytes):
+            return False
+    return True
+
+
+cdef inline object execute_axes(const Program *program, const Given *given, bint *warned):
+    """`execute` for operands of any layout that broadcast together."""
+    cdef Call call
+    cdef Operand summed_to[MAX_RESULTS]
+    cdef void *workspace = NULL
+    cdef int result, raised
+    results = None
+    call.program = program
+    call.copied = given.copied
+    if not take_operands(&call, given):
+        return None
+    begin_job(&call)
+    if not broadcast(&call) or (program.shaped and not is_in_order(&call, given.summing)):
+        return None
+    if given.summing:
+        if not summed_dtypes >> call.dtype & 1:
+            return None
+        for result in range(program.results):
+            if given.sum_to[result] != NULL and not (
+                describe_shape(given.sum_to[result], &summed_to[result])
+                and fits(&summed_to[result], &call)
+            ):
+                return None
+    if given.has_outs and program.results > 1 and not are_apart(given.outs, &call):
+        return None
+    if program.results > 1:
+        results = PyTuple_New(program.results)
+    for result in range(program.results):
+        if not (program.shaped or reaches_all(&call, program.read_by[result])):
+            return None
+        array = place(&call, result, given, summed_to)
+        if array is None:
+            return None
+        if program.results > 1:
+            set_item(results, result, array)
+        else:
+            results = array
+    arrange(&call.job, leader(&call) if given.summing else call.job.first_result)
+    choose_blocks(&call.job)
+    if given.summing:
+        cut_into_chunks(&call.job)
+        workspace = new_workspace(&call.job)
+    raised = run(&call.job)
+    if given.summing:
+        free_block(workspace)
+        results = as_given(results, given.sum_to, program.results)
+    warned[0] = raised != 0 and not is_ignored(raised)
+    return results
+
+
+cdef inline object place(Call *call, int result, const Given *given, const Operand *summed_to):
+    call.job.sums[result].wanted = False
+    if given.summing and given.sum_to[result] != NULL:
+        return place_sums(call, result, call.program.read_by[result], &summed_to[result])
+    return place_result(
+        call, call.job.first_result + result, call.program.read_by[result], given.outs[result])
+
+
+cdef inline bint take_operands(Call *call, const Given *given) noexcept:
+    """Describe the inputs and the constants; False if they are not served."""
+    cdef const Program *program = call.program
+    cdef int slot
+    slot = 0
+    while not PyArray_CheckExact(given.operands[slot]):
+        slot += 1
+        if slot == program.inputs:
+            return False
+    call.dtype = array_dtype(<Array *> given.operands[slot])
+    if call.dtype == UNSERVED or not program.dtypes >> call.dtype & 1:
+        return False
+    call.numbers = 0
+    for slot in range(program.inputs):
+        if not describe(given.operands[slot], call.dtype, &call.input[slot]):
+            return False
+        if call.input[slot].ndim == 0:
+            call.numbers |= <unsigned int> 1 << slot
+    call.input_count = program.inputs + program.constants
+    for slot in range(program.inputs, call.input_count):
+        set_constant(call, slot)
+    return True
+
+
+cdef inline void set_constant(Call *call, int slot) noexcept:
+    cdef Operand *operand = &call.input[slot]
+    call.numbers |= <unsigned int> 1 << slot
+    operand.ndim = 0
+    operand.data = <char *> &operand.number
+    dtypes[call.dtype].store_integer(
+        call.program.constant[slot - call.program.inputs], operand.data)

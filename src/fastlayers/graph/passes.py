@@ -1,0 +1,376 @@
+"""A graph's work as a pass over memory: which nodes are one, and what is done before and after.
+
+`reference.evaluate` and `reference.differentiate` are given values that know their kind alone, and
+operations that note what is asked of them: what is of numbers is computed before the pass, what is
+of sums after it, and all between by the pass.
+"""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any, NamedTuple
+
+from .. import reference
+from .._core.frontend.passes import Entry, Pass
+from .._core.program.operations import NUMBERS
+from .nodes import Nodes
+# What operands are, as `Entry` tells; and what comes of them: numbers and sums after the pass.
+NUMBER, WHOLE, SMALL, ONE, LATE = range(5)
+
+
+class Unserved(Exception):
+    """The graph cannot be run in one pass on such operands."""
+
+
+class Value(NamedTuple):
+    """A value by its place among all, and its kind. WHOLE, it may be a number at each element."""
+
+    place: int
+    kind: int
+
+
+class Step(NamedTuple):
+    """An operation, the places of what it reads, and of what it computes."""
+
+    operation: str
+    reads: tuple[int, ...]
+    writes: tuple[int, ...]
+
+
+class Builder(dict[str, Callable[..., Any]]):
+    """Operations that note what is asked of them.
+
+    ``constants`` are numbers that stand in the graph, by their places; ``sums`` what is summed: the
+    place of the sum, that of the value, that of the operand to whose shape.
+    """
+
+    def __init__(self, kinds: Sequence[int]) -> None:
+        self.inputs = [Value(i, NUMBER if kind == ONE else kind) for i, kind in enumerate(kinds)]
+        self.ones = {place for place, kind in enumerate(kinds) if kind == ONE}
+        self.places = len(kinds)
+        self.constants: dict[int, Any] = {}
+        self._known: dict[Any, Value] = {}
+        self.early: list[Step] = []
+        self.steps: list[Step] = []
+        self.forward: list[Step] = []
+        self.late: list[Step] = []
+        self.sums: list[tuple[int, int, int]] = []
+        for operation in ("multiply", "add", "subtract", "negative"):
+            self[operation] = self._arithmetic(operation)
+        self["positive"] = lambda x: self["multiply"](x, 1)
+        self["sum_to"] = self._sum_to
+        self["multiply_to"] = lambda dout, factor, like: self._sum_to(
+            self["multiply"](dout, factor), like
+        )
+        self["broadcast_to"] = self._broadcast_to
+
+    def __missing__(self, operation: str) -> Any:
+        raise Unserved(operation)
+
+    def _new(self, kind: int) -> Value:
+        self.places += 1
+        return Value(self.places - 1, kind)
+
+    def value_of(self, operand: Any) -> Value:
+        if isinstance(operand, Value):
+            return operand
+        # A number by its type and its repr: 1, 1.0 and True are three, as are 0.0 and -0.0.
+        key = type(operand), repr(operand)
+        if key not in self._known:
+            self._known[key] = self._new(NUMBER)
+            self.constants[self._known[key].place] = operand
+            if key == (int, "1"):
+                self.ones.add(self._known[key].place)
+        return self._known[key]
+
+    def _arithmetic(self, operation: str) -> Callable[..., Value]:
+        def note(*operands: Any) -> Value:
+            values = [self.value_of(operand) for operand in operands]
+            kinds = {value.kind for value in values}
+            if kinds == {NUMBER}:
+                kind, steps = NUMBER, self.early
+            elif LATE in kinds and kinds <= {NUMBER, LATE}:
+                kind, steps = LATE, self.late
+            elif WHOLE in kinds and LATE not in kinds:
+                kind, steps = WHOLE, self.steps
+                if operation == "multiply":
+                    for value, other in (values, values[::-1]):
+                        if value.kind == WHOLE and other.place in self.ones:
+                            return value
+            else:
+                raise Unserved(operation)
+            result = self._new(kind)
+            steps.append(Step(operation, tuple(v.place for v in values), (result.place,)))
+            return result
+
+        return note
+
+    def _sum_to(self, value: Any, like: Any, other: Any = None) -> Value:
+        value, like = self.value_of(value), self.value_of(like)
+        if value.kind == LATE or value.kind == like.kind != SMALL:
+            return value
+        if value.kind != WHOLE or like.kind == LATE:
+            raise Unserved("sum_to")
+        result = self._new(LATE)
+        self.sums.append((result.place, value.place, like.place))
+        return result
+
+    def _broadcast_to(self, value: Any, like: Any) -> Value:
+        value, like = self.value_of(value), self.value_of(like)
+        if value.kind == like.kind != SMALL:
+            return value
+        if value.kind == NUMBER and like.kind == WHOLE:
+            return Value(value.place, WHOLE)
+        raise Unserved("broadcast_to")
+
+    def apart(self, place: int, done: Sequence[Result]) -> int:
+        """The value, or its double: if it is not computed here, or a result already."""
+        computed = any(place in step.writes for step in self.steps)
+        if computed and all(place != result.value for result in done):
+            return place
+        double = self._new(WHOLE)
+        self.steps.append(Step("multiply", (place, self.value_of(1).place), (double.place,)))
+        return double.place
+
+
+class Result(NamedTuple):
+    """A result of a pass: the value that it is, its place among all, to whose shape it is summed."""
+
+    value: int
+    place: int
+    like: int | None = None
+
+
+def entry(
+    graph: Nodes, run: reference.Operations, values: bool, names: Sequence[str], gradients: Any
+) -> Entry:
+    """What a graph is called by, for its values, the gradients by some inputs, or both."""
+    wanted = [graph.inputs.index(name) for name in names]
+
+    def plan(kinds: list[int]) -> Any:
+        try:
+            made = Plan(graph, kinds, values, wanted, run)
+        except Unserved:
+            return None
+        return made.fused if made.simple else made
+
+    return Entry(plan, len(graph.inputs), len(graph.outputs), graph.single, values, gradients)
+
+
+class Plan:
+    """A graph's values and gradients on operands of certain kinds, in one pass.
+
+    Parameters
+    ----------
+    graph : Nodes
+        Of which no node is a layer of one's own.
+    kinds : sequence of int
+        Of the operands, then of the gradients of the outputs if there are any.
+    values : bool
+        Whether the outputs' values are results.
+    wanted : sequence of int
+        The inputs whose gradients are results.
+    run : mapping
+        What is computed before and after the pass is computed by these operations.
+
+    Raises
+    ------
+    Unserved
+        If one pass cannot do it.
+    """
+
+    def __init__(
+        self,
+        graph: Nodes,
+        kinds: Sequence[int],
+        values: bool,
+        wanted: Sequence[int],
+        run: reference.Operations,
+    ) -> None:
+        builder = Builder(kinds)
+        results = _results(graph, builder, values, wanted)
+        done: list[Result] = []
+        for i, result in enumerate(results):
+            if result.kind == SMALL:
+                raise Unserved("a result of a small shape")
+            if result.kind == WHOLE:
+                value = builder.apart(result.place, done)
+                done.append(Result(value, value))
+                results[i] = Value(value, WHOLE)
+        for total, value, like in builder.sums:
+            done.append(Result(builder.apart(value, done), total, like))
+        # All that is asked for the value may warn, whether a result depends on it or not.
+        loud = builder.forward if values else ()
+        steps = needed(builder.steps, {result.value for result in done}, loud)
+        # Also what no result is computed of: it may change their dtype, and their memory order.
+        computed = {place for step in builder.steps for place in step.writes}
+        read = dict.fromkeys(p for step in builder.steps for p in step.reads if p not in computed)
+        if all(kinds[place] != WHOLE for place in read if place < len(kinds)):
+            raise Unserved("nothing of the whole shape")
+        self.run = run
+        self.early, self.late = builder.early, builder.late
+        self.constants = tuple(builder.constants.values())
+        places = [
+            *range(len(kinds)),
+            *builder.constants,
+            *(step.writes[0] for step in builder.early),
+            *(result.place for result in done),
+            *(step.writes[0] for step in builder.late),
+        ]
+        self.index = {place: i for i, place in enumerate(places)}
+        self.order = [self.index[result.place] for result in results]
+        first = len(kinds) + len(self.constants)
+        self.simple = not (self.early or self.late) and (
+            self.order == list(range(first, first + len(done)))
+        )
+        numbers = {place for place in read if place >= len(kinds) or kinds[place] in (NUMBER, ONE)}
+        try:
+            self.fused = Pass(
+                tuple(map(str, read)),
+                tuple(str(result.value) for result in done),
+                [
+                    (NUMBERS[step.operation], *map(str, step.reads), *map(str, step.writes))
+                    for step in joined(steps, numbers, {result.value for result in done})
+                ],
+                [self.index[place] for place in read],
+                [-1 if result.like is None else self.index[result.like] for result in done],
+                self.constants,
+            )
+        except ValueError as error:  # too long
+            raise Unserved(str(error)) from None
+
+    def __call__(self, operands: tuple[Any, ...]) -> Any:
+        """The results in their order; None where the pass is not served on these operands."""
+        values = [*operands, *self.constants]
+        self._compute(self.early, values)
+        found = self.fused.run(tuple(values))
+        if found is None:
+            return None
+        values += found
+        self._compute(self.late, values)
+        return tuple([values[i] for i in self.order])
+
+    def _compute(self, steps: Sequence[Step], values: list[Any]) -> None:
+        for step in steps:
+            operands = [values[self.index[place]] for place in step.reads]
+            values.append(self.run[step.operation](*operands))
+
+
+def _results(
+    graph: Nodes, builder: Builder, values: bool, wanted: Sequence[int]
+) -> list[Value]:
+    """The outputs' values, if they are asked for, and the gradients of the inputs wanted."""
+    count = len(graph.inputs)
+    everything = reference.evaluate(graph, builder.inputs[:count], builder)
+    builder.forward = list(builder.steps)
+    results = [builder.value_of(everything[output]) for output in graph.outputs] if values else []
+    if wanted:
+        douts = [
+            builder["broadcast_to"](dout, everything[output])
+            for dout, output in zip(builder.inputs[count:], graph.outputs, strict=True)
+        ]
+        reached = reference.reached(graph, wanted)
+        gradients = reference.differentiate(graph, everything, douts, reached, builder)
+        if any(gradients[i] is None for i in wanted):
+            raise Unserved("an input that no output depends on")
+        results += [builder.value_of(gradients[i]) for i in wanted]
+    return results
+
+
+def needed(steps: Sequence[Step], results: set[int], loud: Sequence[Step]) -> list[Step]:
+    """The steps that results depend on, and those that are loud."""
+    wanted = set(results)
+    kept = []
+    for step in reversed(steps):
+        if step in loud or not wanted.isdisjoint(step.writes):
+            wanted.update(step.reads)
+            kept.append(step)
+    return kept[::-1]
+
+
+# What a sum or a difference is called with products for its operands: for both, the first, the second.
+COMPOUNDS = {
+    "add": ("add_products", "multiply_add", "multiply_add"),
+    "subtract": ("subtract_products", "multiply_subtract", "subtract_product"),
+}
+
+
+def joined(steps: Sequence[Step], numbers: set[int], results: set[int]) -> list[Step]:
+    """Steps of which several that are quicker together are one; each of them is rounded as before.
+
+    Sums of products that nothing else reads, then products of one gradient: ``(g * y, g * x)``.
+    """
+    uses = Counter(place for step in steps for place in step.reads)
+    products = {
+        step.writes[0]: step
+        for step in steps
+        if step.operation == "multiply"
+        and uses[step.writes[0]] == 1
+        and step.writes[0] not in results
+    }
+    absorbed: set[int] = set()
+    found = []
+    for step in steps:
+        if step.operation in COMPOUNDS:
+            step = _compound(step, products, absorbed)
+        found.append(_in_order(step, numbers))
+    found = [step for step in found if step.writes[0] not in absorbed]
+    return _paired(found, numbers)
+
+
+def _compound(step: Step, products: Mapping[int, Step], absorbed: set[int]) -> Step:
+    """A sum or difference, with the products that are its operands."""
+    both, first, second = COMPOUNDS[step.operation]
+    x, y = (products.get(place) for place in step.reads)
+    absorbed.update(place for place in step.reads if place in products)
+    if x and y:
+        return Step(both, (*x.reads, *y.reads), step.writes)
+    if x:
+        return Step(first, (*x.reads, step.reads[1]), step.writes)
+    if y:
+        return Step(second, (*y.reads, step.reads[0]), step.writes)
+    return step
+
+
+def _in_order(step: Step, numbers: set[int]) -> Step:
+    """Loops are quick where the second factor of a product is a number, not the first."""
+    if step.operation == "negative":
+        return step
+    reads = list(step.reads)
+    for i in range(0, len(reads) - 1, 2):
+        swaps = i == 0 or len(reads) == 4
+        if swaps and step.operation not in ("add", "subtract") and reads[i] in numbers:
+            reads[i], reads[i + 1] = reads[i + 1], reads[i]
+    return step._replace(reads=tuple(reads))
+
+
+def _paired(steps: Sequence[Step], numbers: set[int]) -> list[Step]:
+    rest = list(steps)
+    found: list[Step] = []
+    known = {place for step in steps for place in step.reads}
+    known -= {place for step in steps for place in step.writes}
+    while rest:
+        step = rest.pop(0)
+        partner = _partner(step, rest, known) if step.reads[0] not in numbers else None
+        if partner is not None:
+            rest.remove(partner)
+            g, y, x = (*step.reads, partner.reads[1])
+            step = Step("multiply_backward", (g, x, y), (step.writes[0], partner.writes[0]))
+        known.update(step.writes)
+        found.append(step)
+    return found
+
+
+def _partner(step: Step, rest: Sequence[Step], known: set[int]) -> Step | None:
+    """A later product of the same gradient with what is known already."""
+    if step.operation != "multiply":
+        return None
+    for other in rest:
+        if (
+            other.operation == "multiply"
+            and other.reads[0] == step.reads[0]
+            and known.issuperset(other.reads)
+        ):
+            return other
+    return None
