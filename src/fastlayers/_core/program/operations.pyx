@@ -1,7 +1,7 @@
 """The table of operations: the program of each, and that of its gradients.
 
-Written by the import, under its lock. To add an operation is to add a row to each table, a kernel
-and its loop in engine/.
+Written by the import, under its lock. To add an operation, add a row to each table, and a kernel
+with its loop in engine/.
 """
 
 from libc.string cimport memset
@@ -11,7 +11,7 @@ from .program cimport (
     MULTIPLY, MULTIPLY_BACKWARD, NEGATIVE, OPERATIONS, STEP_SLOTS, SUBTRACT, Engine, Program, Step,
 )
 
-# What each reads and writes, and from which of what it reads each of what it writes is computed.
+# What each operation reads and writes, and for each value it writes, what that depends on.
 READS = {
     MULTIPLY: (("x", "y"), {"out": ("x", "y")}),
     ADD: (("x", "y"), {"out": ("x", "y")}),
@@ -21,7 +21,7 @@ READS = {
     COPY_TWICE: (("dout", "one"), {"dx": ("dout", "one"), "dy": ("dout", "one")}),
 }
 
-# The gradients, by the chain rule. A number is a constant.
+# The gradients, by the chain rule: inputs, results, steps. A number is a constant.
 GRADIENTS = {
     MULTIPLY: (("dout", "x", "y"), ("dx", "dy"), [(MULTIPLY_BACKWARD, "dout", "x", "y", "dx", "dy")]),
     ADD: (("dout",), ("dx", "dy"), [(COPY_TWICE, "dout", 1, "dx", "dy")]),
@@ -32,9 +32,9 @@ GRADIENTS = {
 
 
 cdef int assemble(Program *program, tuple inputs, tuple results, list steps) except -1:
-    """Make a program of steps: each an operation, then what it reads and writes by name.
+    """Make a program of steps: each is an operation, then the names of what it reads and writes.
 
-    A number among what is read is a constant, a name that is neither an input nor a result a
+    A number that is read is a constant. A name that is neither an input nor a result is a
     temporary.
     """
     cdef Step *step
@@ -79,7 +79,7 @@ cdef int assemble(Program *program, tuple inputs, tuple results, list steps) exc
 
 
 cdef void find_dtypes(const Engine *engine) noexcept:
-    """Let the programs of the tables know what dtypes an engine has loops for."""
+    """Note in the tables' programs which dtypes an engine has loops for."""
     global summed_dtypes
     cdef int operation, dtype
     summed_dtypes = 0
