@@ -85,7 +85,7 @@ cdef inline void walk_blocks(const Job *job, Py_ssize_t start, Py_ssize_t stop) 
     cdef Py_ssize_t columns = job.shape[job.ndim - 1]
     cdef Py_ssize_t across = ceil_div(columns, BLOCK_COLUMNS)
     cdef Py_ssize_t down = ceil_div(rows, BLOCK_ROWS)
-    cdef Py_ssize_t block, top, left, rest, index
+    cdef Py_ssize_t block, top, left, rest, index, _row
     cdef int axis, operand
     cdef char *data[MAX_OPERANDS]
     for block in range(start, stop):
@@ -102,7 +102,7 @@ cdef inline void walk_blocks(const Job *job, Py_ssize_t start, Py_ssize_t stop) 
             rest = rest // job.shape[axis]
             for operand in range(job.operands):
                 data[operand] += index * job.strides[axis][operand]
-        for index in range(min(<Py_ssize_t> BLOCK_ROWS, rows - top)):
+        for _row in range(min(<Py_ssize_t> BLOCK_ROWS, rows - top)):
             row(job, data, min(<Py_ssize_t> BLOCK_COLUMNS, columns - left))
             for operand in range(job.operands):
                 data[operand] += job.strides[job.ndim - 2][operand]

@@ -7,8 +7,8 @@ with its loop in engine/.
 from libc.string cimport memset
 
 from .program cimport (
-    ADD, COPY_TWICE, DTYPES, MAX_INPUTS, MAX_OPERANDS, MAX_RESULTS, MAX_STEPS, MAX_TEMPORARIES,
-    MULTIPLY, MULTIPLY_BACKWARD, NEGATIVE, OPERATIONS, STEP_SLOTS, SUBTRACT, Engine, Program, Step,
+    ADD, COPY_TWICE, DTYPES, MAX_INPUTS, MAX_RESULTS, MAX_STEPS, MAX_TEMPORARIES, MULTIPLY,
+    MULTIPLY_BACKWARD, NEGATIVE, OPERATIONS, SUBTRACT, Engine, Program, Step,
 )
 
 # What each operation reads and writes, and for each value it writes, what that depends on.
@@ -23,7 +23,8 @@ READS = {
 
 # The gradients, by the chain rule: inputs, results, steps. A number is a constant.
 GRADIENTS = {
-    MULTIPLY: (("dout", "x", "y"), ("dx", "dy"), [(MULTIPLY_BACKWARD, "dout", "x", "y", "dx", "dy")]),
+    MULTIPLY: (
+        ("dout", "x", "y"), ("dx", "dy"), [(MULTIPLY_BACKWARD, "dout", "x", "y", "dx", "dy")]),
     ADD: (("dout",), ("dx", "dy"), [(COPY_TWICE, "dout", 1, "dx", "dy")]),
     SUBTRACT: (
         ("dout",), ("dx", "dy"), [(MULTIPLY, "dout", 1, "dx"), (MULTIPLY, "dout", -1, "dy")]),
