@@ -23,7 +23,7 @@ from .ops import add_backward as add_backward
 from .ops import multiply as multiply
 from .ops import multiply_backward as multiply_backward
 
-# Without what NumPy has a name for: ``from fastlayers import *`` must not hide that.
+# Names that NumPy has are left out: ``from fastlayers import *`` must not hide them.
 __all__ = [
     "AddLayer",
     "BaseLayer",
@@ -43,11 +43,11 @@ __version__ = "0.1.0"  # the only place: pyproject.toml takes it from here
 
 
 def __dir__() -> list[str]:
-    """Name what is public, and not the modules that it stands in."""
+    """List the public names, without the modules that hold them."""
     functions = ["add", "add_backward", "multiply", "multiply_backward", "show_config"]
     return sorted([*__all__, *functions, "IMPLEMENTATION", "__version__", "reference"])
 
 
-# From here a warning points at the line that imports the package.
+# Warned from here, so that the warning points at the line that imports the package.
 for _notice in _config.notices:
     _warnings.warn(_notice, RuntimeWarning, stacklevel=2)

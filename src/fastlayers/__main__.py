@@ -1,4 +1,4 @@
-"""``python -m fastlayers`` prints what a bug report needs."""
+"""``python -m fastlayers`` prints what belongs in a bug report."""
 
 import argparse
 

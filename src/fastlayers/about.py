@@ -1,4 +1,4 @@
-"""How fastlayers was built, what it runs on and how it is set."""
+"""How fastlayers was built, what it runs on, and its settings."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ if IMPLEMENTATION == "native":
     from ._core import simd
     from ._core.frontend import schedule
 
-# Set or not, they decide how fast a call is.
+# These affect how fast a call is.
 ENVIRONMENT = (*config.VARIABLES, "OMP_NUM_THREADS", "OMP_WAIT_POLICY")
 
 
@@ -21,25 +21,25 @@ def show_config(mode: Literal["stdout"] = "stdout") -> None: ...
 @overload
 def show_config(mode: Literal["dicts"]) -> dict[str, Any]: ...
 def show_config(mode: str = "stdout") -> dict[str, Any] | None:
-    """Show how fastlayers was built, what it runs on and how it is set.
+    """Show how fastlayers was built, what it runs on, and its settings.
 
-    It is what a bug report needs; ``python -m fastlayers`` prints it, too.
+    Include this in bug reports; ``python -m fastlayers`` prints it, too.
 
     Parameters
     ----------
     mode : {"stdout", "dicts"}, optional
-        Print it, or return it as a dictionary of dictionaries, as `numpy.show_config` does.
+        Print the report, or return it as a dictionary of dictionaries, like `numpy.show_config`.
 
     Returns
     -------
     dict or None
-        None where it was printed. The keys are the same on both implementations; what does not
-        apply is None or empty. Sizes are in bytes.
+        None if it was printed. The keys are the same on both implementations; a value that does
+        not apply is None or empty. Sizes are in bytes.
 
     Raises
     ------
     ValueError
-        If ``mode`` is neither.
+        If ``mode`` is anything else.
 
     Examples
     --------
@@ -110,7 +110,7 @@ def _of_the_compiled_part() -> dict[str, dict[str, Any]]:
     }
 
 
-# What the sizes from which on things are done are sizes of.
+# What each threshold measures, and what happens from there on.
 THRESHOLDS = {
     "gil": "elements, to let other threads of Python run meanwhile",
     "threads": "bytes of a result, to use several threads",
@@ -120,7 +120,7 @@ THRESHOLDS = {
 
 
 def _lines_of(facts: dict[str, dict[str, Any]]) -> list[str]:
-    """What is to be read: without what does not apply, and what a new process has not done yet."""
+    """The lines to print, without what does not apply or a new process has not done yet."""
     facts = facts | {
         "thresholds": {
             name: f"{facts['thresholds'][name]} {unit}"

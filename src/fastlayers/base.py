@@ -1,4 +1,4 @@
-"""The interface that every layer of a computational graph has."""
+"""The interface of every layer in a computational graph."""
 
 from __future__ import annotations
 
@@ -10,23 +10,23 @@ import numpy as np
 
 
 class Placeholder:
-    """What stands for an operand while a graph is recorded: the base of its symbols.
+    """Stands for an operand while a graph is recorded: the base class of symbols.
 
-    It is here so that layers know symbols without knowing graphs.
+    It is defined here so that layers know symbols without knowing graphs.
     """
 
     __slots__ = ()
 
     def apply(self, layer: BaseLayer, operands: tuple[Any, ...]) -> Any:
-        """Make a node of ``layer`` in the graph that is recorded."""
+        """Make a node of ``layer`` in the graph that is being recorded."""
         raise NotImplementedError
 
 
 class BaseLayer:
     """A node of a computational graph: ``forward``, ``backward`` and ``toString``.
 
-    Subclass it to write a layer of one's own; each method raises ``NotImplementedError`` until
-    it is overridden.
+    Subclass it to write your own layer. Each method raises ``NotImplementedError`` until you
+    override it.
 
     Examples
     --------
@@ -53,36 +53,36 @@ class BaseLayer:
                 return operand.apply(self, operands)
         return self.forward(*operands)
 
-    # Of any operands, as type checkers read it: a layer of one's own takes what it likes.
+    # Any operands, for type checkers: a user's layer may take whatever it likes.
     def forward(self, *operands: Any, **named: Any) -> Any:
         """Compute the node's output from its operands, ``x`` and ``y``."""
         raise NotImplementedError
 
     def backward(self, *dout: Any, **named: Any) -> Any:
-        """Compute the operands' gradients, ``(dx, dy)``, from that of the output, ``dout``."""
+        """Compute the operands' gradients, ``(dx, dy)``, from the output's gradient, ``dout``."""
         raise NotImplementedError
 
     def toString(self) -> None:
-        """Print what the layer is and the shapes that it holds."""
+        """Print the layer's name and the shapes that it holds."""
         raise NotImplementedError
 
 
 class ElementwiseLayer(BaseLayer):
-    """What the elementwise layers share: the operands of the last ``forward``, and how they print.
+    """What elementwise layers share: the operands of the last ``forward``, and how they print.
 
-    A subclass has an ``__init__`` of its own, so that what that raises names the subclass.
+    Each subclass defines ``__init__`` itself, so that the errors it raises name the subclass.
     """
 
-    # Of the class, for subclasses of users that do not call __init__.
+    # Class attributes, for users' subclasses that do not call __init__.
     x: Any = None
     y: Any = None
     sum_to_shape: bool = False
 
-    # What toString prints. Read from the class: users' subclasses have a ``name`` of their own.
+    # What toString prints. Read from the class: users' subclasses may set ``name``.
     _printed_name: str
 
     def toString(self) -> None:
-        """Print the layer's name and the shapes of its operands, a line each.
+        """Print the layer's name and the shapes of its operands, one per line.
 
         Raises
         ------
@@ -102,7 +102,7 @@ class ElementwiseLayer(BaseLayer):
 
 
 def explain(layer: ElementwiseLayer, dout: Any) -> None:
-    """Note on the error that ``layer.backward(dout)`` is raising what is what, and what to do."""
+    """Add a note on the operands, and what to do, to the error of ``layer.backward(dout)``."""
     if layer.x is None or layer.y is None:
         note = "x and y are None; call forward(x, y) first, it keeps the operands"
     else:
@@ -114,7 +114,7 @@ def explain(layer: ElementwiseLayer, dout: Any) -> None:
 
 
 def _kind(value: Any) -> str:
-    """The type of an operand, and an array's shape; no code of the operand's is run."""
+    """An operand's type, and an array's shape, without running any of the operand's code."""
     kind = type(value).__name__
     return f"{kind} of shape {value.shape}" if issubclass(type(value), np.ndarray) else kind
 

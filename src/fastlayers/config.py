@@ -1,4 +1,4 @@
-"""The knobs: threads, the memory that large results are recycled from, environment variables."""
+"""The settings: threads, recycled memory, environment variables."""
 
 from __future__ import annotations
 
@@ -18,8 +18,8 @@ if IMPLEMENTATION == "native":
     from ._core import memory
     from ._core.frontend import schedule
 
-# Of the memory that the process may use, this share may be kept for further results; and no more
-# than so many bytes, as a machine often runs a process for each of its processors.
+# The cache may keep this share of the memory that the process may use, but no more than this many
+# bytes: a machine often runs one process per processor.
 CACHE_SHARE = 1 / 8
 MOST_CACHED = 1 << 30
 
@@ -30,11 +30,11 @@ class CacheInfo(NamedTuple):
     Attributes
     ----------
     hits, misses : int
-        Results that got a recycled block, and those that needed a new one, since the import.
+        Results that got a recycled block, and results that needed a new one, since the import.
     blocks, bytes : int
-        What the cache holds now, owned by no array.
+        What the cache holds now, which no array owns.
     limit : int
-        The most bytes that it holds.
+        The most bytes that it may hold.
     """
 
     hits: int
@@ -47,10 +47,10 @@ class CacheInfo(NamedTuple):
 def set_num_threads(n: int) -> None:
     """Set how many threads a large call uses.
 
-    The default is what OpenMP would use (``OMP_NUM_THREADS``, the process's affinity), at most
-    what the container's quota of CPUs allows. ``FASTLAYERS_NUM_THREADS`` sets it at import. A limit
-    that threadpoolctl sets later goes for these threads too. Calls on small arrays use one thread
-    whatever the number, as does the child of a fork.
+    The default is what OpenMP would use (``OMP_NUM_THREADS``, the process's affinity), but no more
+    than the container's CPU quota. ``FASTLAYERS_NUM_THREADS`` sets it at import. A limit that
+    threadpoolctl sets later applies to these threads too. Calls on small arrays always use one
+    thread, as does the child of a fork.
 
     Parameters
     ----------
@@ -93,7 +93,7 @@ def get_num_threads() -> int:
 
 
 def cache_info() -> CacheInfo:
-    """Return what the memory cache holds and how often it served.
+    """Return what the memory cache holds and how often it was used.
 
     Returns
     -------
@@ -113,11 +113,11 @@ def cache_info() -> CacheInfo:
 
 
 def set_cache_limit(limit: int) -> None:
-    """Set how many bytes the memory cache may keep; what is beyond is given back at once.
+    """Set how many bytes the memory cache may keep; any excess is freed at once.
 
-    The default is an eighth of the memory that the process may use (that of the machine, or of the
-    container), at most 1 GiB. ``FASTLAYERS_CACHE_LIMIT`` sets it at import. Blocks that nobody has
-    needed for ten to twenty seconds are given back in any case.
+    The default is an eighth of the memory that the process may use (the machine's or the
+    container's), at most 1 GiB. ``FASTLAYERS_CACHE_LIMIT`` sets it at import. Blocks that have not
+    been needed for ten to twenty seconds are freed in any case.
 
     Parameters
     ----------
@@ -152,7 +152,7 @@ def _default_cache_limit() -> int:
 
 
 def empty_cache() -> None:
-    """Give all memory back that the cache holds; arrays keep theirs.
+    """Free all memory that the cache holds; arrays keep theirs.
 
     Examples
     --------
@@ -163,9 +163,9 @@ def empty_cache() -> None:
         memory.empty()
 
 
-# What `recycling` is to restore, the last one first. A handler is in force in one context, as that
-# of a thread or an asynchronous task, and what was before it is kept there, too: a `recycling` may
-# be shared.
+# The handlers that `recycling` will restore, the latest first. A handler is in force in one context
+# (that of a thread or an asynchronous task), and the one before it is kept there, too: a
+# `recycling` may be shared.
 _previous_handlers: ContextVar[tuple[Any, ...]] = ContextVar("_previous_handlers", default=())
 
 
@@ -188,7 +188,7 @@ class _Recycling(ContextDecorator):
     def __call__(self, function: Function) -> Function:
         if not callable(function):
             raise TypeError(f"recycling() decorates functions, got {function!r}")
-        # A callable object may have such a method.
+        # A callable object's __call__ may be one.
         for called in (function, type(function).__call__):
             if (
                 inspect.isgeneratorfunction(called)
@@ -210,28 +210,28 @@ def recycling(function: Function, /) -> Function: ...
 def recycling(function: Any = None, /) -> Any:
     """Let all arrays that NumPy makes own recycled memory: a context manager and a decorator.
 
-    The results of fastlayers do anyway; this gives the same to code of one's own, of any dtype. An
-    array made inside is an ordinary array, and may be used outside. Blocks are of at least 2 KiB.
+    The results of fastlayers do so anyway; this does the same for your own code, for any dtype. An
+    array made inside is an ordinary array, and may be used outside. Blocks have at least 2 KiB.
 
-    As NumPy's allocation handlers (NEP 49) it goes for the current thread or asynchronous task. A
-    handler that was in force before is in force again afterwards.
+    Like NumPy's allocation handlers (NEP 49), it applies to the current thread or asynchronous
+    task. The handler that was in force before is restored afterwards.
 
     Parameters
     ----------
     function : callable, optional
-        What to decorate, where ``@recycling`` is written without parentheses.
+        The function to decorate, if ``@recycling`` is written without parentheses.
 
     Returns
     -------
     context manager or callable
-        The function, decorated; without one a context manager that is a decorator, too.
+        The decorated function; without one, a context manager that is a decorator, too.
 
     Raises
     ------
     TypeError
         If it decorates a generator function, a coroutine function (``async def``) or an
         asynchronous generator function, whose bodies run after the call. In such a body use the
-        context manager: not around a ``yield``, or it goes for whoever takes the value, too.
+        context manager, but not around a ``yield``: it would apply to the consumer's code, too.
 
     Examples
     --------
@@ -261,7 +261,7 @@ def _integer(name: str, value: Any) -> int:
     return int(value.__index__())
 
 
-# What this package reads: here, in ops.py, in _core/simd.py; and in setup.py, as it is built.
+# What this package reads: here, in ops.py and in _core/simd.py; and in setup.py, when it is built.
 VARIABLES = (
     "FASTLAYERS_IMPLEMENTATION",
     "FASTLAYERS_NUM_THREADS",
@@ -277,7 +277,7 @@ BUILD_VARIABLES = (
 
 
 def _misspelt() -> list[str]:
-    """Say of each variable that has the package's prefix, and is not read, which may be meant."""
+    """For each unknown variable with the package's prefix, name the one that may be meant."""
     messages = []
     for name in os.environ:
         if name.startswith("FASTLAYERS_") and name not in VARIABLES + BUILD_VARIABLES:
@@ -299,8 +299,8 @@ def _threads_from_environment() -> int | None:
     return int(text)
 
 
-# Powers of 2, as systemd's MemoryMax, Docker's --memory and joblib's limits have them. "MB" is left
-# out, which some take for 1000 ** 2 and some for 1024 ** 2.
+# Powers of 2, as in systemd's MemoryMax, Docker's --memory and joblib's limits. "MB" is left out:
+# some take it for 1000 ** 2, some for 1024 ** 2.
 UNITS = {"": 0, "K": 10, "M": 20, "G": 30, "T": 40}
 SIZE = r"\s*(\d+)\s*(?:([KMGT])(?:iB)?)?\s*"
 
@@ -319,7 +319,7 @@ def _limit_from_environment() -> int | None:
     return int(number) << UNITS[unit.upper()]
 
 
-# Written here alone, under the import's lock.
+# Written only here, under the import's lock.
 _cpu_quota = limits.cpu_quota()
 _threads = _threads_from_environment()
 _limit = _limit_from_environment()
@@ -330,5 +330,5 @@ if _threads is not None:
     set_num_threads(_threads)
 set_cache_limit(_default_cache_limit() if _limit is None else _limit)
 
-# What the import is to warn of.
+# What the import will warn about.
 notices = [*filter(None, [ops.warning]), *_misspelt()]

@@ -15,7 +15,7 @@ from .reference import sum_to
 
 
 class GradcheckError(RuntimeError):
-    """A gradient that ``backward`` gave disagrees with central differences.
+    """A gradient from ``backward`` disagrees with central differences.
 
     Examples
     --------
@@ -41,16 +41,16 @@ def gradcheck(
 ) -> bool:
     """Check that ``layer.backward`` gives the gradients of ``layer.forward``.
 
-    The forward pass is contracted with a fixed vector ``dout`` (standard normal, always the same),
-    or with one for each of several values, which makes a scalar function of every element; its
-    central difference, ``(f(x + eps) - f(x - eps)) / (2 eps)``, is compared with what
-    ``backward(dout)`` gives. A gradient that has a broadcast operand's broadcast shape, as the
-    plain layers give it, is summed to the operand's own shape first.
+    The forward pass is contracted with a fixed ``dout`` (standard normal, always the same; one for
+    each of several values), which makes a scalar function of every element. Its central
+    difference, ``(f(x + eps) - f(x - eps)) / (2 eps)``, is compared with what ``backward(dout)``
+    gives. A gradient that has its operand's broadcast shape, as in the plain layers, is summed to
+    the operand's own shape first.
 
     Parameters
     ----------
     layer : BaseLayer
-        Layer to check, a `Graph` perhaps. A copy of it is run; the layer itself is left as it was.
+        Layer to check, possibly a `Graph`. A copy of it is run; the layer itself is not changed.
     *operands, **named : float64 ndarray or real number
         Operands at which to check, as many as the layer takes, by position or by name. They are
         not modified.
@@ -58,24 +58,24 @@ def gradcheck(
         Step of the differences, in units of the operands.
     atol, rtol : float, optional
         A gradient ``a`` passes against a difference ``n`` if
-        ``abs(a - n) <= atol + rtol * abs(n)``. The defaults, and that of ``eps``, are those of
+        ``abs(a - n) <= atol + rtol * abs(n)``. These defaults, and that of ``eps``, are those of
         ``torch.autograd.gradcheck``.
 
     Returns
     -------
     bool
-        True; a disagreement raises.
+        Always True; a disagreement raises.
 
     Raises
     ------
     GradcheckError
-        If a gradient disagrees. The message names the operand and the element that disagrees most,
-        both values, and by how much.
+        If a gradient disagrees. The message names the operand, the element that disagrees most,
+        both values, and their difference.
     TypeError
         If an operand is neither a float64 array nor a real number.
     ValueError
-        If ``eps`` is not positive and finite, or ``backward`` does not give a gradient for each
-        operand, or a gradient's shape cannot be summed to its operand's.
+        If ``eps`` is not positive and finite, if ``backward`` does not give a gradient for each
+        operand, or if a gradient cannot be summed to its operand's shape.
 
     Examples
     --------
@@ -95,7 +95,7 @@ def gradcheck(
     }
 
     def forward() -> tuple[Any, ...]:
-        # Copies, since the layer may keep them, or write into them.
+        # Copies: the layer may keep them or write into them.
         value = layer.forward(*(_as_given(point.copy()) for point in points.values()))
         return value if isinstance(value, tuple) else (value,)
 
@@ -110,7 +110,7 @@ def gradcheck(
         numeric = np.empty_like(point)
         for index in np.ndindex(point.shape):
             centre = point[index]
-            # The step that was really taken, after rounding.
+            # The step actually taken, after rounding.
             point[index] = above = centre + eps
             upper = [np.array(value) for value in forward()]
             point[index] = below = centre - eps
@@ -124,13 +124,13 @@ def gradcheck(
 
 
 def _by_name(layer: BaseLayer, operands: tuple[Any, ...], named: dict[str, Any]) -> dict[str, Any]:
-    """The operands in order, by the names that the layer has for them."""
+    """The operands in order, by the layer's names for them."""
     if isinstance(layer, Graph):
         names = layer.inputs
     else:
         parameters = inspect.signature(layer.forward).parameters.values()
         names = tuple(p.name for p in parameters if p.kind is p.POSITIONAL_OR_KEYWORD)
-    # More of them are what forward takes by *operands, or refuses.
+    # Any more are taken by *operands, or refused by forward.
     names += tuple(f"operand{i}" for i in range(len(names), len(operands)))
     given = dict(zip(names, operands, strict=False))
     for name in named:
@@ -140,7 +140,7 @@ def _by_name(layer: BaseLayer, operands: tuple[Any, ...], named: dict[str, Any])
 
 
 def _one_each(layer: BaseLayer, gradients: Any, names: list[str]) -> tuple[Any, ...]:
-    """The gradients that ``backward`` returned; of a single operand it may return that alone."""
+    """The gradients from ``backward``, which may return a single one without a tuple."""
     if len(names) == 1 and not isinstance(gradients, tuple):
         return (gradients,)
     if not (isinstance(gradients, tuple) and len(gradients) == len(names)):
@@ -165,7 +165,7 @@ def _float64_copy(name: str, operand: Any) -> np.ndarray:
 
 
 def _as_given(operand: np.ndarray) -> Any:
-    """A 0-d array as a Python float: what elementwise layers return for numbers."""
+    """The operand; a 0-d array as a Python float, as elementwise layers return for numbers."""
     return operand if operand.ndim else float(operand)
 
 
@@ -190,7 +190,7 @@ def _compare(
     wrong = ~(difference <= tolerance)  # negated, so that a NaN is wrong
     if not wrong.any():
         return
-    # np.argmax takes the first NaN, the worst that there is.
+    # np.argmax picks the first NaN, which is the worst case.
     excess = np.where(wrong, difference - tolerance, -np.inf)
     index = tuple(int(i) for i in np.unravel_index(np.argmax(excess), excess.shape))
     where = f"[{', '.join(map(str, index))}]" if index else ""

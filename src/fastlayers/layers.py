@@ -8,15 +8,15 @@ from . import reference
 from .base import explain
 from .ops import add, add_backward, multiply, multiply_backward
 
-# A layer keeps two attributes, and reads each once a call. Threads that share one layer may mix
-# their operands up, as with the plain layers; what a call computes with is alive till its end.
-# They are kept after the call: where a graph is recorded, the layer is as it was when a symbol
-# is asked for it.
+# A layer keeps two attributes and reads each once per call. Threads that share one layer may mix up
+# their operands, as with the plain layers; what a call computes with stays alive until its end.
+# The operands are stored after the call: while a graph is recorded, a symbol still sees the layer
+# as it was.
 #
-# To catch an error by a name would cost each call some 3 ns, 3 % of a small one: a name is a
-# variable more.
+# Binding the caught error to a name would cost each call some 3 ns, 3 % of a small one: a name is
+# one more variable.
 #
-# To type checkers the methods are the plain layers', whose overloads tell what comes out.
+# Type checkers see the plain layers' methods, whose overloads say what comes out.
 
 
 class MulLayer(reference.MulLayer):

@@ -1,4 +1,4 @@
-"""What this process may use of the machine: containers are often given less than there is."""
+"""How much of the machine this process may use: containers often get less than all of it."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ CPU_CACHES = "/sys/devices/system/cpu/cpu0/cache"
 
 
 def cpu_quota() -> int:
-    """Return how many CPUs the process may keep busy: those of its affinity and its container."""
+    """Return how many CPUs the process may keep busy, by its affinity and its container."""
     try:
         cpus = len(os.sched_getaffinity(0))  # not on macOS and Windows
     except AttributeError:
@@ -27,7 +27,7 @@ def cpu_quota() -> int:
 
 
 def memory_bytes() -> int:
-    """Return how many bytes of memory the process may use: the machine's, the container's."""
+    """Return how many bytes of memory the process may use, of the machine's or the container's."""
     limits = [_physical_memory()]
     for group in _cgroups("memory"):
         for name in ("memory.max", "memory.high", "memory.limit_in_bytes"):
@@ -41,12 +41,12 @@ def memory_bytes() -> int:
     return min(limits)
 
 
-# Of /proc/cpuinfo: names such as "AMD EPYC" leave open which it is, and on ARM there is no name.
+# From /proc/cpuinfo: a name such as "AMD EPYC" is not specific, and on ARM there is no name.
 CPU_NUMBERS = ("cpu family", "model", "stepping", "CPU implementer", "CPU part")
 
 
 def cpu_name() -> str:
-    """Name the processor, as far as the operating system does."""
+    """Name the processor, as far as the operating system tells."""
     told: dict[str, str] = {}
     for line in _lines("/proc/cpuinfo"):
         name, _, value = line.partition(":")
@@ -61,7 +61,7 @@ def cpu_name() -> str:
 
 
 def cpu_caches() -> dict[str, int]:
-    """Return the bytes of the first CPU's caches by their names; empty where nothing tells."""
+    """Return the sizes in bytes of the first CPU's caches, by name; empty if they are unknown."""
     caches = {}
     for index in range(8):
         told = {
@@ -78,11 +78,11 @@ def _physical_memory() -> int:
     try:
         return os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
     except (AttributeError, ValueError, OSError):  # Windows
-        return 4 << 30  # what nearly every machine has
+        return 4 << 30  # nearly every machine has this much
 
 
 def _cgroups(controller: str) -> Iterator[str]:
-    """Yield the control groups that bind the process, and those around them (v1 and v2)."""
+    """Yield the control groups that limit the process, and their parents (v1 and v2)."""
     for line in _lines("/proc/self/cgroup"):
         _, controllers, path = line.split(":", 2)
         if controllers == "":
@@ -91,7 +91,7 @@ def _cgroups(controller: str) -> Iterator[str]:
             root = f"{CGROUPS}/{controllers}"
         else:
             continue
-        # Inside a container the path may be the host's, and not be there; the root always is.
+        # Inside a container the path may be the host's and not exist; the root always exists.
         parts = path.strip("/").split("/")
         for depth in range(len(parts), 0, -1):
             yield "/".join([root, *parts[:depth]])

@@ -1,8 +1,8 @@
 """The public functions, and the only place that chooses who computes them.
 
-``FASTLAYERS_IMPLEMENTATION`` decides at import: ``native`` demands the compiled functions,
-``reference`` takes plain NumPy; unset takes the compiled ones, and where they cannot be imported
-warns and runs on plain NumPy. A package that was built without them, by choice, does not warn.
+``FASTLAYERS_IMPLEMENTATION`` decides at import: ``native`` demands the compiled functions, and
+``reference`` takes plain NumPy. Unset takes the compiled functions; if they cannot be imported, it
+warns and runs on plain NumPy. A package deliberately built without them does not warn.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ __all__ = ["IMPLEMENTATION", "add", "add_backward", "multiply", "multiply_backwa
 
 IMPLEMENTATION = os.environ.get("FASTLAYERS_IMPLEMENTATION") or "native"
 
-# Why plain NumPy computes, where it does; and what the import is to warn of.
+# Why plain NumPy computes, if it does; and what the import will warn about.
 reason = ""
 warning = ""
 
@@ -28,18 +28,18 @@ if IMPLEMENTATION not in ("native", "reference"):
 
 
 def _missing(error: ImportError) -> tuple[str, str]:
-    """Say why there are no compiled functions, and what the import is to warn of."""
+    """Say why there are no compiled functions, and what the import will warn about."""
     reinstall = (
         "reinstall fastlayers in its source folder, past pip's cache: "
         "'pip install --force-reinstall --no-cache-dir .'"
     )
-    if find_spec(f"{__package__}._pure"):  # setup.py leaves it
+    if find_spec(f"{__package__}._pure"):  # setup.py writes it
         reason = "this fastlayers was built without its compiled part (FASTLAYERS_PURE=1)"
         warning, remedy = "", f"To have it, unset that variable and {reinstall}"
     else:
         folder = os.path.dirname(__file__)  # noqa: PTH120, importing pathlib takes 3 ms
         reason = f"the compiled part of fastlayers cannot be imported ({error}; from {folder})"
-        # The package's own error knows better.
+        # The package's own error gives better advice.
         remedy = " ".join(getattr(error, "__notes__", [f"To mend it, {reinstall}"]))
         warning = (
             f"{reason}. It runs on plain NumPy, with the same answers but none of the speed. "
@@ -84,7 +84,7 @@ if IMPLEMENTATION == "reference":
         sum_to_operand,
     )
 
-# What graphs are run by, node by node.
+# The functions that run graphs, node by node.
 OPERATIONS: reference.Operations = {
     **reference.OPERATIONS,
     "multiply": multiply,

@@ -1,7 +1,7 @@
-"""The layers, their functions and graphs of them in plain NumPy: the right answer, by definition.
+"""The layers, functions and graphs in plain NumPy: the right answer, by definition.
 
-The compiled functions are held to these in every bit, fall back on them for whatever the kernels
-do not serve, and are measured against them.
+The compiled functions must match these in every bit, fall back on them for whatever the kernels do
+not serve, and are measured against them.
 """
 
 from __future__ import annotations
@@ -39,8 +39,7 @@ def multiply(x: Any, y: Any, out: Any = None) -> Any:
     Returns
     -------
     ndarray or scalar
-        What ``x * y`` gives, in value, type, dtype, shape and memory order; ``out`` where it was
-        given.
+        Same value, type, dtype, shape and memory order as ``x * y``; ``out`` if it was given.
 
     Raises
     ------
@@ -76,8 +75,7 @@ def add(x: Any, y: Any, out: Any = None) -> Any:
     Returns
     -------
     ndarray or scalar
-        What ``x + y`` gives, in value, type, dtype, shape and memory order; ``out`` where it was
-        given.
+        Same value, type, dtype, shape and memory order as ``x + y``; ``out`` if it was given.
 
     Raises
     ------
@@ -99,14 +97,14 @@ def add(x: Any, y: Any, out: Any = None) -> Any:
 
 
 def subtract(x: Any, y: Any, out: Any = None) -> Any:
-    """Subtract element by element: ``x - y``; as `multiply` in all else."""
+    """Subtract element by element: ``x - y``; otherwise as `multiply`."""
     if out is None:
         return x - y
     return np.subtract(x, y, out=out)
 
 
 def negative(x: Any, out: Any = None) -> Any:
-    """Negate element by element: ``-x``; as `multiply` in all else."""
+    """Negate element by element: ``-x``; otherwise as `multiply`."""
     if out is None:
         return -x
     return np.negative(x, out=out)
@@ -117,7 +115,7 @@ def multiply_backward(
 ) -> tuple[Any, Any]:
     """Gradients of ``x * y``: ``(dout * y, dout * x)``.
 
-    By the product rule, d(xy)/dx = y and d(xy)/dy = x, each times the gradient of the output.
+    By the product rule, d(xy)/dx = y and d(xy)/dy = x; each is multiplied by the output's gradient.
 
     Parameters
     ----------
@@ -126,7 +124,7 @@ def multiply_backward(
     x, y : array_like
         The operands that ``multiply`` was given.
     out : tuple of two (ndarray or None), optional
-        Arrays to write ``dx`` and ``dy`` into; None allocates that one. They may overlap the
+        Arrays to write ``dx`` and ``dy`` into; None allocates a new one. They may overlap the
         operands and each other.
     sum_to_shape : bool, optional
         Sum each gradient over the axes along which its operand was broadcast, so that
@@ -135,12 +133,12 @@ def multiply_backward(
     Returns
     -------
     dx, dy : ndarray or scalar
-        What the two products give, in value, type, dtype, shape and memory order. Where operands
-        were broadcast, each gradient has the shape of its product, not that of its operand.
+        Same values, types, dtypes, shapes and memory order as the two products. If operands were
+        broadcast, each gradient has the shape of its product, not that of its operand.
 
-        With ``sum_to_shape`` they are of the products' dtype and the operands' shapes; a Python
+        With ``sum_to_shape`` they have the products' dtype and the operands' shapes; a Python
         number's gradient is a number. Sums are at least as accurate as those of ``numpy.sum``, but
-        need not round as they do.
+        may round differently.
 
     Raises
     ------
@@ -167,18 +165,18 @@ def multiply_backward(
 def add_backward(
     dout: Any, x: Any = None, y: Any = None, out: Any = None, sum_to_shape: bool = False
 ) -> tuple[Any, Any]:
-    """Gradients of ``x + y``: ``(dout * 1, dout * 1)``, two copies that share nothing.
+    """Gradients of ``x + y``: ``(dout * 1, dout * 1)``, two copies that share no memory.
 
-    Since d(x + y)/dx = d(x + y)/dy = 1, the gradient of the output passes on unchanged.
+    Since d(x + y)/dx = d(x + y)/dy = 1, the gradient of the output is passed on unchanged.
 
     Parameters
     ----------
     dout : array_like
         Gradient of the output.
     x, y : array_like, optional
-        The operands that ``add`` was given; only ``sum_to_shape`` looks at them.
+        The operands that ``add`` was given; only ``sum_to_shape`` uses them.
     out : tuple of two (ndarray or None), optional
-        Arrays to write ``dx`` and ``dy`` into; None allocates that one. They may overlap
+        Arrays to write ``dx`` and ``dy`` into; None allocates a new one. They may overlap
         ``dout`` and each other.
     sum_to_shape : bool, optional
         Sum each gradient over the axes along which its operand was broadcast, so that
@@ -187,11 +185,10 @@ def add_backward(
     Returns
     -------
     dx, dy : ndarray or scalar
-        What ``dout * 1`` gives, twice: distinct, owned, writable arrays, neither of them ``dout``.
+        ``dout * 1``, twice: distinct, writable arrays that own their memory; neither is ``dout``.
 
-        With ``sum_to_shape`` they are of the operands' shapes; a Python number's gradient is a
-        number. Sums are at least as accurate as those of ``numpy.sum``, but need not round as they
-        do.
+        With ``sum_to_shape`` they have the operands' shapes; a Python number's gradient is a
+        number. Sums are at least as accurate as those of ``numpy.sum``, but may round differently.
 
     Raises
     ------
@@ -212,7 +209,7 @@ def add_backward(
 def subtract_backward(
     dout: Any, x: Any = None, y: Any = None, out: Any = None, sum_to_shape: bool = False
 ) -> tuple[Any, Any]:
-    """Gradients of ``x - y``: ``(dout * 1, dout * -1)``; as `add_backward` in all else."""
+    """Gradients of ``x - y``: ``(dout * 1, dout * -1)``; otherwise as `add_backward`."""
     return _scaled_backward("subtract_backward", -1, dout, x, y, out, sum_to_shape)
 
 
@@ -237,9 +234,9 @@ def _scaled_backward(
 
 
 def _gradient(product: Any, operand: Any, shape: tuple[int, ...]) -> Any:
-    """The product, of what was broadcast to ``shape``, summed to its operand's shape."""
+    """A product, as if broadcast to ``shape``, summed to its operand's shape."""
     if np.shape(product) != shape:
-        # It does not depend on all axes, and counts once for each of their elements.
+        # It does not depend on all axes; it counts once for each element along the others.
         product = np.broadcast_to(product, shape, subok=True)
     gradient = sum_to(product, np.shape(operand))
     if isinstance(operand, Number) and not isinstance(operand, np.generic):
@@ -263,7 +260,7 @@ def sum_to(array: Any, shape: tuple[int, ...]) -> Any:
             f"sum_to_shape=True sums arrays, not a {type(array).__name__}: "
             "give the layer arrays, as by .to_numpy(), or sum the gradients yourself"
         )
-    if array.dtype == object:  # whose sum over all axes is no array, unless the axes are kept
+    if array.dtype == object:  # its sum over all axes is no array, unless the axes are kept
         return np.sum(array, axis=axes, keepdims=True).reshape(shape)
     dtype = None if array.dtype == bool else array.dtype  # np.sum would widen small integers
     return np.sum(array, axis=axes, dtype=dtype).reshape(shape)
@@ -275,7 +272,7 @@ def _products(dout: Any, first: Any, second: Any, out: Any) -> tuple[Any, Any]:
     _check_outputs(dout, ((first, dx), (second, dy)))
     if not (_share_memory(dout, dx) or _share_memory(second, dx)):
         if dy is None:
-            # Of this product NumPy has not been asked: it may still raise, with nothing written.
+            # NumPy has not checked this product: it may still raise, with nothing written yet.
             dy = np.multiply(dout, second)
             return np.multiply(dout, first, out=dx), dy
         return np.multiply(dout, first, out=dx), np.multiply(dout, second, out=dy)
@@ -289,9 +286,9 @@ def _products(dout: Any, first: Any, second: Any, out: Any) -> tuple[Any, Any]:
 
 
 def store(results: Sequence[Any], outputs: Sequence[Any]) -> tuple[Any, ...]:
-    """Results that share memory with nothing, each copied into its output if there is one."""
-    # To multiply by True is to copy, in any dtype, by the rules for outputs of ufuncs: but for the
-    # signs of complex zeros, and for signalling NaNs.
+    """Copy each result, which shares memory with nothing, into its output if there is one."""
+    # Multiplying by True copies any dtype by the rules for ufunc outputs, except for the signs of
+    # complex zeros and for signalling NaNs.
     pairs = list(zip(results, outputs, strict=True))
     _check_outputs(True, pairs)
     for result, output in pairs:
@@ -311,9 +308,9 @@ def pair(out: Any) -> tuple[Any, Any]:
 
 
 def _check_outputs(dout: Any, products: Sequence[tuple[Any, Any]]) -> None:
-    """Raise what NumPy raises for the outputs, before any of them is written."""
-    # With where=False NumPy checks all that it ever checks, and writes nothing; but it converts
-    # what it finds in the outputs, and would warn of that.
+    """Raise what NumPy raises for the outputs, before writing to any of them."""
+    # With where=False NumPy makes all its checks and writes nothing; but it converts what it finds
+    # in the outputs, and would warn about that.
     for factor, result in products:
         if result is None:
             continue
@@ -323,18 +320,18 @@ def _check_outputs(dout: Any, products: Sequence[tuple[Any, Any]]) -> None:
             with np.errstate(all="ignore"), _no_complex_warning(result):
                 np.multiply(dout, factor, out=memory, where=False)
         except (TypeError, ValueError) as error:
-            refused = error.with_traceback(None)  # whose frames hold this one
+            refused = error.with_traceback(None)  # its frames hold this one
         if refused is not None:
-            # With what NumPy says before that, of a number's overflow perhaps. Not above: the
-            # error would have the first one for its context, and keep all that its frames hold.
+            # NumPy may say more before that, such as a number's overflow. Not in the handler above:
+            # the error would keep the first one as its context, and all that its frames hold.
             np.multiply(dout, factor, out=memory)
             raise refused
 
 
 def _memory_of(result: Any) -> Any:
-    """The same memory as a plain array, for a masked array would take over another mask.
+    """The same memory as a plain array: a masked array would take over another mask.
 
-    Ones stand in for objects and texts, of which not all can be converted.
+    Ones stand in for objects and texts, since some of these cannot be converted.
     """
     if isinstance(result, np.ma.MaskedArray):
         result = result.data
@@ -346,7 +343,7 @@ def _memory_of(result: Any) -> Any:
 
 
 def _no_complex_warning(result: Any) -> AbstractContextManager[Any]:
-    # Only where it is needed: filters of warnings are shared by all threads.
+    # Only where needed: all threads share the warning filters.
     if np.iscomplexobj(result):
         return warnings.catch_warnings(action="ignore", category=np.exceptions.ComplexWarning)
     return nullcontext()
@@ -363,15 +360,15 @@ class MulLayer(ElementwiseLayer):
     Parameters
     ----------
     sum_to_shape : bool, optional
-        Let ``backward`` sum each gradient to the shape of its operand, over the axes along which
-        that was broadcast. By default a gradient has the shape that the plain expression gives.
+        Let ``backward`` sum each gradient to its operand's shape, over the axes along which the
+        operand was broadcast. By default a gradient has the shape that the plain expression gives.
 
     Attributes
     ----------
     x, y : object
-        The operands of the last ``forward``, the very objects that it was given; None before.
+        The operands of the last ``forward``, the same objects; None before the first.
     sum_to_shape : bool
-        As given; may be changed at any time.
+        As given; you may change it at any time.
 
     Examples
     --------
@@ -397,7 +394,7 @@ class MulLayer(ElementwiseLayer):
                 return x * y
             return multiply(x, y, out)
         finally:
-            # Last: where a graph is recorded, the layer is still as it was when a symbol is asked.
+            # Last: while a graph is recorded, a symbol still sees the layer as it was.
             self.x = x
             self.y = y
 
@@ -418,15 +415,15 @@ class AddLayer(ElementwiseLayer):
     Parameters
     ----------
     sum_to_shape : bool, optional
-        Let ``backward`` sum each gradient to the shape of its operand, over the axes along which
-        that was broadcast. By default a gradient has the shape that the plain expression gives.
+        Let ``backward`` sum each gradient to its operand's shape, over the axes along which the
+        operand was broadcast. By default a gradient has the shape that the plain expression gives.
 
     Attributes
     ----------
     x, y : object
-        The operands of the last ``forward``, the very objects that it was given; None before.
+        The operands of the last ``forward``, the same objects; None before the first.
     sum_to_shape : bool
-        As given; may be changed at any time.
+        As given; you may change it at any time.
 
     Examples
     --------
@@ -452,7 +449,7 @@ class AddLayer(ElementwiseLayer):
                 return x + y
             return add(x, y, out)
         finally:
-            # Last: where a graph is recorded, the layer is still as it was when a symbol is asked.
+            # Last: while a graph is recorded, a symbol still sees the layer as it was.
             self.x = x
             self.y = y
 
@@ -469,9 +466,9 @@ class AddLayer(ElementwiseLayer):
 
 # ---- graphs ----
 #
-# A graph (its data: graph/nodes.py) is run node by node. Whoever runs it brings the operations, by
-# name; these here are the plain ones. The gradients of a graph are run by the same lines on names
-# of values in place of values: what they would compute is the graph of the gradients.
+# A graph (its data: graph/nodes.py) is run node by node. The caller supplies the operations, by
+# name; the plain ones are below. The same code, run on names of values instead of values, makes the
+# graph of the gradients.
 
 Operations = Mapping[str, Callable[..., Any]]
 
@@ -479,7 +476,7 @@ Operations = Mapping[str, Callable[..., Any]]
 def sum_to_operand(value: Any, operand: Any, other: Any = None) -> Any:
     """Sum a gradient to the shape of its operand; a Python number's is a number.
 
-    ``other`` is the other operand, on which not the sum, but its rounding may depend.
+    ``other`` is the other operand: the sum's rounding may depend on it, the exact sum does not.
     """
     if not (hasattr(value, "shape") or hasattr(operand, "shape")):
         return value
@@ -487,31 +484,31 @@ def sum_to_operand(value: Any, operand: Any, other: Any = None) -> Any:
 
 
 def multiply_to_operand(dout: Any, factor: Any, operand: Any) -> Any:
-    """The half of `multiply_backward`: ``dout * factor``, summed to the shape of its operand."""
+    """Half of `multiply_backward`: ``dout * factor``, summed to the shape of its operand."""
     return sum_to_operand(dout * factor, operand)
 
 
 def broadcast_to(value: Any, like: Any) -> Any:
-    """A value at every element of another; a Python number takes its dtype, as in arithmetic."""
+    """Repeat a value at every element of another; a Python number takes its dtype, as usual."""
     if not hasattr(like, "dtype"):
         return sum_to_operand(value, like)  # a number for a number
     if np.shape(value) == like.shape and hasattr(value, "dtype"):
         return value
     if hasattr(value, "dtype"):
         return np.broadcast_to(value, like.shape, subok=True)
-    # A fraction, say, is an object to NumPy.
+    # To NumPy a Fraction, for example, is an object.
     kind = value if isinstance(value, int | float | complex) else np.dtype(object)
     full = np.full_like(_plain(like), value, dtype=np.result_type(like.dtype, kind))
     return full if full.ndim else full[()]
 
 
 def zeros_like(operand: Any) -> Any:
-    """What is no gradient: zeros of the operand's shape and dtype, or the number 0."""
+    """No gradient: zeros of the operand's shape and dtype, or the number 0."""
     return np.zeros_like(_plain(operand))[()] if hasattr(operand, "dtype") else 0
 
 
 def _plain(array: Any) -> Any:
-    """Of a subclass's array its memory alone, as an array."""
+    """A subclass's array as a plain array on the same memory."""
     return np.asarray(array) if isinstance(array, np.ndarray | np.generic) else array
 
 
@@ -528,8 +525,8 @@ OPERATIONS: Operations = {
 }
 
 
-# The chain rule: what an operation makes of the gradient of its value, for each of its operands, of
-# the operand's shape. None: of this operand only the shape matters.
+# The chain rule: for each operand of an operation, its gradient, in the operand's shape, from the
+# gradient of the value. None: only the shape of this operand matters.
 GRADIENTS: Mapping[str, tuple[Callable[..., Any] | None, ...]] = {
     "multiply": (
         lambda run, dout, x, y: run["multiply_to"](dout, y, x),
@@ -545,7 +542,7 @@ GRADIENTS: Mapping[str, tuple[Callable[..., Any] | None, ...]] = {
     ),
     "negative": (lambda run, dout, x: run["multiply"](dout, -1),),
     "positive": (lambda run, dout, x: run["multiply"](dout, 1),),
-    # Of the graphs of gradients.
+    # In graphs of gradients.
     "sum_to": (lambda run, dout, value, like, other: run["broadcast_to"](dout, value), None, None),
     "multiply_to": (
         lambda run, dout, x, y, like: run["multiply_to"](run["broadcast_to"](dout, x), y, x),
@@ -566,8 +563,8 @@ def evaluate(
 ) -> list[Any]:
     """The values of all nodes, in the order in which they were made.
 
-    After its last use a value makes way for what only has its shape, unless it is an output's, an
-    input's or ``needed`` later. Layers do not run if their values are given.
+    After its last use a value is replaced by a stand-in with the same shape, unless it is an
+    output, an input or ``needed`` later. Layers do not run if their values are given.
     """
     last = list(range(len(graph.nodes)))
     for position, node in enumerate(graph.nodes):
@@ -598,7 +595,7 @@ def evaluate(
 
 
 def _forward_of_layer(layer: Any, operands: list[Any]) -> Any:
-    """What a layer of one's own makes of its operands: one value, an array if it is a list."""
+    """The one value that a user's layer returns; a list becomes an array."""
     value = layer.forward(*operands)
     if isinstance(value, tuple):
         raise TypeError(f"{type(layer).__name__}.forward must return one value, not a tuple")
@@ -606,15 +603,15 @@ def _forward_of_layer(layer: Any, operands: list[Any]) -> Any:
 
 
 def _add_note(error: Exception, note: str) -> None:
-    if note not in getattr(error, "__notes__", ()):  # a layer may raise one error again and again
+    if note not in getattr(error, "__notes__", ()):  # a layer may raise the same error again
         error.add_note(note)
 
 
 def _without_memory(value: Any) -> Any:
-    """What stands for an array of which only shape and dtype matter."""
+    """A stand-in for an array of which only shape and dtype matter."""
     if type(value) is not np.ndarray or value.dtype.hasobject:
         return value
-    # As np.broadcast_to makes it, in a tenth of the time.
+    # What np.broadcast_to makes, in a tenth of the time.
     item = np.zeros((), value.dtype)
     return np.ndarray(value.shape, value.dtype, item, strides=(0,) * value.ndim)
 
@@ -640,11 +637,11 @@ def differentiate(
 ) -> list[Any]:
     """The gradients of the nodes ``wanted``, given those of the outputs; None where there is none.
 
-    Nodes are gone through from the last one to the first. A node's value is dropped then, as is its
-    gradient unless all are to be kept: the inputs' remain.
+    Nodes are visited from last to first. A visited node's value and gradient are dropped, unless
+    ``keep`` is set; those of the inputs remain.
     """
     gradients: list[Any] = [None] * len(values)
-    begun = set()  # since None may be a gradient: that of objects
+    begun = set()  # since None may be a gradient, of objects
 
     def add_to(position: int, contribution: Any) -> None:
         if position in begun:
@@ -673,7 +670,7 @@ def differentiate(
 def _contributions(
     node: Any, dout: Any, values: list[Any], wanted: Collection[int], run: Operations
 ) -> list[tuple[int, Any]]:
-    """What a node adds to the gradients of its operands, each of the operand's shape."""
+    """What a node adds to the gradients of its operands, each in the operand's shape."""
     used = [values[operand] for operand in node.operands]
     if node.operation == "layer":
         passed = _backward_of_layer(node.detail, dout, used)
@@ -690,7 +687,7 @@ def _contributions(
 
 
 def _backward_of_layer(layer: Any, dout: Any, operands: list[Any]) -> list[Any]:
-    """What a layer of one's own passes on. It may write into what it is given, or return that."""
+    """The gradients from a user's layer. It may write into what it is given, or return that."""
     returned = layer.backward(copied(dout))
     name = f"{type(layer).__name__}.backward"
     several = len(operands) > 1 or (isinstance(returned, tuple) and len(returned) == 1)
@@ -705,7 +702,7 @@ def _backward_of_layer(layer: Any, dout: Any, operands: list[Any]) -> list[Any]:
 
 
 def copied(value: Any) -> Any:
-    """An array that shares memory with nothing; a number as it is."""
+    """A copy that shares memory with nothing; a number unchanged."""
     if isinstance(value, np.ndarray | list | tuple):
         return np.array(value, subok=True)
     return copy.copy(value) if hasattr(value, "dtype") else value

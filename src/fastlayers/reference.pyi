@@ -1,8 +1,8 @@
-# What type checkers read in place of reference.py: what goes in, and what comes out. The compiled
-# functions (_core/dispatch.pyi) and the layers (layers.py) have theirs from here.
+# Type checkers read this in place of reference.py: what goes in, and what comes out. The compiled
+# functions (_core/frontend/dispatch.pyi) and the layers (layers.py) take their types from here.
 #
-# As in NumPy's own stubs an array of no dimensions, which gives a scalar, is an array like any
-# other. A dtype that the operands' dtypes do not tell is Any.
+# As in NumPy's own stubs, a 0-d array, which gives a scalar, is typed like any other array. If the
+# operands' dtypes do not determine a dtype, it is Any.
 
 from collections.abc import Callable, Collection, Mapping, Sequence
 from typing import Any, Literal, Protocol, TypeAlias, TypeVar, overload
@@ -15,8 +15,8 @@ from .graph.nodes import Nodes
 
 __all__ = ["AddLayer", "MulLayer", "add", "add_backward", "multiply", "multiply_backward"]
 
-# The dtypes that networks are of. A TypeVar with a bound would accept two that differ, and give
-# what they have in common: not what NumPy gives.
+# The dtypes that networks use. A TypeVar with a bound would accept two different ones and give
+# their common base, which is not what NumPy gives.
 _T = TypeVar(
     "_T",
     np.float64,
@@ -30,7 +30,7 @@ _T = TypeVar(
 _Inexact = TypeVar("_Inexact", np.float64, np.float32, np.float16, np.complex128, np.complex64)
 _Floating = TypeVar("_Floating", np.float64, np.float32, np.float16)
 
-# Of a single array, which a number of a lesser kind leaves its dtype.
+# For a single array, which keeps its dtype beside a number of a lesser kind.
 _AnyNumber = TypeVar("_AnyNumber", bound=np.number)
 _AnyInexact = TypeVar("_AnyInexact", bound=np.inexact)
 _AnyComplex = TypeVar("_AnyComplex", bound=np.complexfloating)
@@ -40,13 +40,13 @@ _A = TypeVar("_A", bound=_Array)
 _B = TypeVar("_B", bound=_Array)
 
 class _Operand(Protocol):
-    """Whatever has the operators: a fraction, a list, an array of another library."""
+    """Anything with the operators: a fraction, a list, another library's array."""
 
     def __add__(self, other: Any, /) -> Any: ...
     def __mul__(self, other: Any, /) -> Any: ...
 
 class _Layer:
-    """``x * y`` and ``x + y``, which differ in nothing here."""
+    """``x * y`` and ``x + y``, which have the same types."""
 
     @overload
     def forward(self, x: int, y: int, out: None = None) -> int: ...
@@ -60,7 +60,7 @@ class _Layer:
     def forward(self, x: NDArray[_T], y: NDArray[_T] | _T, out: None = None) -> NDArray[_T]: ...
     @overload
     def forward(self, x: _T, y: NDArray[_T], out: None = None) -> NDArray[_T]: ...
-    # NumPy's scalars stand before numbers: float64 is a float, too, but changes a dtype.
+    # NumPy's scalars come before numbers: float64 is also a float, but changes a dtype.
     @overload
     def forward(self, x: _Array, y: np.generic, out: None = None) -> _Array: ...
     @overload
@@ -106,7 +106,7 @@ class _Layer:
     @overload
     def forward(self, x: ArrayLike, y: ArrayLike, out: _A | tuple[_A]) -> _A: ...
 
-    # What backward gives depends on what forward was given, which no type tells.
+    # What backward gives depends on forward's operands, which no type tells.
     @overload
     def backward(self, dout: _Operand, out: None = None) -> tuple[Any, Any]: ...
     @overload
@@ -140,7 +140,7 @@ def multiply_backward(
 def multiply_backward(
     dout: complex, x: complex, y: complex, out: None = None, sum_to_shape: bool = False
 ) -> tuple[complex, complex]: ...
-@overload  # mypy takes a TypeVar of the one overload for any of the other:
+@overload  # mypy takes one overload's TypeVar for any of the other's:
 def multiply_backward(  # type: ignore[overload-overlap]
     dout: NDArray[_T] | _T | int,
     x: NDArray[_T],
@@ -308,6 +308,12 @@ def add_backward(
     out: tuple[None, _B],
     sum_to_shape: bool = False,
 ) -> tuple[Any, _B]: ...
+def subtract(x: Any, y: Any, out: Any = None) -> Any: ...
+def subtract_backward(
+    dout: Any, x: Any = None, y: Any = None, out: Any = None, sum_to_shape: bool = False
+) -> tuple[Any, Any]: ...
+def negative(x: Any, out: Any = None) -> Any: ...
+def negative_backward(dout: Any, out: Any = None) -> Any: ...
 def sum_to(array: Any, shape: tuple[int, ...]) -> Any: ...
 def pair(out: Any) -> tuple[Any, Any]: ...
 def store(results: Sequence[Any], outputs: Sequence[Any]) -> tuple[Any, ...]: ...

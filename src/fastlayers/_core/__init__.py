@@ -1,4 +1,4 @@
-"""The compiled part: kernels, the functions that hand work to them, and recycled memory."""
+"""The compiled part: kernels, the functions that call them, and recycled memory."""
 
 from . import simd
 from .frontend.dispatch import (

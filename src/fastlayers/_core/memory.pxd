@@ -5,16 +5,16 @@ cdef object handler
 cpdef object set_handler(object new)
 cpdef object recycling_handler()
 
-# Whether `own_block` does what it was written for, with this NumPy: found out by the import.
+# Whether `own_block` works with this NumPy. The import finds out.
 cdef bint can_own_blocks
 
-# Where in a page a large array begins is chosen for each: a load whose address agrees with that of
-# a store under way in the lowest twelve bits waits for it. A step on 262k float64 elements took
-# 151 us where inputs and results began at the same place, 110 us where not; 10k elements, 80 kB,
-# gained nothing (AMD EPYC of the Genoa family).
+# Each large array gets its own starting point within a page: a load waits for a pending store if
+# their addresses agree in the lowest twelve bits. A step on 262k float64 elements took 151 us if
+# inputs and results began at the same place, 110 us if not; 10k elements, 80 kB, gained nothing
+# (AMD EPYC of the Genoa family).
 cdef enum:
     PAGE = 4096
-    ANYWHERE = 4096         # for who does not know what the array is computed from
+    ANYWHERE = 4096         # if what the array is computed from is unknown
     SHIFTED_BYTES = 1 << 17
 
 cdef void *new_block(size_t size, size_t phase) noexcept nogil

@@ -1,19 +1,20 @@
 # The recycler: large arrays own blocks that outlive them.
 #
-# Fresh memory from the operating system is handed over page by page, zeroed, at the first touch: a
-# layer step on 30k to 1M elements spends 70 to 95 % of its time there when every result is a new
-# allocation. A block that comes back here when its array dies is given to the next array of its
-# size, still mapped and still warm.
+# The operating system hands over fresh memory page by page, zeroed, at the first touch. A layer
+# step on 30k to 1M elements spends 70 to 95 % of its time there if every result is a new
+# allocation. When an array dies, its block comes back here and goes to the next array of its size,
+# still mapped and still warm.
 #
-# NumPy has an interface for this, NEP 49: an array carries a handler, and hands its memory back to
-# that. An array that owns a recycled block is like any other; it may be resized, outlive the
-# cache's being emptied, or be freed by any thread.
+# NumPy has an interface for this, NEP 49: an array carries a handler and gives its memory back to
+# it. An array that owns a recycled block is like any other: it may be resized, outlive a cleared
+# cache, or be freed by any thread.
 #
-# All state that changes is below, in `cache`, and guarded by the mutex of os.h, never by the GIL:
-# NumPy may free an array's memory, and free-threaded Python run anything here, at any time and on
-# any thread. No object is made or freed under the mutex, which could run the garbage collector, and
-# that this module. A block outside the cache belongs to one array, and is touched by whoever makes
-# or frees that. `handler` and what it points to are written once, by the import, under its lock.
+# All mutable state is below, in `cache`. The mutex of os.h guards it, never the GIL: NumPy may free
+# an array's memory, and free-threaded Python may run anything here, at any time and on any thread.
+# Never create or free a Python object while holding the mutex: that can run the garbage collector,
+# which calls back into this module. A block outside the cache belongs to one array; only the code
+# that makes or frees the array touches it. The import writes `handler` and what it points to once,
+# under its lock.
 
 cimport numpy as cnp
 from cpython.object cimport PyObject
@@ -66,11 +67,11 @@ cnp.import_array()
 
 # ---- blocks ----
 
-# What stands before the memory that an array gets; in the cache, at the beginning of the block.
+# The header before an array's memory; in the cache it is at the start of the block.
 cdef struct Block:
     Block *next                 # in the cache
     size_t capacity             # bytes for the array
-    size_t shift                # bytes of the block before this
+    size_t shift                # bytes of the block before the header
     int bin
     int mapped
 
@@ -83,13 +84,13 @@ cdef extern from *:
 
 cdef enum:
     ALIGNMENT = 64              # a cache line, and the widest vector
-    HEADER = 64                 # keeps that alignment
+    HEADER = 64                 # a multiple of that
 
-    # From here on blocks come from the operating system, not from malloc, which would keep them
-    # when they are released, and could not advise huge pages.
+    # Blocks from this size on come from the operating system: malloc would keep them when they are
+    # freed, and could not advise huge pages.
     MAPPED_BYTES = 1 << 20
 
-    # Capacities: eight to a doubling, so that an eighth at most is unused (and never touched).
+    # Eight capacities per doubling, so that at most an eighth is unused (and never touched).
     STEPS = 8
     SMALLEST_POWER = 11
     BINS = (LARGEST_POWER - SMALLEST_POWER) * STEPS + 1
@@ -115,7 +116,7 @@ cdef inline size_t capacity_of(int bin) noexcept nogil:
 
 
 cdef inline size_t with_room(size_t capacity) noexcept nogil:
-    """How many bytes a block has: for the array, for the header, and to shift both."""
+    """The size of a block in bytes: the array, the header, and room to shift both."""
     return capacity + HEADER + (PAGE if capacity >= SHIFTED_BYTES else 0)
 
 
@@ -124,7 +125,7 @@ cdef inline Block *header_of(void *memory) noexcept nogil:
 
 
 cdef inline void *place(Block *block, size_t phase) noexcept nogil:
-    """The memory of a block, beginning so many bytes after a page does, if there is room."""
+    """A block's memory, ``phase`` bytes after the start of a page if there is room."""
     cdef Block *header = block
     cdef size_t shift = 0
     if block.capacity >= SHIFTED_BYTES:
@@ -136,7 +137,7 @@ cdef inline void *place(Block *block, size_t phase) noexcept nogil:
 
 
 cdef inline void fit(void *memory, size_t size) noexcept nogil:
-    """Tell the sanitizer where an array ends; it may have been longer or shorter before."""
+    """Tell the sanitizer where an array now ends; it may have been longer or shorter."""
     cdef Block *header = header_of(memory)
     cdef size_t most = with_room(header.capacity) - header.shift - HEADER
     sanitizer_allow(memory, size)
@@ -144,7 +145,7 @@ cdef inline void fit(void *memory, size_t size) noexcept nogil:
 
 
 cdef inline Block *displace(void *memory) noexcept nogil:
-    """The block that memory is of, its header back at its beginning."""
+    """The block that memory belongs to, with the header back at its start."""
     cdef Block *header = header_of(memory)
     cdef Block *block = <Block *> (<char *> header - header.shift)
     if block != header:
@@ -171,7 +172,7 @@ cdef Block *obtain(size_t size, int bin) noexcept nogil:
 
 
 cdef void release(Block *block, bint idle=False) noexcept nogil:
-    """Give a list of blocks back to where they come from; what is idle, to the operating system."""
+    """Free a list of blocks; if they were idle, return their pages to the operating system."""
     cdef Block *next
     while block != NULL:
         next = block.next
@@ -188,13 +189,13 @@ cdef void release(Block *block, bint idle=False) noexcept nogil:
 # ---- the cache ----
 
 cdef enum:
-    # So many blocks are taken out at a time: the mutex is never held for long.
+    # How many blocks are taken out at a time: the mutex is never held for long.
     PORTION = 64
 
 cdef struct Bin:
     Block *first
     Py_ssize_t count
-    Py_ssize_t idle             # the lowest count since the last sweep: so many nobody needed
+    Py_ssize_t idle             # lowest count since the last sweep: that many were not needed
     uint64_t last_used          # counted in calls
 
 cdef struct Cache:
@@ -205,10 +206,10 @@ cdef struct Cache:
     uint64_t hits
     uint64_t misses
     uint64_t calls
-    double idle_seconds         # blocks that were not needed for so long are given back
-    double last_sweep           # of those that are not the sweeper's
+    double idle_seconds         # blocks that were not needed for this long are freed
+    double last_sweep           # of those made without the sweeper
     bint has_sweeper
-    uint64_t next_start         # of a sweeper, counted in calls
+    uint64_t next_start         # when to start a sweeper, counted in calls
 
 cdef Cache cache
 memset(&cache, 0, sizeof(cache))
@@ -227,7 +228,7 @@ cdef inline Block *pop(int bin) noexcept nogil:
 
 
 cdef Block *take(int bin, size_t count) noexcept nogil:
-    """Take so many blocks out of a bin, or a portion of them, or what there is."""
+    """Take up to ``count`` blocks out of a bin, at most a portion."""
     cdef Block *taken = NULL
     cdef Block *block
     count = min(count, <size_t> PORTION)
@@ -240,7 +241,7 @@ cdef Block *take(int bin, size_t count) noexcept nogil:
 
 
 cdef Block *take_excess(size_t bytes) noexcept nogil:
-    """Take a portion of what is there beyond so many bytes, of the longest unused bin."""
+    """Take a portion of what exceeds ``bytes``, from the least recently used bin."""
     cdef int bin
     cdef int oldest = -1
     cdef size_t capacity
@@ -256,7 +257,7 @@ cdef Block *take_excess(size_t bytes) noexcept nogil:
 
 
 cdef void give_back_excess(size_t bytes) noexcept nogil:
-    """Give blocks back until no more than so many bytes are left, longest unused bins first."""
+    """Free blocks until at most ``bytes`` are left, least recently used bins first."""
     cdef Block *taken
     while True:
         os_lock()
@@ -282,7 +283,7 @@ cdef void give_back_all() noexcept nogil:
 
 
 cdef inline void *provide(size_t size, size_t phase, bint zeroed) noexcept nogil:
-    """Memory for an array, or NULL; large enough, it begins so far into a page."""
+    """Memory for an array, or NULL; if it is large, it begins ``phase`` bytes into a page."""
     cdef int bin = bin_of(size)
     cdef bint used = False
     cdef Block *block = NULL
@@ -298,13 +299,13 @@ cdef inline void *provide(size_t size, size_t phase, bint zeroed) noexcept nogil
     else:
         cache.misses += 1
     if phase == ANYWHERE:
-        # None of three in turn within 800 bytes of another.
+        # Of three in a row, no two start within 800 bytes of each other.
         phase = (cache.hits + cache.misses) * 1600
     os_unlock()
     if block == NULL:
         block = obtain(size, bin)
     if block == NULL:
-        # The memory may be there, kept in other sizes.
+        # The cache may hold the memory in other sizes.
         give_back_all()
         block = obtain(size, bin)
     if block == NULL:
@@ -312,7 +313,7 @@ cdef inline void *provide(size_t size, size_t phase, bint zeroed) noexcept nogil
     sanitizer_allow(block, with_room(block.capacity))
     memory = place(block, phase)
     if zeroed and (used or not header_of(memory).mapped):
-        memset(memory, 0, size)  # mapped memory is zero at first, and there when it is touched
+        memset(memory, 0, size)  # newly mapped memory is zero already
     fit(memory, size)
     return memory
 
@@ -353,23 +354,23 @@ cdef void free_block(void *memory) noexcept nogil:
 
 # ---- the sweeper ----
 
-# A thread gives back what nobody has needed for long: a program that has moved on, sleeps or waits
-# does not hold memory for ever. It is there as long as there are blocks in the cache.
+# A thread frees what has not been needed for long, so that a program that has moved on, sleeps or
+# waits does not hold memory for ever. The thread exists as long as there are blocks in the cache.
 
 cdef enum:
-    # Where no thread can be started, it is tried again after so many calls.
+    # If no thread can be started, try again after this many calls.
     CALLS_BETWEEN_STARTS = 256
 
 
 cdef void sweep() noexcept nogil:
-    """Give back what nobody has needed since the last sweep."""
+    """Free what has not been needed since the last sweep."""
     cdef Block *taken
     cdef int bin
     cdef Py_ssize_t idle
     for bin in range(BINS):
         os_lock()
         idle = cache.bins[bin].idle
-        cache.bins[bin].idle = cache.bins[bin].count - idle  # as many as there will be
+        cache.bins[bin].idle = cache.bins[bin].count - idle  # the count after this sweep
         os_unlock()
         while idle > 0:
             os_lock()
@@ -423,17 +424,17 @@ cdef void sweep_if_due(double now) noexcept nogil:
 
 
 cdef void before_fork() noexcept nogil:
-    """Give up the sweeper, which would not be in the child, and so also all that it watches over.
+    """Stop the sweeper, which would not exist in the child, and free all that it watches over.
 
-    It may be the parent's last call that frees a block; and in the child to write into a page that
-    both have costs more than to get a new one.
+    This may be the parent's last call here, so nothing may be left for later. And in the child,
+    writing into a shared page costs more than getting a new one.
     """
     background_suspend()
     os_lock()
     cache.has_sweeper = False
     os_unlock()
     give_back_all()
-    os_lock()  # held until after the fork: the child would wait for another holder for ever
+    os_lock()  # until after the fork: the child would wait for ever for another holder
 
 
 cdef void after_fork() noexcept nogil:
@@ -458,7 +459,7 @@ cdef void *handler_calloc(void *context, size_t count, size_t item) noexcept nog
 
 
 cdef void handler_free(void *context, void *memory, size_t size) noexcept nogil:
-    # The size is no help: an array that was given another shape or dtype reports another one.
+    # The size does not help: an array with a changed shape or dtype reports another one.
     if memory != NULL:
         free_block(memory)
 
@@ -474,7 +475,7 @@ cdef void *handler_realloc(void *context, void *memory, size_t size) noexcept no
         return memory
     moved = new_block(size, ANYWHERE)
     if moved != NULL:
-        fit(memory, capacity)  # how much of it the array had is not known
+        fit(memory, capacity)  # the array's part of it is unknown
         memcpy(moved, memory, min(size, capacity))
         free_block(memory)
     return moved
@@ -504,7 +505,7 @@ handler = PyCapsule_New(&handler_struct, "mem_handler", NULL)
 
 
 cdef bint is_recycling() except -1:
-    """Whether NumPy's own handler is in force, or this one: a user's own is not passed over."""
+    """Whether NumPy's own handler or this one is in force: a user's handler is respected."""
     cdef PyObject *current = PyDataMem_GetHandler()
     if current == NULL:
         return -1  # with NumPy's exception set
@@ -513,10 +514,10 @@ cdef bint is_recycling() except -1:
 
 
 cdef void own_block(object array, size_t size) noexcept:
-    """Make an array, made around a new block of its own, the owner of that.
+    """Make an array that was created around a new block the owner of the block.
 
-    It is what NumPy does when it allocates with a handler, but costs nothing; setting the handler
-    and setting it back takes some 150 ns. The field is NumPy's own affair: see `can_own_blocks`.
+    NumPy does the same when it allocates with a handler. Here it costs nothing; setting the handler
+    and restoring it takes some 150 ns. The field is private to NumPy: see `can_own_blocks`.
     """
     Py_INCREF(handler)
     (<ArrayFields *> array).mem_handler = <PyObject *> handler
@@ -529,7 +530,7 @@ cdef enum:
 
 
 cdef bint find_out_whether_blocks_can_be_owned() except -1:
-    """Try on two arrays whether NumPy has the field of `own_block` where this was built for."""
+    """Try on two arrays whether this NumPy has the field of `own_block` in the expected place."""
     cdef cnp.npy_intp size = 2048
     cdef void *block
     try:
@@ -559,11 +560,11 @@ cdef bint find_out_whether_blocks_can_be_owned() except -1:
 
 
 cpdef object set_handler(object new):
-    """Make a handler NumPy's current one, in this context; return the one before."""
+    """Make a handler NumPy's current one in this context; return the previous one."""
     try:
         return PyDataMem_SetHandler(new)
     except MemoryError:
-        # Whoever sets a handler back must not fail: the one before would stay in force.
+        # Restoring a handler must not fail: the other one would stay in force.
         give_back_all()
         return PyDataMem_SetHandler(new)
 
@@ -574,7 +575,7 @@ cpdef object recycling_handler():
 
 
 def set_owning(bint owning):
-    """Set whether results are made around blocks; otherwise NumPy makes them, by the handler."""
+    """Set whether results are made around blocks; if not, NumPy makes them, with the handler."""
     global can_own_blocks
     can_own_blocks = owning
 
@@ -584,7 +585,7 @@ def get_owning():
 
 
 set_owning(find_out_whether_blocks_can_be_owned())
-cache.misses = cache.calls = 0  # that trial does not count
+cache.misses = cache.calls = 0  # the trial does not count
 
 
 # ---- knobs ----
@@ -597,12 +598,12 @@ def cache_state():
     cdef Py_ssize_t blocks = cache.blocks
     cdef size_t bytes = cache.bytes
     cdef size_t limit = cache.limit
-    os_unlock()  # before objects are made
+    os_unlock()  # before creating objects
     return hits, misses, blocks, bytes, limit
 
 
 def set_limit(size_t limit):
-    """Keep at most so many bytes; give back what is beyond."""
+    """Keep at most ``limit`` bytes; free the excess."""
     os_lock()
     cache.limit = limit
     os_unlock()
@@ -610,12 +611,12 @@ def set_limit(size_t limit):
 
 
 def set_idle_seconds(double seconds):
-    """Set after how long blocks that nobody needs are given back: after a pause under way."""
+    """Set after how long unneeded blocks are freed. A pause under way ends first."""
     os_lock()
     cache.idle_seconds = seconds
     os_unlock()
 
 
 def empty():
-    """Give all blocks back that no array owns."""
+    """Free all blocks that no array owns."""
     give_back_all()

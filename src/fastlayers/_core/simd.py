@@ -1,4 +1,4 @@
-"""Which instruction sets the kernels were built for, and which of them is used."""
+"""The instruction sets that the kernels were built for, and which of them is in use."""
 
 from __future__ import annotations
 
@@ -8,8 +8,8 @@ from typing import Any
 
 from .frontend.schedule import cpu_level, use_engine
 
-# From the least to the best. x86-64 by the levels of its psABI, with the number of each; elsewhere
-# what the compiler targets without being told.
+# From least to best, with each level's number in the x86-64 psABI. On other architectures there is
+# only the compiler's default target.
 LEVELS = {"baseline": 0, "x86-64-v2": 2, "x86-64-v3": 3, "x86-64-v4": 4}
 
 
@@ -19,26 +19,26 @@ def built() -> list[str]:
 
 
 def available() -> list[str]:
-    """Name those of the built instruction sets that this CPU has, the best one last."""
+    """Name the built instruction sets that this CPU supports, the best one last."""
     return [name for name in built() if LEVELS[name] <= cpu_level()]
 
 
-# Which is in use is chosen by the import, under its lock, and by tests. What calls go by is kept in
-# schedule, and may change at any time; the name is for those who ask.
+# The import chooses the instruction set, under its lock; tests do, too. Calls use the engine that
+# schedule holds, which may change at any time; the name is only for `in_use`.
 def use(name: str) -> None:
-    """Hand all further calls to the kernels of an available instruction set."""
+    """Make all further calls use the kernels of an available instruction set."""
     global _in_use
     use_engine(_kernels(name).kernels)
     _in_use = name
 
 
 def in_use() -> str:
-    """Name the instruction set that calls are handed to."""
+    """Name the instruction set in use."""
     return _in_use
 
 
 def use_preferred() -> None:
-    """Use what FASTLAYERS_SIMD names, or else the best available."""
+    """Use the instruction set that FASTLAYERS_SIMD names, or else the best available."""
     name = os.environ.get("FASTLAYERS_SIMD")
     choices = available()
     if name and name not in choices:
@@ -60,7 +60,7 @@ def _module(name: str) -> str:
 
 
 def _kernels(name: str) -> Any:
-    # By statements, since tools that freeze a program look for these.
+    # As statements, because tools that freeze programs look for these.
     if name == "baseline":
         from .engine import kernels_baseline as module  # type: ignore[attr-defined]
     elif name == "x86-64-v2":

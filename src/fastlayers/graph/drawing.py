@@ -1,4 +1,4 @@
-"""Pictures of graphs, in SVG: values above the arrows, gradients below, on arrows the other way."""
+"""Pictures of graphs, in SVG: values above the arrows, gradients below, on reverse arrows."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ import numpy as np
 from .layout import PITCH, Box, Piece, Place, arrange
 from .nodes import Node, Nodes
 
-# What stands in an operation's circle; other nodes are wider, and say their name.
+# The symbol in an operation's circle. Other nodes are wider and show their name.
 SYMBOLS = {
     "multiply": "\N{MULTIPLICATION SIGN}",
     "add": "+",
@@ -29,20 +29,20 @@ SYMBOLS = {
 COMMUTATIVE = ("multiply", "add")
 
 MOST = 60  # nodes that are drawn one by one
-ENDS = 15  # of more nodes that many are drawn, of the first and of the last
-LABEL, TITLE = 28, 400  # characters that are shown at most
+ENDS = 15  # larger graphs: how many of the first and of the last nodes are drawn
+LABEL, TITLE = 28, 400  # most characters shown
 
 # In pixels.
 MARGIN = 16.0
 RADIUS = 16.0  # of a circle
 PADDING = 6.0  # beside a text
 LINE = 15.0  # from one line of a label to the next
-MARK_SIZE, LABEL_SIZE = 14.0, 12.0  # of the fonts
-GRADIENT = 9.0  # from a wire down to the arrow of its gradient
+MARK_SIZE, LABEL_SIZE = 14.0, 12.0  # font sizes
+GRADIENT = 9.0  # from a wire down to its gradient's arrow
 TIP = 7.0  # length of an arrow's tip
 
-# An SVG in a page shares its styles with the page, hence the class in all of them. The colours tell
-# values from gradients for the colour-blind, too, and in grey.
+# An SVG in a page shares its styles with the page, hence the class in each selector. The colours
+# also distinguish values from gradients for colour-blind readers, and in greyscale.
 STYLE = """
 .fastlayers-graph{color:#1f2328}
 .fastlayers-graph .paper{fill:#fff}
@@ -70,7 +70,7 @@ text-anchor:middle;fill:currentColor}
 class Drawing:
     """A picture of a graph: Jupyter shows it, `str` gives its SVG, `save` writes that to a file.
 
-    It holds the text of the picture, and none of the arrays.
+    It holds only the picture's text, none of the arrays.
     """
 
     def __init__(self, name: str, svg: str) -> None:
@@ -92,14 +92,14 @@ class Drawing:
         Parameters
         ----------
         path : str or path-like
-            File to write, or to replace. It ends in ``.svg``.
+            File to write or overwrite. It must end in ``.svg``.
 
         Raises
         ------
         ValueError
             If it ends in anything else.
         OSError
-            If it cannot be written.
+            If the file cannot be written.
         """
         if Path(path).suffix.lower() != ".svg":
             raise ValueError(f"path must end in .svg, as pictures are written as SVG, got {path!r}")
@@ -107,15 +107,15 @@ class Drawing:
 
 
 class _Part(NamedTuple):
-    """What is drawn: a node, an output, or all the nodes that are left out."""
+    """Something to draw: a node, an output, or all the nodes that are left out."""
 
-    shape: str  # "start" or "end" of a wire: text alone; "circle"; "box"
+    shape: str  # "start" or "end" of a wire: only text; "circle"; "box"
     text: str
     title: str
     operands: tuple[int, ...] = ()  # earlier parts
     ordered: bool = True  # whether it matters which operand is which
-    above: tuple[str, ...] = ()  # lines of the value
-    below: tuple[str, ...] = ()  # and of the gradient
+    above: tuple[str, ...] = ()  # lines for the value
+    below: tuple[str, ...] = ()  # lines for the gradient
 
 
 def draw(
@@ -125,8 +125,8 @@ def draw(
 ) -> Drawing:
     """Draw a graph from left to right, with the value and the gradient of each node if given.
 
-    A value has one wire, with a dot where it parts to several nodes; the gradient below it is the
-    sum over these. The operands of a node that is not commutative enter it from top to bottom.
+    A value has one wire, with a dot where it branches; the gradient below it is the sum over the
+    branches. The operands of a non-commutative node enter it from top to bottom.
     """
     parts = _parts(nodes, values, gradients)
     boxes = [_box(part) for part in parts]
@@ -154,8 +154,8 @@ def _parts(
     nodes: Nodes, values: Sequence[Any] | None, gradients: Sequence[Any] | None
 ) -> list[_Part]:
     count = len(nodes.nodes)
-    # Of too many nodes those in the middle become one part. Nodes before them use none of them, and
-    # they none of those after, so that no circle arises.
+    # If there are too many nodes, those in the middle become one part. No node before them uses
+    # them, and they use none after, so this makes no cycle.
     middle = range(ENDS, count - ENDS) if count > MOST else range(count, count)
     part_of = [min(i, max(middle.start, i - len(middle) + 1)) for i in range(count)]
     labels = nodes.labels()
@@ -168,7 +168,7 @@ def _parts(
             value = None if values is None else values[i]
             gradient = None if gradients is None else gradients[i]
             used = [part_of[operand] for operand in node.operands]
-            # One arrow is enough from all that is left out.
+            # One arrow is enough for everything that is left out.
             once = {(part, part == middle.start or k): part for k, part in enumerate(used)}
             parts.append(_node(node, title, tuple(once.values()), value, gradient))
         elif i == middle.start:
@@ -181,7 +181,7 @@ def _parts(
 
 
 def _node(node: Node, title: str, operands: tuple[int, ...], value: Any, gradient: Any) -> _Part:
-    if node.operation == "number":  # which is its name already
+    if node.operation == "number":  # its name says it already
         value = None
     told = [
         title if value is None else f"{title}: {_full(value)}",
@@ -210,8 +210,8 @@ def _left_out(nodes: Nodes, middle: range) -> _Part:
 
 
 def output_names(nodes: Nodes) -> dict[int, str]:
-    """What the outputs are called, by their positions: one node may be several."""
-    graph = _short(nodes.name, LABEL - len("[999]"))  # the end tells one from another
+    """The outputs' names, by position: one node may be several outputs."""
+    graph = _short(nodes.name, LABEL - len("[999]"))  # the index tells them apart
     names: dict[int, list[str]] = {}
     for number, output in enumerate(nodes.outputs):
         name = graph if nodes.single else f"{graph}[{number}]"
@@ -220,7 +220,7 @@ def output_names(nodes: Nodes) -> dict[int, str]:
 
 
 def mark(node: Node) -> str:
-    """What stands at a node: a name, a number, a symbol, or the name of a layer's class."""
+    """The text at a node: a name, a number, a symbol, or a layer's class name."""
     if node.operation == "layer":
         return _short(type(node.detail).__name__)
     if node.operation == "input":
@@ -242,7 +242,7 @@ def _lines(value: Any, number: Callable[[Any], str] | None = None) -> tuple[str,
     if dtype is None or shape is None or isinstance(value, np.generic):
         return (number(value),)
     kind = f"{_text(dtype)} {_text(shape)}"
-    # Other arrays than NumPy's own may take long for a mean, or have none.
+    # Arrays that are not NumPy's own may need long for a mean, or have none.
     if type(value) is not np.ndarray or value.dtype.kind not in "biufc" or value.size == 0:
         return (_short(kind),)
     with np.errstate(all="ignore"):
@@ -258,14 +258,14 @@ def _number(value: Any) -> str:
         return str(value)
     try:
         return _short(f"{value:g}")
-    except Exception:  # an int beyond all floats; an object of any kind
+    except Exception:  # an int too large for a float; any kind of object
         return f"{Decimal(value):.5e}" if isinstance(value, int) else _short(_text(value))
 
 
 def _text(value: Any) -> str:
     try:
         return str(value)
-    except Exception:  # an object of any kind; an int of too many digits
+    except Exception:  # any kind of object; an int with too many digits
         return f"({type(value).__name__})"
 
 
@@ -277,7 +277,7 @@ def _short(text: str, longest: int = LABEL) -> str:
 
 
 def _width(text: str, size: float) -> float:
-    """A text's width, rather too large: it is shown in fonts of which only the size is known."""
+    """A text's width, estimated generously: only the font's size is known."""
     em = 0.0
     for character in text:
         if unicodedata.east_asian_width(character) in "WF":
@@ -312,7 +312,7 @@ def _box(part: _Part) -> Box:
 
 
 def _group(part: _Part, box: Box, place: Place, wire: list[Piece]) -> str:
-    """One part of the picture: its mark, its wire, and what stands along that."""
+    """One part of the picture: its mark, its wire, and the labels along the wire."""
     left, middle, right, y = place
     centre = (middle + right) / 2
     begin = left + box.mark if part.shape in ("circle", "box") else middle
@@ -350,7 +350,7 @@ def _mark(part: _Part, box: Box, place: Place) -> list[str]:
 
 
 def _arrow(piece: Piece) -> list[str]:
-    """A wire's way to the next layer, with a tip if it ends there."""
+    """A wire's path to the next layer, with a tip if it ends there."""
     (x0, y0), (x, y), angle, through = piece
     bend = (x - x0) / 2
     if through:
@@ -387,6 +387,6 @@ def _n(number: float) -> str:
 
 
 def _xml(text: str) -> str:
-    """A text for XML, less the characters that it cannot hold."""
+    """Escape a text for XML; characters that XML does not allow are replaced."""
     held = re.sub("[^\t\n\r -\ud7ff\ue000-\ufffd\U00010000-\U0010ffff]", "\ufffd", text)
     return escape(held, {'"': "&quot;"})

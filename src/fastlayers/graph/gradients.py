@@ -1,7 +1,7 @@
-"""The graph of the gradients: what `backward` would compute, written down instead of computed.
+"""The graph of the gradients: what `backward` would compute, recorded instead of computed.
 
-`reference.differentiate` does both. Here it is given names of values, `Value`, and operations that
-note what is asked of them; so the graph computes what `backward` does, in the same order.
+`reference.differentiate` does both. Here it gets names of values, `Value`, and operations that
+record what is asked of them. So the graph computes what `backward` does, in the same order.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ class Value(NamedTuple):
 
 
 class Builder(dict[str, Callable[..., Any]]):
-    """Operations that append nodes to a graph's own, in place of computing."""
+    """Operations that append nodes to a graph's nodes instead of computing."""
 
     def __init__(self, graph: Nodes, place: str) -> None:
         self.nodes = list(graph.nodes)
@@ -42,7 +42,7 @@ class Builder(dict[str, Callable[..., Any]]):
 
 
 def graph_of_gradients(graph: Nodes, names: Sequence[str]) -> Nodes:
-    """The gradients of the sum of a graph's outputs by the inputs ``names``, as a graph."""
+    """The gradients of the sum of a graph's outputs, by the inputs ``names``, as a graph."""
     name = f"{graph.name}.grad({', '.join(map(repr, names))})"
     for node in graph.nodes:
         if node.operation == "layer":
@@ -64,7 +64,7 @@ def graph_of_gradients(graph: Nodes, names: Sequence[str]) -> Nodes:
 
 
 def simplified(graph: Nodes) -> Nodes:
-    """A graph without the nodes that no output needs, and with equal ones computed once."""
+    """The graph without nodes that no output needs; equal nodes are computed once."""
     needed = graph.needed()
     nodes: list[Node] = []
     moved: dict[int, int] = {}
@@ -73,7 +73,7 @@ def simplified(graph: Nodes) -> Nodes:
         if position not in needed and position >= len(graph.inputs):
             continue
         operands = tuple([moved[operand] for operand in node.operands])
-        # A number by its type and its repr: 1, 1.0 and True are three, as are 0.0 and -0.0.
+        # Numbers compare by type and repr: 1, 1.0 and True differ, as do 0.0 and -0.0.
         key = node.operation, operands, type(node.detail), repr(node.detail)
         if key not in known:
             known[key] = len(nodes)

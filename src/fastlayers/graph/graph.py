@@ -1,4 +1,4 @@
-"""`Graph`: what users call. Recording, running and drawing are elsewhere."""
+"""`Graph`, the class that users call. Recording, running and drawing are elsewhere."""
 
 from __future__ import annotations
 
@@ -41,17 +41,17 @@ class Kept(NamedTuple):
 
 
 class Graph(BaseLayer):
-    """An expression of layers as one layer: called with symbols once, run on operands ever after.
+    """An expression of layers as one layer: recorded once with symbols, then run on operands.
 
     Parameters
     ----------
     function : callable
-        What to record, a function, a lambda, a bound method or another graph; or use ``@Graph``.
-        It is called once, with a symbol for each of its parameters, and may multiply, add and
-        subtract these (``*``, ``+``, ``-``; with numbers, too), call `MulLayer`, `AddLayer`,
-        `multiply` and `add`, layers of one's own (``layer(x)``, of any `BaseLayer`) and other
-        graphs. It returns a value, or a tuple of several. Parameters named ``out``, ``dout`` or
-        ``wrt`` are given by position.
+        What to record: a function, a lambda, a bound method or another graph; or use ``@Graph``.
+        It is called once, with a symbol for each parameter. It may multiply, add and subtract
+        these (``*``, ``+``, ``-``; also with numbers), and call `MulLayer`, `AddLayer`, `multiply`
+        and `add`, your own layers (``layer(x)``, for any `BaseLayer`) and other graphs. It returns
+        a value, or a tuple of several. Pass parameters named ``out``, ``dout`` or ``wrt`` by
+        position.
 
     Attributes
     ----------
@@ -61,7 +61,7 @@ class Graph(BaseLayer):
     Raises
     ------
     TypeError
-        If the function does anything else, naming the line and what to write instead.
+        If the function does anything else. The message names the line and what to write instead.
 
     Warns
     -----
@@ -72,11 +72,11 @@ class Graph(BaseLayer):
     -----
     The answers are those of the layers run one by one in the order in which they were recorded,
     in every bit. `backward` goes through them in reverse. A value that is used several times gets
-    the sum of its gradients, added one by one in the order in which `backward` comes to them; each
+    the sum of its gradients, added one by one in the order in which `backward` reaches them; each
     is summed to the value's shape first.
 
-    A graph may be called by any number of threads at once, but for `forward` and `backward`, which
-    keep operands as those of any layer do.
+    Any number of threads may call a graph at once, but not use `forward` and `backward`, which keep
+    operands like those of any layer.
 
     Examples
     --------
@@ -91,7 +91,7 @@ class Graph(BaseLayer):
     (2.2, 650)
     """
 
-    # What the nodes are run by.
+    # The functions that run the nodes.
     _operations = ops.OPERATIONS
 
     def __init__(self, function: Callable[..., Any]) -> None:
@@ -110,7 +110,7 @@ class Graph(BaseLayer):
     def _keep(self, nodes: Nodes) -> None:
         self._nodes = nodes
         self._layers = [i for i, node in enumerate(nodes.nodes) if node.operation == "layer"]
-        # Of the others the gradients need the shapes alone.
+        # Of all other nodes the gradients need only the shapes.
         products = [n for n in nodes.nodes if n.operation in ("multiply", "multiply_to")]
         self._needed = frozenset(operand for node in products for operand in node.operands)
         self._reached = reference.reached(nodes, range(len(nodes.inputs)))
@@ -126,7 +126,7 @@ class Graph(BaseLayer):
     # ---- running ----
 
     def __call__(self, /, *operands: Any, out: Any = None, **named: Any) -> Any:
-        """Return the value of the expression, and keep nothing.
+        """Return the value of the expression; keep nothing.
 
         Parameters
         ----------
@@ -153,7 +153,7 @@ class Graph(BaseLayer):
     def forward(self, /, *operands: Any, out: Any = None, **named: Any) -> Any:
         """Return the value as a call does, and keep the operands for `backward`.
 
-        Of layers of one's own the values are kept, too; nothing else is.
+        The values of your own layers are kept, too; nothing else is.
         """
         if self._fused and out is None and not named:
             value = self._entry(True, ())(operands)
@@ -163,35 +163,35 @@ class Graph(BaseLayer):
         operands = self._bound(operands, named)
         if recording := _recording_of(operands):
             return recording.inline(self._nodes, operands, out)
-        # As a layer does: kept also if the value cannot be computed.
+        # Like a layer, keep the operands even if the value cannot be computed.
         self._kept = None if self._layers else Kept(operands, {})
         value, layer_values = self._values(operands, out)
         self._kept = Kept(operands, layer_values)
         return value
 
     def backward(self, dout: Any, out: Any = None) -> Any:
-        """Return the gradients by the operands of the last `forward`, as these are now.
+        """Return the gradients for the operands of the last `forward`, at their current values.
 
         Parameters
         ----------
         dout : array_like or number, or a tuple of these
-            Gradient of the value, of its shape, or a tuple with one for each of several values. A
-            number stands for that number at every element.
+            Gradient of the value, in its shape, or a tuple with one for each of several values. A
+            number stands for itself at every element.
         out : tuple of (ndarray or None), optional
             Arrays to write the gradients into.
 
         Returns
         -------
         named tuple
-            A gradient for each parameter, of its operand's shape; a number's is a number. Zeros
-            where no value depends on a parameter.
+            A gradient for each parameter, in its operand's shape; a number's is a number. It is
+            zero if no value depends on the parameter.
 
         Raises
         ------
         RuntimeError
             Before `forward`.
         ValueError
-            If ``dout`` has not the shape of the value.
+            If ``dout`` does not have the shape of the value.
         """
         if self._kept is None:
             raise RuntimeError(
@@ -218,7 +218,7 @@ class Graph(BaseLayer):
         out: Any = None,
         **named: Any,
     ) -> tuple[Any, Any]:
-        """Return the value and the gradients, and keep nothing.
+        """Return the value and the gradients; keep nothing.
 
         Parameters
         ----------
@@ -227,17 +227,17 @@ class Graph(BaseLayer):
         dout : array_like or number, or a tuple of these, optional
             As for `backward`; 1 stands for ones.
         wrt : str or sequence of str, optional
-            Names of the parameters to differentiate by; all by default.
+            Names of the parameters to differentiate with respect to; all by default.
         out : tuple of two, optional
-            Where to write the value and the gradients: ``(value, gradients)``, what
-            ``graph(..., out=value)`` and ``graph.backward(..., out=gradients)`` take.
+            Where to write the value and the gradients: ``(value, gradients)``, as for
+            ``graph(..., out=value)`` and ``graph.backward(..., out=gradients)``.
 
         Returns
         -------
         value : ndarray or scalar, or a tuple of these
-            As of a call.
+            As from a call.
         gradients : named tuple
-            As of `backward`, of the parameters ``wrt`` in that order.
+            As from `backward`, for the parameters ``wrt`` in that order.
         """
         if self._fused and out is None and not named:
             names = self._named(wrt)
@@ -267,18 +267,18 @@ class Graph(BaseLayer):
         Parameters
         ----------
         *names : str
-            Parameters to differentiate by; all if none is given.
+            Parameters to differentiate with respect to; all if none is given.
 
         Returns
         -------
         Graph
-            Of the same parameters. Its value is the gradient, or a tuple of several; `grad` of it
-            is the second derivative.
+            A graph of the same parameters. Its value is the gradient, or a tuple of several; its
+            own `grad` is the second derivative.
 
         Raises
         ------
         TypeError
-            If the graph holds a layer of one's own.
+            If the graph contains a layer of your own.
 
         Examples
         --------
@@ -292,7 +292,7 @@ class Graph(BaseLayer):
     # ---- looking at it ----
 
     def toString(self) -> None:
-        """Print the nodes, a line each; after `forward` with the shapes of their values."""
+        """Print the nodes, one per line; after `forward`, with the shapes of their values."""
         print(self)
 
     def __str__(self) -> str:
@@ -301,7 +301,7 @@ class Graph(BaseLayer):
         try:
             with np.errstate(all="ignore"):
                 return self._nodes.listing(self._evaluated(*self._kept))
-        except Exception:  # operands that it cannot be run on: forward has said so
+        except Exception:  # it cannot run on these operands: forward has said so
             return self._nodes.listing()
 
     def __repr__(self) -> str:
@@ -311,20 +311,20 @@ class Graph(BaseLayer):
         return f"<Graph {self._nodes.name}({shown}): {count} node{'s' if count != 1 else ''}>"
 
     def draw(self, /, *operands: Any, dout: Any = 1, **named: Any) -> Drawing:
-        """Draw the graph from left to right, each value above its arrow and its gradient below.
+        """Draw the graph from left to right, with values above the arrows and gradients below.
 
         Parameters
         ----------
         *operands, **named : array_like or number, optional
             What to run the graph on for the values and gradients; without them the picture shows
-            the structure alone.
+            only the structure.
         dout : array_like or number, or a tuple of these, optional
             As for `value_and_grad`.
 
         Returns
         -------
         Drawing
-            A picture (SVG): Jupyter shows it, ``save(path)`` writes it, `str` gives its text.
+            A picture (SVG): Jupyter shows it, ``save(path)`` writes it, `str` returns its text.
 
         Examples
         --------
@@ -349,13 +349,13 @@ class Graph(BaseLayer):
         return draw(self._nodes, values, gradients)
 
     def to_dot(self) -> str:
-        """Return the graph in the language of Graphviz."""
+        """Return the graph in Graphviz's DOT language."""
         return to_dot(self._nodes)
 
     def _repr_mimebundle_(self, include: Any = None, exclude: Any = None) -> dict[str, str]:
         return {**self.draw()._repr_mimebundle_(), "text/plain": str(self)}
 
-    # ---- on the way ----
+    # ---- helpers ----
 
     def _bound(self, operands: tuple[Any, ...], named: Mapping[str, Any]) -> tuple[Any, ...]:
         """The operands in the order of the parameters."""
@@ -380,7 +380,7 @@ class Graph(BaseLayer):
         return tuple([given[name] if name in given else named[name] for name in inputs])
 
     def _named(self, wrt: str | Sequence[str] | None) -> tuple[str, ...]:
-        """The parameters to differentiate by."""
+        """The parameters to differentiate with respect to."""
         inputs = self._nodes.inputs
         if wrt is None:
             return inputs
@@ -395,7 +395,7 @@ class Graph(BaseLayer):
         return names
 
     def _values(self, operands: tuple[Any, ...], out: Any) -> tuple[Any, dict[int, Any]]:
-        """The value to return, and the values of layers of one's own."""
+        """The value to return, and the values of the user's layers."""
         values = reference.evaluate(self._nodes, operands, self._operations, self._layers)
         results = self._results(operands, values)
         outputs = outputs_for(results, out, "values", self._nodes.single)
@@ -422,13 +422,13 @@ class Graph(BaseLayer):
     def _evaluated(
         self, operands: tuple[Any, ...], layer_values: Mapping[int, Any] | None = None
     ) -> list[Any]:
-        """The values that the gradients need, and of the others the shapes."""
+        """The values that the gradients need; of all others, only the shapes."""
         return reference.evaluate(
             self._nodes, operands, self._operations, self._needed, layer_values
         )
 
     def _results(self, operands: tuple[Any, ...], values: list[Any]) -> list[Any]:
-        """The outputs' values, sharing memory with nothing."""
+        """The outputs' values, sharing no memory."""
         outputs = self._nodes.outputs
         return apart(
             [values[output] for output in outputs],
@@ -437,7 +437,7 @@ class Graph(BaseLayer):
         )
 
     def _douts(self, dout: Any, values: list[Any]) -> list[Any]:
-        """The gradients of the outputs, each of its output's shape."""
+        """The gradients of the outputs, each in its output's shape."""
         outputs = self._nodes.outputs
         if self._nodes.single:
             douts: Sequence[Any] = (dout,)
@@ -463,7 +463,7 @@ class Graph(BaseLayer):
         if not (isinstance(dout, Number) or hasattr(dout, "dtype")):
             raise TypeError(f"dout must be an array or a number, not {type(dout).__name__}")
         if np.ndim(dout) == 0:
-            # As arithmetic gives it: a scalar for an array without axes.
+            # As in arithmetic: a scalar for an array without axes.
             number = dout[()] if type(dout) is np.ndarray else dout
             return self._operations["broadcast_to"](number, value)
         if np.shape(dout) != np.shape(value):
@@ -512,7 +512,7 @@ def _warn_of_unused(nodes: Nodes) -> None:
 
 
 def _stack_level() -> int:
-    """How many frames up, from who calls this, the first one outside of the package is."""
+    """How many frames above the caller the first frame outside of this package is."""
     level, frame = 1, sys._getframe(1)
     while frame.f_back is not None and frame.f_code.co_filename.startswith(PACKAGE):
         level, frame = level + 1, frame.f_back

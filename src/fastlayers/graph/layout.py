@@ -1,8 +1,8 @@
-"""Where the boxes of a picture stand: in layers from left to right, with few crossings.
+"""Where the boxes of a picture go: in layers from left to right, with few crossings.
 
-The steps are those of Sugiyama's method: boxes get layers; a wire that passes a layer gets a point
-in it; the points of each layer are ordered by the mean place of their neighbours, and then set at
-heights that keep the wires of results straight.
+The steps are those of Sugiyama's method. Boxes are assigned to layers. A wire that crosses a layer
+gets a point in it. The points of each layer are ordered by the mean place of their neighbours, then
+placed at heights that keep the wires of results straight.
 """
 
 from __future__ import annotations
@@ -14,20 +14,20 @@ from dataclasses import dataclass, field
 from itertools import accumulate, pairwise
 from typing import NamedTuple
 
-SHORT = 4  # layers, up to which inputs stand at the left edge; else beside their first use
-STARTS = 12  # orders that are tried and improved
-ROUNDS = 6  # of sweeps to the left and back
+SHORT = 4  # up to so many layers, inputs are at the left edge; else beside their first use
+STARTS = 12  # initial orders to try and improve
+ROUNDS = 6  # sweeps to the left and back
 CLEARANCE = 8.0  # between the boxes of a layer
-NARROW, WIDE = 30.0, 96.0  # the gap between layers, by how far its wires rise
+NARROW, WIDE = 30.0, 96.0  # gap between layers, depending on how far its wires rise
 PITCH = 12.0  # between the wires that enter a box
-# Angles of those that enter a circle; the tip of a steeper one would reach into the layer.
+# Angles of wires that enter a circle; a steeper one's tip would reach into the layer.
 STEEPEST, APART = math.radians(45), math.radians(40)
-# How much a point insists on its height: inputs give way to passing wires, and both to results.
+# How strongly a point keeps its height: inputs yield to passing wires, and both to results.
 INPUT, PASSING, RESULT = 1.0, 1e4, 1e8
 
 
 class Box(NamedTuple):
-    """A mark, and right of it the labels along its value's wire."""
+    """A mark, and to its right the labels along its value's wire."""
 
     operands: tuple[int, ...]  # earlier boxes, whose wires end here
     ordered: bool  # whether they enter from top to bottom in that order
@@ -41,7 +41,7 @@ class Box(NamedTuple):
 
 
 class Place(NamedTuple):
-    """Where a box is: its mark from ``left`` to ``middle``, its labels from there to ``right``."""
+    """A box's place: its mark from ``left`` to ``middle``, its labels from there to ``right``."""
 
     left: float
     middle: float
@@ -50,16 +50,16 @@ class Place(NamedTuple):
 
 
 class Piece(NamedTuple):
-    """A wire's way to the next layer: to the mark of a box there, or on through the layer."""
+    """A wire's path to the next layer: to a box's mark there, or on through the layer."""
 
     start: tuple[float, float]
     stop: tuple[float, float]
-    angle: float  # in which it arrives, in radians: 0 to the right, positive upwards
+    angle: float  # at which it arrives, in radians: 0 to the right, positive upwards
     through: float | None  # where the layer ends
 
 
 class Layout(NamedTuple):
-    """Places of the boxes, the pieces of each one's wire, and the size of all."""
+    """The boxes' places, the pieces of each box's wire, and the total size."""
 
     places: list[Place]
     wires: list[list[Piece]]
@@ -69,13 +69,13 @@ class Layout(NamedTuple):
 
 @dataclass(eq=False)
 class _Point:
-    """A box in its layer, or the box's wire in a layer that it passes."""
+    """A box in its layer, or its wire in a layer that the wire crosses."""
 
     box: Box
     index: int
     layer: int
     passing: bool
-    before: list[tuple[_Point, int]] = field(default_factory=list)  # and as which operand
+    before: list[tuple[_Point, int]] = field(default_factory=list)  # with the operand's number
     after: list[tuple[_Point, int]] = field(default_factory=list)
     rank: int = 0  # in its layer, from the top
     y: float = 0.0
@@ -88,17 +88,17 @@ class _Point:
 
     @property
     def extents(self) -> tuple[float, float]:
-        """How far it reaches above its y, and below."""
+        """How far it extends above and below its y."""
         box = self.box
         return (0.0, 0.0) if self.passing else (max(box.half, box.above), max(box.half, box.below))
 
     def guides(self) -> list[_Point]:
-        """The weightiest of the points before: a straight wire should come from these."""
+        """The heaviest of the points before: a straight wire should come from these."""
         heaviest = max((point.weight for point, _ in self.before), default=0.0)
         return [point for point, _ in self.before if point.weight == heaviest]
 
     def entries(self, gap: float) -> list[tuple[_Point, float, float]]:
-        """The points before; the angle at which each one's wire arrives, and how far below y."""
+        """The points before, with the angle at which each wire arrives and how far below y."""
         ordered = self.box.ordered
         links = sorted(self.before, key=lambda link: (0 if ordered else link[0].rank, link[1]))
         sources = [source for source, _ in links]
@@ -117,7 +117,7 @@ class _Point:
 
 
 def arrange(boxes: list[Box]) -> Layout:
-    """Lay boxes out; the same boxes always get the same places."""
+    """Lay out boxes; the same boxes always get the same places."""
     layers = _ordered(_points(boxes, _layers(boxes)))
     height = _set_heights(layers)
     columns = _columns(layers)
@@ -138,7 +138,7 @@ def arrange(boxes: list[Box]) -> Layout:
 
 
 def _layers(boxes: list[Box]) -> list[int]:
-    """The layer of each box: the next one after its operands; inputs left, outputs right."""
+    """The layer of each box: the next after its operands; inputs left, outputs right."""
     layers: list[int] = []
     first_use: dict[int, int] = {}
     for box in boxes:
@@ -156,7 +156,7 @@ def _layers(boxes: list[Box]) -> list[int]:
 
 
 def _points(boxes: list[Box], layers: list[int]) -> list[_Point]:
-    """The boxes' points, linked. A value has one wire, however many boxes it leads to."""
+    """The boxes' points, linked. A value has one wire, however many boxes use it."""
     points = [_Point(box, i, layers[i], passing=False) for i, box in enumerate(boxes)]
     uses: list[list[tuple[_Point, int]]] = [[] for _ in boxes]
     for point in points:
@@ -179,7 +179,7 @@ def _link(source: _Point, target: _Point, position: int) -> None:
 
 
 def _ordered(points: list[_Point]) -> list[list[_Point]]:
-    """All points, layer by layer, in the best order of some that are tried."""
+    """All points, layer by layer, in the best of the orders tried."""
     best: list[list[_Point]] = []
     least: tuple[float, ...] = (math.inf,)
     for start in range(STARTS):
@@ -197,7 +197,7 @@ def _ordered(points: list[_Point]) -> list[list[_Point]]:
 def _walk(points: list[_Point], chance: random.Random | None) -> list[list[_Point]]:
     """Order points as a walk from the ends of the graph meets them: a tree has no crossing.
 
-    It turns to the operands of a point in their order, or by chance.
+    It visits the operands of a point in their order, or in random order.
     """
     layers: list[list[_Point]] = [[] for _ in range(1 + max(point.layer for point in points))]
     stack = [point for point in reversed(points) if not point.after]
@@ -223,7 +223,7 @@ def _number(layer: list[_Point]) -> None:
 
 
 def _sweep(layers: list[list[_Point]], to_the_left: bool) -> None:
-    """Order each layer by the mean place of what its points lead to, or of what leads to them."""
+    """Order each layer by the mean place of its points' successors or predecessors."""
 
     def place(point: _Point) -> float:
         if to_the_left:
@@ -238,7 +238,7 @@ def _sweep(layers: list[list[_Point]], to_the_left: bool) -> None:
 
 
 def _cost(layers: list[list[_Point]]) -> tuple[int, ...]:
-    """Crossings; operands that stand below later ones; the ranks that wires rise or fall."""
+    """Crossings; operands below later ones; how many ranks wires rise or fall."""
     disorder = steps = 0
     for point in (point for layer in layers for point in layer):
         ranks = [source.rank for source, _ in sorted(point.before, key=lambda link: link[1])]
@@ -248,7 +248,7 @@ def _cost(layers: list[list[_Point]]) -> tuple[int, ...]:
 
 
 def crossings(layers: list[list[_Point]]) -> int:
-    """Count the pairs of wires that cross: where starts are sorted, inversions of the ends."""
+    """Count the pairs of wires that cross: with sorted starts, the inversions of the ends."""
     count = 0
     for layer in layers:
         ends: list[tuple[int, int]] = []
@@ -264,7 +264,7 @@ def crossings(layers: list[list[_Point]]) -> int:
 
 
 def _set_heights(layers: list[list[_Point]]) -> float:
-    """Give every point its y, and return the lowest extent; the topmost is at 0."""
+    """Set every point's y, and return the lowest extent; the top is at 0."""
 
     def from_operands(point: _Point) -> list[_Point]:
         return point.guides() or [target for target, _ in point.after]
@@ -297,10 +297,10 @@ def _set_heights(layers: list[list[_Point]]) -> float:
 
 
 def _spread(wanted: list[float], weights: list[float], rooms: list[float]) -> list[float]:
-    """The values nearest to those wanted, by weighted least squares, with these rooms between them.
+    """The values nearest to those wanted, by weighted least squares, at least ``rooms`` apart.
 
-    Less the rooms before them the values may not fall: this is isotonic regression, and pooling
-    adjacent violators solves it.
+    With the preceding rooms subtracted, the values must not decrease: this is isotonic regression,
+    solved by pooling adjacent violators.
     """
     offsets = list(accumulate(rooms, initial=0.0))
     pools: list[tuple[float, float, int]] = []  # mean, weight, number of values
@@ -316,7 +316,7 @@ def _spread(wanted: list[float], weights: list[float], rooms: list[float]) -> li
 
 
 def _columns(layers: list[list[_Point]]) -> list[tuple[float, float, float]]:
-    """Where the marks of each layer begin, and its labels, and where these end."""
+    """Where the marks of each layer start, where its labels start, and where they end."""
     columns: list[tuple[float, float, float]] = []
     x = 0.0
     for layer in layers:

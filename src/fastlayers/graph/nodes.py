@@ -1,4 +1,4 @@
-"""What a graph is, as data: nodes in the order in which they were made, and as text."""
+"""A graph as data: its nodes in the order in which they were made; and as text."""
 
 from __future__ import annotations
 
@@ -8,9 +8,9 @@ from typing import Any, NamedTuple
 
 
 class Node(NamedTuple):
-    """A value of a graph: an input, a number, or what an operation makes of earlier values.
+    """A value of a graph: an input, a number, or the result of an operation on earlier values.
 
-    ``detail`` is an input's name, a number itself, a layer; ``place`` the line that made the node.
+    ``detail`` is an input's name, a number or a layer; ``place`` is the line that made the node.
     """
 
     operation: str
@@ -19,7 +19,7 @@ class Node(NamedTuple):
     place: str = ""
 
 
-# How the operations are written; layers by the name of their class.
+# How operations are written. A layer is written by its class name.
 FORMATS = {
     "multiply": "{} * {}",
     "add": "{} + {}",
@@ -36,7 +36,7 @@ FORMATS = {
 class Nodes(NamedTuple):
     """A whole graph. Inputs come first, in the order of the parameters.
 
-    ``single`` tells a function that returned one value from one that returned a tuple of one.
+    ``single`` distinguishes a function that returned a value from one that returned a 1-tuple.
     """
 
     name: str
@@ -54,7 +54,7 @@ class Nodes(NamedTuple):
         return needed
 
     def labels(self) -> list[str]:
-        """A name for each node: an input's own, a number itself, t0, t1, … for what is computed."""
+        """A name for each node: an input's name, a number itself, t0, t1, … for computed values."""
         labels: list[str] = []
         computed = 0
         for node in self.nodes:
@@ -66,7 +66,7 @@ class Nodes(NamedTuple):
         return labels
 
     def expression(self, position: int, labels: Sequence[str]) -> str:
-        """What a node computes, of operands by their labels."""
+        """What a node computes, with its operands' labels."""
         node = self.nodes[position]
         operands = [labels[operand] for operand in node.operands]
         if node.operation == "layer":
@@ -74,7 +74,7 @@ class Nodes(NamedTuple):
         return FORMATS[node.operation].format(*operands)
 
     def listing(self, values: Sequence[Any] | None = None) -> str:
-        """A line a node, with what it computes; of ``values``, if there are any, the shapes."""
+        """A line for each node: what it computes, and with ``values`` its value's shape."""
         labels = self.labels()
         lines = [f"{self.name}({', '.join(self.inputs)})"]
         for position, node in enumerate(self.nodes):
@@ -91,7 +91,7 @@ class Nodes(NamedTuple):
         return "\n    ".join(lines)
 
     def note(self, position: int, values: Sequence[Any], what: str = "node") -> str:
-        """What to say of an error at a node: which one it is, its operands, who made it."""
+        """The note for an error at a node: which node, its operands, and the line that made it."""
         labels = self.labels()
         node = self.nodes[position]
         operands = ", ".join(
@@ -107,7 +107,7 @@ class Nodes(NamedTuple):
 
 
 def summary(value: Any) -> str:
-    """A value in a word or two: an array by dtype and shape, a number itself, else its type."""
+    """A value in a word or two: an array's dtype and shape, a number itself, else the type."""
     if isinstance(value, Number):
         return number_text(value, repr)
     if hasattr(value, "dtype") and hasattr(value, "shape"):
@@ -116,7 +116,7 @@ def summary(value: Any) -> str:
 
 
 def number_text(value: Any, written: Callable[[Any], str]) -> str:
-    """A number as ``str`` or ``repr`` writes it; an int of too many digits for that by its size."""
+    """A number as ``str`` or ``repr`` writes it; an int with too many digits for that by size."""
     try:
         return written(value)
     except ValueError:

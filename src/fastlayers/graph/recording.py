@@ -1,4 +1,4 @@
-"""A function becomes a graph: it is called once, with symbols that note what is done to them."""
+"""Turn a function into a graph: call it once, with symbols that record what is done to them."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ from .nodes import Node, Nodes
 
 PACKAGE = os.path.dirname(os.path.dirname(__file__)) + os.sep  # noqa: PTH120, as in config.py
 
-# Of these, and of them alone, it is known that they multiply and add.
+# Only these are known to multiply and add.
 ELEMENTWISE = (layers.MulLayer, layers.AddLayer, reference.MulLayer, reference.AddLayer)
 FORWARDS = {layer.forward.__code__ for layer in ELEMENTWISE}
 
@@ -90,7 +90,7 @@ class Symbol(Placeholder):
         self._recording.refuse(f"np.{function.__name__}", OWN_LAYER)
 
     def __getattr__(self, name: str) -> NoReturn:
-        if name.startswith("_"):  # of Python's protocols, and tools that look for theirs
+        if name.startswith("_"):  # Python's protocols, and tools that look for their own
             raise AttributeError(name)
         instead = "nothing is known of a value before the graph is run; make it a parameter"
         self._recording.refuse(f"the attribute .{name} of a value", instead)
@@ -113,7 +113,7 @@ def _refusing(what: str, instead: str) -> Callable[..., NoReturn]:
     return method
 
 
-# What Python calls on an operand, what that is in words, and what to write in its place.
+# The special methods that are refused, what each means in words, and what to write instead.
 REFUSED = (
     ("bool", "if, and, or, not: the truth of a value", MANY_GRAPHS),
     ("eq ne lt le gt ge", "a comparison", MANY_GRAPHS),
@@ -147,7 +147,7 @@ for _names, _what, _instead in REFUSED:
 
 
 class Recording:
-    """A function's nodes as it makes them, and the layers that it meets, as they were before."""
+    """The nodes of a function as it makes them, and how the layers that it uses were before."""
 
     def __init__(self, name: str) -> None:
         self.name = name
@@ -176,7 +176,7 @@ class Recording:
         return self._made(Node(operation, positions, layer, place))
 
     def inline(self, graph: Nodes, operands: Sequence[Any], out: Any) -> Any:
-        """The nodes of another graph, in place of a call of it."""
+        """Insert another graph's nodes in place of a call to it."""
         if out is not None:
             self.refuse("out=", "leave it out, and give it to the whole graph")
         place = self.place()
@@ -207,7 +207,7 @@ class Recording:
         self._met.clear()
 
     def place(self) -> str:
-        """The line that is being run, of the first caller outside of this package."""
+        """The line that is running in the first caller outside of this package."""
         frame: FrameType | None = sys._getframe(1)
         while frame is not None and frame.f_code.co_filename.startswith(PACKAGE):
             if frame.f_code in FORWARDS and not self.over:
@@ -241,7 +241,7 @@ class Recording:
         return Symbol(self, position)
 
     def _position_of(self, operand: Any, place: str) -> int:
-        """The position of a symbol; of a number, that of a new node."""
+        """The position of a symbol; for a number, that of a new node."""
         if isinstance(operand, Symbol):
             recording = operand._recording
             if recording is self and not self.over:
@@ -266,7 +266,7 @@ class Recording:
 
 
 def _layer_on_the_way() -> str:
-    """The class of a layer of one's own whose ``forward`` is being run with symbols, or ''."""
+    """The class of the user's layer whose ``forward`` is running with symbols, or ''."""
     frame: FrameType | None = sys._getframe(1)
     while frame is not None and frame.f_code is not record.__code__:
         layer = frame.f_locals.get("self")
@@ -277,7 +277,7 @@ def _layer_on_the_way() -> str:
 
 
 def record(function: Callable[..., Any]) -> Nodes:
-    """Call a function with a symbol for each parameter, and return what it did to them."""
+    """Call a function with a symbol for each parameter; return what it did to them."""
     name = getattr(function, "__name__", None) or type(function).__name__
     parameters = _parameters(function, name)
     recording = Recording(name)
@@ -328,7 +328,7 @@ def _parameters(function: Callable[..., Any], name: str) -> list[inspect.Paramet
 
 
 def _defined(function: Callable[..., Any], name: str) -> str:
-    """Where a function begins, and its first line."""
+    """Where a function starts, and its first line."""
     code = getattr(inspect.unwrap(function), "__code__", None)
     if code is None:
         return name
@@ -337,7 +337,7 @@ def _defined(function: Callable[..., Any], name: str) -> str:
 
 
 def _written(code: CodeType, number: int, text: str) -> str:
-    """A place in a file: its name, the line's number, and what is written there."""
+    """A place in a file: the file's name, the line number, and the text there."""
     text = text if len(text) <= 100 else text[:99] + "…"
     file = os.path.basename(code.co_filename)  # noqa: PTH119
     return f"{file}:{number}: {text}" if text else f"{file}:{number}"

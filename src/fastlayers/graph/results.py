@@ -1,4 +1,4 @@
-"""What a graph returns: arrays that share memory with nothing, where the caller wants them."""
+"""What a graph returns: arrays that share no memory, where the caller wants them."""
 
 from __future__ import annotations
 
@@ -14,9 +14,9 @@ from .. import reference
 
 
 def apart(results: list[Any], taken: Sequence[Any], foreign: Sequence[bool] = ()) -> list[Any]:
-    """Results that share memory with nothing: not with each other, nor with what is ``taken``.
+    """Results that share no memory, neither with each other nor with what is ``taken``.
 
-    ``foreign`` tells of each whether it comes from elsewhere, and may share memory with anything.
+    ``foreign`` says for each whether it comes from elsewhere, and may share memory with anything.
     """
     seen = {id(one) for one in taken}
     owned = []
@@ -30,7 +30,7 @@ def apart(results: list[Any], taken: Sequence[Any], foreign: Sequence[bool] = ()
 
 
 def pair_of_outputs(out: Any) -> tuple[Any, Any]:
-    """Where the values go, and where the gradients."""
+    """Where the values go, and where the gradients go."""
     if out is None:
         return None, None
     if not (isinstance(out, tuple) and len(out) == 2):
@@ -55,7 +55,7 @@ def outputs_for(
 
 
 def stored(results: Sequence[Any], outputs: Sequence[Any]) -> Sequence[Any]:
-    """Results, copied into the outputs that there are; nothing is written if one is refused."""
+    """Copy results into the outputs given; write nothing if one of them is refused."""
     if all(output is None for output in outputs):
         return results
     return reference.store(results, outputs)

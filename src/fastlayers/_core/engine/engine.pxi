@@ -1,4 +1,4 @@
-# What a module of kernels offers; each includes this, to be compiled for its instruction set.
+# What a kernel module offers. Each includes this file and compiles it for its instruction set.
 
 from libc.stdint cimport int32_t, int64_t
 from libc.string cimport memset
@@ -26,7 +26,7 @@ cdef int run(const Job *job) noexcept nogil:
     return run_job(job)
 
 
-# A loop takes the dtype's pointer where NumPy's take what they do not use.
+# Where NumPy's loops have an unused argument, these have a pointer of the dtype.
 cdef void fill(DType dtype, T *unused) noexcept:
     engine.loops[MULTIPLY][dtype] = <Loop> multiply_loop[T]
     engine.loops[ADD][dtype] = <Loop> add_loop[T]

@@ -1,8 +1,8 @@
 """The kernels: all arithmetic of the package.
 
-They loop over strided memoryviews and know nothing of layouts: loops.pxd calls them with constant
-strides where that matters, and the C compiler makes a vector loop of each. All of this is compiled
-once for each instruction set (the kernels_*.pyx say which).
+They loop over strided memoryviews and know nothing about layouts: loops.pxd calls them with
+constant strides where that matters, and the C compiler makes vector loops of them. This is all
+compiled once for each instruction set (see kernels_*.pyx).
 """
 
 from libc.stdint cimport int32_t, int64_t
@@ -10,8 +10,8 @@ from libc.stdint cimport int32_t, int64_t
 cdef extern from "compiler.h":
     pass
 
-# A row becomes a vector loop only where the compiler sees its constant strides inside the kernel.
-# Left to itself GCC shares one strided copy between rows of different strides: three times slower.
+# A row becomes a vector loop only if the compiler sees its constant strides inside the kernel. Left
+# to itself, GCC shares one strided copy between rows of different strides: three times slower.
 cdef extern from *:
     """
     #undef CYTHON_INLINE
@@ -23,7 +23,7 @@ cdef extern from *:
     #define CYTHON_INLINE inline
     #endif
 
-    /* A product and a sum are rounded each; GCC is told so by a flag. */
+    /* Round each product and each sum; for GCC a flag does this. */
     #if defined(_MSC_VER)
     #pragma fp_contract (off)
     #elif defined(__clang__)
@@ -171,11 +171,11 @@ cdef inline void subtract_product(
 
 # ---- sums ----
 #
-# Sums are kept to twice the precision of a double: with each addition the part that rounding took
-# is computed (exactly: Knuth, The Art of Computer Programming vol. 2, 4.2.2, theorem B) and summed
-# too. Whole rows of results are added so, element by element; along a row, 256 elements at a time
-# are summed in 32 lanes. Neither depends on the width of a vector or on who computes it, so all
-# instruction sets and thread counts give the same bits.
+# Sums are kept to twice the precision of a double: for each addition, the part that rounding took
+# is computed exactly (Knuth, The Art of Computer Programming vol. 2, 4.2.2, theorem B) and summed
+# too. Whole rows of results are added this way, element by element. Along a row, 256 elements at a
+# time are summed in 32 lanes. Neither depends on the vector width or on which thread computes it,
+# so all instruction sets and thread counts give the same bits.
 
 cdef enum:
     SEGMENT = 256
@@ -216,7 +216,7 @@ cdef inline void accumulate_segment(
         for lane in range(LANES):
             add_exactly(values[i + lane], &sums[lane], &errors[lane])
         i += LANES
-    # Spelt out, so that the compiler sees how many lanes there are each time.
+    # Written out, so that the compiler sees the number of lanes in each step.
     fold(sums, errors, 16)
     fold(sums, errors, 8)
     fold(sums, errors, 4)
@@ -242,5 +242,5 @@ cdef inline void round_sums(
     cdef double error
     for i in range(out.shape[0]):
         error = errors[i]
-        # Of an infinite sum the error is no number.
+        # The error of an infinite sum is NaN.
         out[i] = <Real> (sums[i] + error if error == error else sums[i])

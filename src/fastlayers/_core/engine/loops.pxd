@@ -1,7 +1,7 @@
-"""Loops: a kernel for a dtype, called as NumPy calls its inner loops.
+"""Loops: each is a kernel for one dtype, called like NumPy's inner loops.
 
-Each calls its kernel with constant strides where the compiler is to make a vector loop of it, and
-with whatever strides there are elsewhere.
+For common strides a loop calls its kernel with constants, so that the compiler makes a vector loop
+of it; all others it passes on as they are.
 """
 
 from .kernels cimport (
@@ -12,14 +12,14 @@ from .kernels cimport (
 
 # ---- memoryviews without acquisition ----
 #
-# Acquiring a typed memoryview takes some 70 ns, as long as NumPy takes for a whole small product.
-# A kernel only borrows its operands, so the slice struct that Cython passes for a memoryview is
-# filled here by hand: with no owner (memview NULL) nothing is counted, locked or released. To the
-# C compiler a kernel takes such structs whatever the dtype; the casts below only tell Cython so.
+# Acquiring a typed memoryview takes some 70 ns, as long as NumPy needs for a whole small product. A
+# kernel only borrows its operands, so the slice struct that Cython passes for a memoryview is
+# filled in here by hand: without an owner (memview NULL) nothing is counted, locked or released. In
+# C a kernel takes this struct whatever the dtype; the casts below only tell Cython so.
 
 cdef extern from *:
     """
-    /* Cython's struct has these fields and no other; else this does not compile. */
+    /* If Cython's struct has other fields than these, this does not compile. */
     struct fastlayers_slice {
         void *memview;
         char *data;
@@ -60,7 +60,7 @@ cdef inline Slice borrow(char *data, Py_ssize_t n, Py_ssize_t stride) noexcept n
 
 # ---- one function for each number of operands ----
 #
-# `unit` is the bytes of an element, known to the compiler.
+# `unit` is the size of an element in bytes, which the compiler knows.
 
 cdef inline void run2(
     Kernel2 kernel, char **d, Py_ssize_t n, const Py_ssize_t *s, Py_ssize_t unit
@@ -221,7 +221,7 @@ cdef inline void accumulate_segment_loop(
     char **data, const Py_ssize_t *n, const Py_ssize_t *strides, Real *dtype
 ) noexcept nogil:
     cdef Py_ssize_t count = n[0]
-    while count % LANES:  # sums begin at 0.0: no 0.0 more changes one
+    while count % LANES:  # sums start at 0.0: adding 0.0 changes none
         (<Real *> data[0])[count] = 0
         count += 1
     (<Kernel3> <void *> accumulate_segment[Real])(

@@ -1,4 +1,4 @@
-"""Rows of a job: straight on the operands, or tile by tile through buffers that stay in the caches."""
+"""Rows of a job, run straight on the operands or tile by tile through buffers in the caches."""
 
 from ..program.program cimport (
     MAX_INPUTS, MAX_OPERANDS, MAX_RESULTS, MAX_SLOTS, MAX_TEMPORARIES, STEP_SLOTS, Job, Loop,
@@ -10,16 +10,16 @@ cdef extern from "stream.h" nogil:
     const bint CAN_STREAM
     void stream_copy(void *to, const void *source, size_t size)
 
-# A vector store that straddles two cache lines costs twice, and large arrays that malloc gives are
-# all 16 bytes past a line: there a backward of 10k float64 took 9.4 us, and 4.1 us with the first
-# elements computed apart (AVX-512, Xeon of the Sapphire Rapids family).
+# A vector store that straddles two cache lines costs twice as much, and malloc's large arrays all
+# start 16 bytes past a line. There a backward of 10k float64 took 9.4 us, but 4.1 us with the first
+# elements computed separately (AVX-512, Xeon of the Sapphire Rapids family).
 cdef enum:
     CACHE_LINE = 64         # bytes
-    ALIGNED_ROW = 256       # elements; shorter rows do not repay the second loop
+    ALIGNED_ROW = 256       # elements; for shorter rows a second loop does not pay
 
-# Results that are streamed are computed into a tile by the ordinary loops, then copied out past the
-# caches. Tiles of 512 elements and more lose what that gains for two results. All other tiles are a
-# segment of the sums. Buffers lie a cache line apart from where they would meet in a page.
+# The ordinary loops compute streamed results into a tile, which is then copied out past the caches.
+# With two results, tiles of 512 elements or more lose the benefit. All other tiles are as long as a
+# segment of the sums. The buffers are a cache line further apart, so they do not collide in a page.
 cdef enum:
     STREAMED_TILE = 64      # elements
     BUFFER_BYTES = 256 * 8 + 64

@@ -1,4 +1,4 @@
-"""Jobs: cut into rows, and into shares for threads."""
+"""Jobs, cut into shares or chunks for threads, and these into rows."""
 
 from cython.parallel cimport prange
 
@@ -20,7 +20,7 @@ cdef extern from "stream.h" nogil:
 
 
 cdef inline void walk(const Job *job, Py_ssize_t start, Py_ssize_t stop) noexcept nogil:
-    """Run the elements from start to stop, counted in the job's own order, row by row."""
+    """Run the elements from start to stop, counted in the job's order, row by row."""
     cdef int axis, operand
     cdef int last = job.ndim - 1
     cdef Py_ssize_t n
@@ -40,7 +40,7 @@ cdef inline void walk(const Job *job, Py_ssize_t start, Py_ssize_t stop) noexcep
         start += n
         if start >= stop:
             return
-        # Back to the head of the row, then on to the next one, as an odometer goes.
+        # Back to the start of the row, then on to the next one, like an odometer.
         for operand in range(job.operands):
             data[operand] -= index[last] * job.strides[last][operand]
         index[last] = 0
@@ -57,9 +57,9 @@ cdef inline void walk(const Job *job, Py_ssize_t start, Py_ssize_t stop) noexcep
             axis -= 1
 
 
-# Where an operand lies across the others (a transposed array), a row would touch as many cache
-# lines as it has elements, and use an eighth of each. A block of this many rows and columns uses
-# them up while they are in the caches. A step on 1M float64 elements, one of them transposed, took
+# If an operand lies across the others (a transposed array), a row would touch as many cache lines
+# as it has elements, and use an eighth of each. A block of this many rows and columns uses all of
+# them while they are in the caches. A step on 1M float64 elements with one operand transposed took
 # 3.7 ms; in blocks of 16 x 64 it took 7.9 ms, of 32 x 32 13 ms, of 256 x 16 10 ms (one thread, Xeon
 # of the Sapphire Rapids family).
 cdef enum:
@@ -80,12 +80,12 @@ cdef inline Py_ssize_t count_blocks(const Job *job) noexcept nogil:
 
 
 cdef inline void walk_blocks(const Job *job, Py_ssize_t start, Py_ssize_t stop) noexcept nogil:
-    """Run the blocks of the last two axes from start to stop, the columns' first."""
+    """Run the blocks of the last two axes from start to stop, along the columns first."""
     cdef Py_ssize_t rows = job.shape[job.ndim - 2]
     cdef Py_ssize_t columns = job.shape[job.ndim - 1]
     cdef Py_ssize_t across = ceil_div(columns, BLOCK_COLUMNS)
     cdef Py_ssize_t down = ceil_div(rows, BLOCK_ROWS)
-    cdef Py_ssize_t block, top, left, rest, index
+    cdef Py_ssize_t block, top, left, rest, index, _row
     cdef int axis, operand
     cdef char *data[MAX_OPERANDS]
     for block in range(start, stop):
@@ -102,14 +102,14 @@ cdef inline void walk_blocks(const Job *job, Py_ssize_t start, Py_ssize_t stop) 
             rest = rest // job.shape[axis]
             for operand in range(job.operands):
                 data[operand] += index * job.strides[axis][operand]
-        for index in range(min(<Py_ssize_t> BLOCK_ROWS, rows - top)):
+        for _row in range(min(<Py_ssize_t> BLOCK_ROWS, rows - top)):
             row(job, data, min(<Py_ssize_t> BLOCK_COLUMNS, columns - left))
             for operand in range(job.operands):
                 data[operand] += job.strides[job.ndim - 2][operand]
 
 
-# Shares are of whole cache lines of a contiguous result, and the same whenever the size is: in
-# backward a thread finds in its cache what it had in forward.
+# Shares are whole cache lines of a contiguous result, and depend only on the size: in backward, a
+# thread finds in its cache what it used in forward.
 cdef enum:
     SHARE_UNIT = 64         # elements
 
@@ -145,7 +145,7 @@ cdef inline void walk_all(const Job *job) noexcept nogil:
 cdef inline int run_chunks(
     const Job *job, int group, const fp_environment *callers
 ) noexcept nogil:
-    """Run one group of the chunks of a job whose results are summed."""
+    """Run one group of chunks of a job with sums; return the exceptions that it raised."""
     cdef Job part
     cdef fp_environment own
     cdef int chunk, operand, result, each
@@ -172,7 +172,7 @@ cdef inline int run_chunks(
 
 
 cdef inline int finish_sum(const Job *job, const Sum *sum, char *sums) noexcept nogil:
-    """Add the sets up, in their order, and round the sums to the job's dtype."""
+    """Add up the sets, in order, and round the sums to the job's dtype."""
     cdef Py_ssize_t i
     cdef int number
     cdef double *total
@@ -212,8 +212,8 @@ cdef inline int run_job(const Job *job) noexcept nogil:
         return raised
     if job.threads == 1:
         return run_share(job, 0, &callers)
-    # Parts without a share come back at once: a smaller team would have GNU OpenMP end the other
-    # threads, and start them again for the next larger job.
+    # Parts without a share return at once. With a smaller team, GNU OpenMP would end the other
+    # threads and start them again for the next larger job.
     for part in prange(job.team, num_threads=job.team, schedule="static", chunksize=1):
         raised |= run_share(job, part, &callers)
     return raised

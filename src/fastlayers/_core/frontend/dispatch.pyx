@@ -1,10 +1,10 @@
 # cython: binding=False
-"""The functions of the package: which calls the engine serves, and what becomes of the others.
+"""The functions of the package: which calls the engine serves, and what happens to the others.
 
-A call is served when its operands are plain arrays (and numbers) of one dtype that NumPy would not
-convert; the results are allocated here, a job is filled in and run, and that is all. Every other
-call, and every call that raises a floating-point exception which the user wants to hear of, goes to
-the plain expression of fastlayers.reference, which also words all errors.
+A call is served if its operands are plain arrays (and numbers) of one dtype that NumPy would not
+convert. Then the results are allocated here, and a job is filled in and run. Every other call, and
+every call that raises a floating-point exception that the user does not ignore, goes to the plain
+expression in fastlayers.reference, which also words all errors.
 """
 
 cimport numpy as cnp
@@ -33,7 +33,7 @@ cnp.import_array()
 
 
 cdef object execute_converted(const Program *program, const Given *given, bint *warned):
-    """`execute` with operands in another form, where they have one that is served."""
+    """`execute` with operands converted to a form that is served, if there is one."""
     cdef Given other = given[0]
     cdef int slot
     previous = let_recycle(may_be_large(
@@ -58,7 +58,7 @@ cdef object execute_converted(const Program *program, const Given *given, bint *
 
 
 cdef bint overwrites(const Program *program, const Given *given):
-    """Whether outputs lie over operands, which NumPy must find as they were if it is to report."""
+    """Whether outputs overlap operands, which NumPy needs unchanged if it has to warn."""
     cdef int slot, result
     for result in range(program.results):
         if given.outs[result] == NULL or not PyArray_CheckExact(given.outs[result]):
@@ -72,7 +72,7 @@ cdef bint overwrites(const Program *program, const Given *given):
 
 
 cdef object as_mapped(object result, int number, const Program *program, const Given *given):
-    """A result as NumPy gives it: of memory maps and no other array, a view."""
+    """A result as NumPy gives it: a view if all arrays it was computed from are memory maps."""
     cdef int slot
     if given.outs[number] != NULL:
         return result
@@ -83,12 +83,12 @@ cdef object as_mapped(object result, int number, const Program *program, const G
 
 
 cdef inline object attempt(const Program *program, const Given *given, bint *warned):
-    """`execute`, with operands in another form where they are not served as they are."""
+    """`execute`; if the operands are not served as they are, with converted ones."""
     result = execute(program, given, warned)
     return execute_converted(program, given, warned) if result is None else result
 
 
-# What the kernels do not serve is evaluated by NumPy; large results of that are recycled, too.
+# NumPy evaluates what the kernels do not serve. Its large results are recycled, too.
 
 ctypedef object (*Expression)(object, object)
 
@@ -121,7 +121,7 @@ cdef object evaluate_backward(
 
 
 cdef inline object let_recycle(bint large):
-    """Put the recycler in force for NumPy's large results; return what was before, or None."""
+    """Put the recycler in force for NumPy's large results; return the previous handler, or None."""
     return memory.set_handler(memory.recycling_handler()) if large and is_recycling() else None
 
 
@@ -137,7 +137,7 @@ cdef bint may_be_large(object x, object y) noexcept:
     cdef Py_ssize_t y_size = count_elements(y)
     cdef Py_ssize_t size = max(x_size, y_size)
     if x_size > 1 and y_size > 1 and not cnp.PyArray_SAMESHAPE(<cnp.ndarray> x, <cnp.ndarray> y):
-        # Broadcast against each other they may give an element for each of their pairs.
+        # Broadcast together, they may give an element for each pair of theirs.
         size = min(x_size, 1 << 30) * min(y_size, 1 << 30)
     return size >= recycled_bytes() // max(bytes_of_element(x), bytes_of_element(y))
 
@@ -154,7 +154,7 @@ cdef inline Py_ssize_t bytes_of_element(object value) noexcept:
 
 # ---- the functions ----
 #
-# PyNumber_Multiply, not ``*``: Cython has shortcuts for that, which lose the sign of a zero.
+# PyNumber_Multiply, not ``*``: Cython's shortcuts for that lose the sign of a zero.
 
 cdef inline object compute(Operation operation, object x, object y, object out):
     """An operation on two operands."""
@@ -200,7 +200,7 @@ cdef inline object differentiate(
     if result is not None and not warned:
         return result
     if operation == MULTIPLY and out is None:
-        return multiply(dout, y), multiply(dout, x)  # one of them may be served
+        return multiply(dout, y), multiply(dout, x)  # one of the two may be served
     return evaluate_backward(operation, dout, x, y, out, sum_to_shape)
 
 
@@ -213,7 +213,7 @@ cdef inline bint are_numbers(object x, object y) noexcept:
 
 
 cdef inline bint have_one_shape(object dout, object x, object y) noexcept:
-    """Whether three plain arrays are of one shape, so that gradients have nothing to sum."""
+    """Whether three plain arrays have one shape, so that there is nothing to sum."""
     return has_same_shape(dout, x) and has_same_shape(dout, y)
 
 
@@ -279,8 +279,8 @@ def negative_backward(dout, out=None):
 
 # ---- sums ----
 #
-# Where a sum raises an exception that the user wants to hear of, NumPy says of what, if anything:
-# an infinity raises flags in sums that keep what rounding takes. The sums are these all the same.
+# If a sum raises an exception that the user does not ignore, NumPy computes it too, and warns if it
+# has a reason: in these sums an infinity raises flags. The results are these sums all the same.
 
 cdef object sum_gradients(Operation operation, object dout, object x, object y, object out):
     """The pair of gradients, each summed to its operand's shape."""
@@ -303,7 +303,7 @@ cdef object sum_gradients(Operation operation, object dout, object x, object y, 
 
 
 cdef object summed(const Program *program, Given *given, bint *warned):
-    """The results of a program, each summed to an operand's shape; None where it is not served."""
+    """The results of a program, each summed to an operand's shape; None if it is not served."""
     cdef int slot
     for slot in range(program.results):
         given.outs[slot] = NULL
@@ -314,7 +314,7 @@ cdef object summed(const Program *program, Given *given, bint *warned):
 
 
 def sum_to_operand(value, operand, other=None):
-    """As `reference.sum_to_operand`, with the sums of `add_backward`."""
+    """Like `reference.sum_to_operand`, with the sums of `add_backward`."""
     cdef Given given
     cdef bint warned = False
     if not PyArray_CheckExact(<PyObject *> value):
@@ -329,7 +329,7 @@ def sum_to_operand(value, operand, other=None):
         result = summed(&backward[ADD], &given, &warned)
         result = result if result is None else result[0]
     if result is None and np.shape(operand) != value.shape:
-        # Of the operand the shape alone counts, and whether it is a number.
+        # Only the operand's shape counts, and whether it is a Python number.
         like = 1.0 if is_python_number(operand) else np.broadcast_to(
             np.zeros((), value.dtype), np.shape(operand))
         given.sum_to[0] = <PyObject *> like
@@ -342,7 +342,7 @@ def sum_to_operand(value, operand, other=None):
 
 
 def multiply_to_operand(dout, factor, operand):
-    """As `reference.multiply_to_operand`, with the sums of `multiply_backward`."""
+    """Like `reference.multiply_to_operand`, with the sums of `multiply_backward`."""
     cdef Given given
     cdef bint warned = False
     if PyArray_CheckExact(<PyObject *> dout) and not has_same_shape(dout, operand):
@@ -358,7 +358,7 @@ def multiply_to_operand(dout, factor, operand):
 
 
 cdef object at_shape(object product, tuple shape):
-    """A product that may not depend on all axes: it counts for each of their elements."""
+    """A product at ``shape``: along axes that it does not have, it counts for each element."""
     if np.shape(product) == shape:
         return product
     return np.broadcast_to(product, shape, subok=True)
@@ -370,9 +370,9 @@ cdef bint is_python_number(object value):
 
 # ---- documentation ----
 #
-# The functions are builtins, not the function objects that Cython makes by default (binding=False
-# above): calling those takes 10 ns more, 7 % of a small step. A builtin has its signature and text
-# from C; they are set here, so that the reference's serve both implementations.
+# The functions are builtins (binding=False above), not the function objects that Cython makes by
+# default: calling those takes 10 ns more, 7 % of a small step. A builtin takes its signature and
+# docstring from C. They are set here to the reference's, so that both implementations share them.
 
 cdef extern from "Python.h":
     ctypedef struct PyMethodDef:
@@ -380,7 +380,7 @@ cdef extern from "Python.h":
     ctypedef struct PyCFunctionObject:
         PyMethodDef *m_ml
 
-cdef list texts = []  # keeps them alive; written by the import alone
+cdef list texts = []  # keeps them alive; only the import writes it
 
 
 cdef int document(object function, object original) except -1:

@@ -1,5 +1,5 @@
-"""What programs take for an operand: arrays of the table's dtypes, and numbers that NumPy would
-convert to such a dtype in one way only."""
+"""What programs take as operands: arrays of the table's dtypes, and numbers that NumPy would
+convert to such a dtype in only one way."""
 
 cimport numpy as cnp
 from cpython.object cimport PyObject, PyTypeObject
@@ -13,12 +13,13 @@ from .ndarray cimport (
 )
 
 cdef struct DTypeRow:
-    Descr *descr                # NumPy's own: native byte order and no metadata, without a look
-    PyTypeObject *scalar_type   # whose exact instances NumPy takes as 0-d arrays of the dtype
+    Descr *descr                # NumPy's own: surely native byte order and no metadata
+    PyTypeObject *scalar_type   # NumPy takes its exact instances as 0-d arrays of the dtype
     Py_ssize_t item_bytes
     long long least             # integers from here
-    long long most              # to here it holds exactly: there is one way only to convert them
-    # Store a number; of a real one False, where NumPy would warn. NULL: NumPy converts the array.
+    long long most              # to here are exact, so there is only one way to convert them
+    # Store a number; for a real one, return False if NumPy would warn, and with NULL NumPy converts
+    # the array.
     bint (*store_real)(double value, char *number) noexcept
     void (*store_integer)(long long value, char *number) noexcept
 
@@ -33,16 +34,16 @@ cdef union Number:
     int32_t int32
     int64_t int64
 
-# An array is looked at as NumPy's ufuncs look at it: whoever gives it another shape, dtype or
-# memory (`resize`) while another thread computes with it may crash either. Its elements may be
-# written meanwhile; which of them are seen is then anybody's guess, as with NumPy.
+# Arrays are read as NumPy's ufuncs read them: changing an array's shape, dtype or memory (`resize`)
+# while another thread computes with it may crash both. Its elements may be written meanwhile; which
+# of the new ones are seen is undefined, as with NumPy.
 cdef struct Operand:
     int ndim                # 0 for a number, which every axis repeats
     int flags
     char *data
     Py_ssize_t *shape
     Py_ssize_t *strides
-    Number number           # where data points, if it is one
+    Number number           # what data points to, if it is a number
 
 
 cdef inline bint is_number(PyObject *value) noexcept:
@@ -71,7 +72,7 @@ cdef inline DType array_dtype(Array *array) noexcept:
 
 
 cdef inline bint describe(PyObject *value, DType dtype, Operand *operand) noexcept:
-    """Describe an operand of the given dtype; False if NumPy would convert it, or the array."""
+    """Describe an operand of the given dtype; False if NumPy would convert it or the array."""
     cdef Array *array
     if PyArray_CheckExact(value):
         array = <Array *> value

@@ -33,7 +33,7 @@ cdef bint store_float64(double value, char *number) noexcept:
 
 
 cdef bint store_float32(double value, char *number) noexcept:
-    # NumPy warns when the conversion overflows or underflows.
+    # NumPy warns if the conversion overflows or underflows.
     if isfinite(value) and value != 0 and not FLT_MIN <= fabs(value) <= FLT_MAX:
         return False
     (<float *> number)[0] = <float> value
@@ -78,7 +78,7 @@ memory_map = <PyTypeObject *> np.memmap
 
 
 cdef bint store_number(PyObject *value, DType dtype, char *number) noexcept:
-    """Store a number as the dtype; False if NumPy would convert it otherwise, warn or raise."""
+    """Store a number as the dtype; False if NumPy would convert it differently, warn or raise."""
     cdef const DTypeRow *row = &dtypes[dtype]
     cdef long long integer
     cdef int overflow = 0
@@ -97,7 +97,7 @@ cdef bint store_number(PyObject *value, DType dtype, char *number) noexcept:
 
 
 cdef bint describe_shape(PyObject *value, Operand *operand) noexcept:
-    """Describe the shape of an operand whose values do not matter; False if it is not plain."""
+    """Describe an operand's shape, if its values do not matter; False if it is not plain."""
     if is_array(value):
         operand.ndim = PyArray_NDIM(<Array *> value)
         operand.shape = PyArray_DIMS(<Array *> value)
@@ -108,14 +108,14 @@ cdef bint describe_shape(PyObject *value, Operand *operand) noexcept:
 
 # ---- arrays in another form ----
 #
-# The kind of an array changes between processes: joblib hands its workers memory maps, Dask arrays
-# at odd addresses. A memory map is served as the array that it is; an unaligned or byte-swapped
-# array is copied first, which takes less than the buffers that NumPy reads it through.
+# The kind of an array can change between processes: joblib gives its workers memory maps, Dask
+# arrays at odd addresses. A memory map is served as a plain array. An unaligned or byte-swapped
+# array is copied first, which costs less than the buffers through which NumPy reads it.
 
 cdef tuple converted(PyObject *const *operands, int count, unsigned int *copied):
-    """Operands that are not served as they are, in a form that is; None if there is none.
+    """Operands that are not served as they are, in a form that is served; None if there is none.
 
-    ``copied`` gets a bit for each that is a copy.
+    ``copied`` gets a bit for each operand that is a copy.
     """
     cdef DType dtype = UNSERVED
     cdef DType one
@@ -130,7 +130,7 @@ cdef tuple converted(PyObject *const *operands, int count, unsigned int *copied)
             return None
         dtype = one
         if array_dtype(<Array *> operands[slot]) == UNSERVED:
-            if PyArray_NDIM(<Array *> operands[slot]):  # an array of no axes says nothing of order
+            if PyArray_NDIM(<Array *> operands[slot]):  # an array without axes has no order
                 copied[0] |= <unsigned int> 1 << slot
             changed = True
         elif not PyArray_CheckExact(operands[slot]):
@@ -148,7 +148,7 @@ cdef tuple converted(PyObject *const *operands, int count, unsigned int *copied)
 
 
 cdef DType dtype_in_any_form(Array *array) noexcept:
-    """The dtype of an array, in whatever byte order and wherever it lies, or UNSERVED."""
+    """The dtype of an array in any byte order and at any address, or UNSERVED."""
     cdef Descr *descr = PyArray_DESCR(array)
     cdef int number = descr.type_num
     if number < 0 or number >= cnp.NPY_NTYPES_LEGACY or PyDataType_METADATA(descr) != NULL:
@@ -165,6 +165,6 @@ cdef object plain(object array):
     dtype = array.dtype.newbyteorder("=")
     if 0 not in array.strides:
         return array.astype(dtype)
-    # An axis that repeats an element says nothing about the memory order; nor may the copy's.
+    # An axis that repeats an element does not affect the memory order; nor may the copy's.
     once = array[tuple([slice(None) if stride else slice(1) for stride in array.strides])]
     return np.broadcast_to(once.astype(dtype), array.shape)

@@ -23,20 +23,20 @@ from .results cimport (
 from .schedule cimport is_ignored, run
 
 
-# What a program is run on, each as borrowed pointers.
+# What a program is run on, as borrowed pointers.
 cdef struct Given:
     PyObject *operands[MAX_INPUTS]
-    PyObject *outs[MAX_RESULTS]     # the array that a result is written into, or NULL
-    PyObject *sum_to[MAX_RESULTS]   # where results are summed: the operand to whose shape, or NULL
+    PyObject *outs[MAX_RESULTS]     # the array to write a result into, or NULL
+    PyObject *sum_to[MAX_RESULTS]   # if summing: the operand to whose shape, or NULL
     bint summing
     bint has_outs
     unsigned int copied             # a bit for each operand that is a copy of what was given
 
 
 cdef inline object execute(const Program *program, const Given *given, bint *warned):
-    """The result of a program, or a tuple of its results; None where it is not served.
+    """The result of a program, or a tuple of its results; None if it is not served.
 
-    ``warned`` is set where a floating-point exception was raised that the user wants to hear of.
+    ``warned`` is set if a floating-point exception was raised that the user does not ignore.
     """
     if not given.summing and not given.copied:
         results = execute_row(program, given, warned)
@@ -46,9 +46,9 @@ cdef inline object execute(const Program *program, const Given *given, bint *war
 
 
 cdef inline object execute_row(const Program *program, const Given *given, bint *warned):
-    """`execute` for arrays of one shape that are contiguous in one order: a single row.
+    """`execute` for arrays of one shape, contiguous in one order: a single row.
 
-    That is what most calls are, and what small ones have the least time for.
+    Most calls are like this, and small ones have little time to spare.
     """
     cdef Call call
     cdef Job *job = &call.job
@@ -119,7 +119,7 @@ cdef inline object execute_row(const Program *program, const Given *given, bint 
 
 
 cdef inline bint are_alike(Array *first, Array *other) noexcept:
-    """Whether two arrays are of one dtype and shape."""
+    """Whether two arrays have the same dtype and shape."""
     cdef int axis
     if PyArray_DESCR(first) != PyArray_DESCR(other) or PyArray_NDIM(first) != PyArray_NDIM(other):
         return False
@@ -132,7 +132,7 @@ cdef inline bint are_alike(Array *first, Array *other) noexcept:
 cdef inline bint is_row_beside(
     const Call *call, const Given *given, int result, Array *first, int order
 ) noexcept:
-    """Whether an output is a row like the inputs, and shares memory with none, nor with another."""
+    """Whether an output is a row like the inputs, and overlaps neither them nor another output."""
     cdef Array *array = <Array *> given.outs[result]
     cdef const Job *job = &call.job
     cdef Py_ssize_t bytes = job.size * job.item_bytes

@@ -1,4 +1,4 @@
-"""From operands to a job: broadcast them, find their memory order, order the axes."""
+"""From operands to a job: broadcast them, find their memory order, sort and merge the axes."""
 
 from ..program.program cimport MAX_DIMS, MAX_INPUTS, DType, Job, Program
 from .dtypes cimport Operand, dtypes
@@ -7,14 +7,14 @@ from .ndarray cimport NPY_ARRAY_C_CONTIGUOUS, NPY_ARRAY_F_CONTIGUOUS
 cdef extern from "Python.h":
     const Py_ssize_t PY_SSIZE_T_MAX
 
-# A call on its way to the engine: what it was given, and the job that this becomes.
+# A call on its way to the engine: its operands, and the job that they become.
 cdef struct Call:
     const Program *program
     DType dtype
     int input_count             # the program's inputs and constants
     unsigned int copied         # a bit for each input that is a copy of what NumPy would buffer
-    unsigned int numbers        # for each that is one
-    unsigned int whole          # and for each of the results' shape, of which nothing is repeated
+    unsigned int numbers        # a bit for each input that is a number
+    unsigned int whole          # a bit for each input that has the results' shape
     int ndim                    # of the results
     const Py_ssize_t *shape
     Py_ssize_t broadcast_shape[MAX_DIMS]
@@ -33,9 +33,9 @@ cdef inline void begin_job(Call *call) noexcept:
 
 
 cdef inline int find_shared_order(const Call *call, unsigned int sources) noexcept:
-    """The memory order of inputs that have the results' shape and are contiguous in one order, or 0.
+    """The common memory order of inputs that are contiguous and have the results' shape, or 0.
 
-    ``sources`` has a bit for each input that counts. Numbers go with every shape and order.
+    ``sources`` has a bit for each input that counts. Numbers fit every shape and order.
     """
     cdef int flags = NPY_ARRAY_C_CONTIGUOUS | NPY_ARRAY_F_CONTIGUOUS
     cdef int slot
@@ -48,9 +48,9 @@ cdef inline int find_shared_order(const Call *call, unsigned int sources) noexce
 
 
 cdef inline bint broadcast(Call *call) noexcept:
-    """Give the job an axis for each of the results', as they come, and lay the inputs along them.
+    """Give the job the results' axes, in their order, and set the inputs' strides along them.
 
-    False if they do not broadcast, or the call is not served.
+    False if the inputs do not broadcast, or the call is not served.
     """
     cdef Job *job = &call.job
     cdef const Operand *operand
@@ -91,7 +91,7 @@ cdef inline bint broadcast(Call *call) noexcept:
 
 
 cdef inline bint has_shape(const Operand *operand, const Call *call) noexcept:
-    """Whether an operand has the shape of the call, so that nothing of it is repeated."""
+    """Whether an operand has the shape of the call, so that it is not broadcast."""
     cdef int axis
     if operand.ndim != call.ndim:
         return False
@@ -120,7 +120,7 @@ cdef inline bint is_in_order(const Call *call, bint contiguous) noexcept:
 
 
 cdef inline int leader(const Call *call) noexcept:
-    """The first input of the results' shape, if there is one: whose memory order sums follow."""
+    """The first input with the results' shape, or else 0: sums follow its memory order."""
     cdef int slot
     for slot in range(call.input_count):
         if call.whole >> slot & 1:
@@ -129,7 +129,7 @@ cdef inline int leader(const Call *call) noexcept:
 
 
 cdef inline bint reaches_all(const Call *call, unsigned int sources) noexcept:
-    """Whether what is computed from some of the inputs has the shape of the call."""
+    """Whether a result of these inputs has the shape of the call."""
     cdef int slot, axis, lead
     cdef unsigned int missing
     cdef bint has_all_axes = False
@@ -157,8 +157,8 @@ cdef inline void keep_order(
 ) noexcept:
     """The strides that NumPy gives a result of the given inputs, its order "K".
 
-    An axis goes inside another if its stride is the smaller one in all inputs; where they disagree,
-    or repeat their elements along an axis, the later axis goes inside.
+    An axis goes inside another if its stride is smaller in all inputs. If they disagree, or repeat
+    their elements along an axis, the later axis goes inside.
     """
     cdef int inner_first[MAX_DIMS]
     cdef int axis, other, comparison, i, j, position
@@ -166,7 +166,7 @@ cdef inline void keep_order(
     for i in range(call.ndim):
         axis = call.ndim - 1 - i
         position = i
-        # An insertion sort; an axis that compares with none of its neighbours may still pass them.
+        # An insertion sort; an axis may pass neighbours with which it does not compare.
         for j in range(i - 1, -1, -1):
             other = inner_first[j]
             comparison = compare_axes(call, axis, other, sources)
@@ -184,7 +184,7 @@ cdef inline void keep_order(
 
 
 cdef inline Py_ssize_t magnitude(Py_ssize_t stride) noexcept nogil:
-    # Not abs(), which takes and makes Python integers: slowly, and not where memory is out.
+    # Not abs(), which uses Python integers: slowly, and not if there is no memory.
     return -stride if stride < 0 else stride
 
 
@@ -207,16 +207,16 @@ cdef inline int compare_axes(
 
 
 cdef inline void arrange(Job *job, int leader) noexcept:
-    """Order a job's axes as the leading operand lies in memory, and merge those that run on."""
+    """Sort a job's axes by the leading operand's strides, and merge axes that run on."""
     cdef int axes[MAX_DIMS]
     cdef Py_ssize_t shape[MAX_DIMS]
     cdef Py_ssize_t strides[MAX_DIMS]
-    cdef int last[MAX_DIMS]     # of the axes that become one, in their order
+    cdef int last[MAX_DIMS]     # the innermost of the axes that become one
     cdef int slot, axis, position
     cdef int ndim = 0
     cdef int merged = 0
     cdef bint moved = False
-    shape[0] = 1                # of a single element
+    shape[0] = 1                # for a single element
     for axis in range(job.ndim):
         if job.shape[axis] == 1:
             continue
@@ -251,14 +251,14 @@ cdef inline void arrange(Job *job, int leader) noexcept:
             job.strides[axis][slot] = strides[axis]
 
 
-# A row of fewer elements costs less when it is run across, with its neighbours. 4 columns of 250k
-# float64 rows took 3 times as long row by row (Xeon of the Sapphire Rapids family).
+# Shorter rows cost less if they are run crosswise, with their neighbours. 250k float64 rows of 4
+# columns took 3 times as long row by row (Xeon of the Sapphire Rapids family).
 cdef enum:
     SHORT_ROW = 16
 
 
 cdef inline void choose_blocks(Job *job) noexcept:
-    """Let a job be run by blocks where rows are short, or an input lies across the others."""
+    """Have a job run by blocks if rows are short, or if an input lies across the others."""
     cdef int last = job.ndim - 1
     cdef int slot
     cdef Py_ssize_t before
@@ -284,7 +284,7 @@ cdef inline void exchange_last_axes(Job *job) noexcept:
 
 
 cdef inline bint runs_on(const Job *job, int outer, int axis) noexcept:
-    """Whether one step along the axis ``outer`` is a whole length of the other axis."""
+    """Whether a step along the axis ``outer`` is as long as the whole other axis."""
     cdef int slot
     for slot in range(job.operands):
         if job.strides[outer][slot] != job.strides[axis][slot] * job.shape[axis]:

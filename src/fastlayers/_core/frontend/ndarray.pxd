@@ -1,4 +1,4 @@
-"""Objects as borrowed pointers, so that looking at them counts no references."""
+"""Objects as borrowed pointers, so that reading them counts no references."""
 
 from cpython.object cimport PyObject, PyTypeObject
 from cpython.ref cimport Py_INCREF
@@ -43,8 +43,8 @@ cdef extern from "Python.h" nogil:
     PyObject *PyTuple_GET_ITEM(object, Py_ssize_t)
 
 
-# Not by a comprehension: where its list cannot grow, Cython 3.3 drops an item twice.
+# Not with a comprehension: if its list cannot grow, Cython 3.3 releases an item twice.
 cdef inline void set_item(object new_tuple, int position, object item) noexcept:
-    """Fill a place of a tuple that nobody else has seen."""
+    """Set an item of a new tuple that nothing else refers to."""
     Py_INCREF(item)
     PyTuple_SET_ITEM(new_tuple, position, item)

@@ -1,4 +1,4 @@
-"""Where results go: into arrays that were given, or into new ones laid out as NumPy's would be."""
+"""Where results go: into given arrays, or into new ones laid out as NumPy would."""
 
 from cpython.object cimport PyObject
 from cpython.ref cimport Py_INCREF
@@ -24,10 +24,10 @@ from .schedule cimport recycled_bytes, streamed_bytes
 
 
 cdef inline object place_result(Call *call, int slot, unsigned int sources, PyObject *out):
-    """The array that a result goes into: ``out``, or where this is NULL a new one.
+    """The array that a result goes into: ``out``, or a new one if that is NULL.
 
-    ``sources`` has a bit for each input that the result is computed from: as in NumPy their memory
-    order decides the new array's. None if the kernels may not write into ``out``.
+    ``sources`` has a bit for each input that the result depends on: as in NumPy, their memory order
+    decides the new array's. None if the kernels may not write into ``out``.
     """
     cdef Job *job = &call.job
     cdef Py_ssize_t strides[MAX_DIMS]
@@ -37,7 +37,7 @@ cdef inline object place_result(Call *call, int slot, unsigned int sources, PyOb
             return None
         array = <object> out
     else:
-        # Results of buffered operands NumPy lays out axis by axis, which shows in axes of length 1.
+        # NumPy lays out results of buffered operands by axis, which shows in axes of length 1.
         order = 0 if call.copied & sources else find_shared_order(call, sources)
         if order:
             array = allocate(call, order, NULL)
@@ -51,7 +51,7 @@ cdef inline object place_result(Call *call, int slot, unsigned int sources, PyOb
 
 
 cdef inline object allocate(const Call *call, int order, const Py_ssize_t *strides):
-    """A new array, in a memory order or by its strides."""
+    """A new array, with a memory order or with strides."""
     cdef size_t size = call.job.size * dtypes[call.dtype].item_bytes
     cdef int flags = NPY_ARRAY_F_CONTIGUOUS if order == NPY_ARRAY_F_CONTIGUOUS else 0
     if size >= <size_t> recycled_bytes() and is_recycling():
@@ -74,7 +74,7 @@ cdef inline object allocate_recycled(
         phase = away_from_inputs(call)
     block = new_block(size, phase)
     if block == NULL:
-        return new_array(call, strides, NULL, flags)  # NumPy tries, too, and says what failed
+        return new_array(call, strides, NULL, flags)  # NumPy tries, too, and words the error
     try:
         array = new_array(call, strides, block, flags | NPY_ARRAY_WRITEABLE)
     except BaseException:
@@ -85,7 +85,7 @@ cdef inline object allocate_recycled(
 
 
 cdef inline size_t away_from_inputs(const Call *call) noexcept nogil:
-    """Where in a page a result should begin: in the middle of the widest gap between the inputs."""
+    """Where in a page a result should start: in the middle of the widest gap between inputs."""
     cdef size_t start, gap, distance
     cdef size_t widest = 0
     cdef size_t middle = 0
@@ -114,8 +114,8 @@ cdef inline object new_array(
         &PyArray_Type, descr, call.ndim, call.shape, strides, block, flags, NULL)
 
 
-# NumPy warns when such an array is written to: those that `np.broadcast_arrays` returns. The flag
-# has no public name (ndarraytypes.h, NPY_ARRAY_WARN_ON_WRITE).
+# NumPy warns when an array with this flag is written to; `np.broadcast_arrays` returns such arrays.
+# The flag has no public name (ndarraytypes.h, NPY_ARRAY_WARN_ON_WRITE).
 cdef enum:
     WARN_ON_WRITE = -0x80000000
 
@@ -134,8 +134,8 @@ cdef inline bint is_served_out(const Call *call, PyObject *out) noexcept:
         return False
     if not 0 < call.ndim <= MAX_DIMS or call.job.size == 0 or not is_distinct(&target, call):
         return False
-    # What overlaps is left to NumPy, work in place included: were an exception raised, the
-    # operands would be gone by the time that NumPy repeats the call to report it.
+    # Overlaps, including work in place, are left to NumPy: after an exception it would repeat the
+    # call to report it, and find the operands overwritten.
     for slot in range(call.input_count):
         if overlap(&call.input[slot], &target, call.job.item_bytes):
             return False
@@ -143,7 +143,7 @@ cdef inline bint is_served_out(const Call *call, PyObject *out) noexcept:
 
 
 cdef inline bint is_distinct(const Operand *operand, const Call *call) noexcept:
-    """Whether no two elements share memory: an axis steps over all that the shorter steps reach."""
+    """Whether no two elements share memory: each stride exceeds the reach of all shorter ones."""
     cdef Py_ssize_t step, shorter, extent
     cdef int axis, other
     for axis in range(operand.ndim):
@@ -180,12 +180,12 @@ cdef inline bint are_apart(PyObject *const *outs, const Call *call) noexcept:
 
 
 cdef inline bint overlap(const Operand *a, const Operand *b, Py_ssize_t item) noexcept:
-    """Whether the spans of memory that two operands' elements lie in meet."""
+    """Whether the memory spans of two operands overlap."""
     return first_byte(a) < end_byte(b, item) and first_byte(b) < end_byte(a, item)
 
 
 cdef inline bint meet(const char *a, const char *b, Py_ssize_t bytes) noexcept:
-    """Whether two rows of so many bytes share memory."""
+    """Whether two rows of ``bytes`` bytes share memory."""
     return a < b + bytes and b < a + bytes
 
 
@@ -207,8 +207,8 @@ cdef inline char *end_byte(const Operand *operand, Py_ssize_t item) noexcept:
 
 # ---- sums ----
 #
-# Jobs with sums are cut into chunks by their size alone, so that the order of the additions does
-# not depend on the number of threads. A chunk of 32k elements takes some 10 us.
+# The number of chunks depends only on the job, never on the number of threads; so the order of the
+# additions is fixed. A chunk of 32k elements takes some 10 us.
 cdef enum:
     CHUNK = 1 << 15         # elements
     MAX_CHUNKS = 64
@@ -248,7 +248,7 @@ cdef inline object place_sums(
             sum.count *= operand.shape[axis - lead]
     sum.error_offset = sum.count * sizeof(double)
     target.dtype = call.dtype
-    target.input_count = 0  # it may begin anywhere in a page: nothing is read when it is written
+    target.input_count = 0  # it may start anywhere in a page: nothing is read while it is written
     target.ndim = operand.ndim
     target.shape = operand.shape
     target.job.size = sum.count
@@ -258,14 +258,14 @@ cdef inline object place_sums(
 
 
 cdef inline void cut_into_chunks(Job *job) noexcept:
-    """Cut the job into chunks, and let each sum have as many sets as it is worth.
+    """Cut the job into chunks, and decide how many sets each sum gets.
 
     All numbers are powers of 2, and a sum's depend on the job's shape and its own alone: whatever
     else is computed in the same pass, its bits are the same.
     """
     cdef int result
     cdef Sum *sum
-    # The first, unless that is short: the last two have changed places then.
+    # The first axis; the second, if the two were exchanged because rows are short.
     job.cut_axis = 1 if job.ndim == 2 and job.shape[0] < SHORT_ROW and job.blocked else 0
     job.chunks = power_of_2(min(job.size // CHUNK, job.shape[job.cut_axis], MAX_CHUNKS))
     job.chunk_groups = job.chunks
@@ -276,13 +276,13 @@ cdef inline void cut_into_chunks(Job *job) noexcept:
         sum.sets = 1
         sum.set_stride = 2 * sum.error_offset
         if job.strides[job.cut_axis][job.first_result + result] == 0:
-            # No more sums than an eighth of the elements.
+            # At most as many sums as an eighth of the elements.
             sum.sets = power_of_2(min(<Py_ssize_t> job.chunks, job.size // (8 * sum.count)))
             job.chunk_groups = min(job.chunk_groups, sum.sets)
 
 
 cdef inline int power_of_2(Py_ssize_t most) noexcept:
-    """The largest power of 2 that is no more than ``most``, but at least 1."""
+    """The largest power of 2 up to ``most``, but at least 1."""
     cdef int power = 1
     while 2 * power <= most:
         power *= 2
@@ -312,7 +312,7 @@ cdef inline void *new_workspace(Job *job) except NULL:
 
 
 cdef inline object as_given(object results, PyObject *const *operands, int count):
-    """Sums of no axes as what their operands are: a Python number, or a NumPy scalar."""
+    """Sums without axes in the type of their operands: Python numbers or NumPy scalars."""
     cdef int slot
     if count == 1:
         return one_as_given(results, operands[0])

@@ -1,9 +1,9 @@
-"""When a job is run past the caches and on how many threads, and by which engine."""
+"""When a job bypasses the caches, how many threads it uses, and which engine runs it."""
 
 from ..program.program cimport Engine, Job
 
-# From what size on things are done. Tests lower these, by `set_thresholds`, to see small arrays
-# take the paths of large ones.
+# The sizes from which each of these is done. Tests lower them with `set_thresholds`, so that small
+# arrays take the paths of large ones.
 cdef struct Thresholds:
     Py_ssize_t gil              # elements
     Py_ssize_t threads          # bytes, of a result
@@ -11,7 +11,7 @@ cdef struct Thresholds:
     Py_ssize_t recycling        # bytes, of a result
     double late                 # seconds, of a threaded call beyond what its memory needs
 
-# Written by any thread at any time, while others run calls: read and written by shared.h alone.
+# Any thread may write these at any time while others run calls: use only shared.h to access them.
 cdef Thresholds thresholds
 cdef void *engine
 
@@ -19,18 +19,18 @@ cdef extern from "shared.h" nogil:
     Py_ssize_t load_size(Py_ssize_t *variable)
     void *load_pointer(void **variable)
 
-# A step has so many arrays of one size: x, y, out, dout, dx, dy.
+# The number of arrays in a step, all of one size: x, y, out, dout, dx, dy.
 cdef enum:
     STEP_ARRAYS = 6
 
 
 cdef inline Py_ssize_t recycled_bytes() noexcept nogil:
-    """From how many bytes on results own recycled memory."""
+    """The size in bytes from which results own recycled memory."""
     return load_size(&thresholds.recycling)
 
 
 cdef inline Py_ssize_t streamed_bytes() noexcept nogil:
-    """From how many bytes on results are streamed."""
+    """The size in bytes from which results are streamed."""
     return load_size(&thresholds.streaming) // STEP_ARRAYS
 
 

@@ -1,8 +1,8 @@
-"""When a job is run past the caches and on how many threads, and by which engine.
+"""When a job bypasses the caches, how many threads it uses, and which engine runs it.
 
-No variable here has to agree with another: a call that reads one before and one after a change is a
-call that was made during the change. What is not said to be shared is written once, by the import,
-under its lock.
+All mutable module state of the frontend lives in this file. No variable has to agree with another:
+a call that reads one before a change and another after it was made during the change. Variables
+that are not accessed through shared.h are written once, by the import, under its lock.
 """
 
 from cpython.pycapsule cimport PyCapsule_GetPointer
@@ -45,8 +45,8 @@ cdef extern from "build_info.h":  # setup.py writes it
 
 engine = NULL
 
-# A call on fewer elements takes some 5 us, too little for another thread to gain from it; to
-# release the GIL and take it again costs 0.1 us when nobody waits.
+# A call on fewer elements takes some 5 us, too little for another thread to benefit. Releasing the
+# GIL and taking it again costs 0.1 us if nobody waits.
 thresholds.gil = 1 << 14
 
 # Waking a second thread costs some 2 us. Steps on float64, one thread against two, us: 8k elements
@@ -55,22 +55,22 @@ thresholds.gil = 1 << 14
 # each).
 thresholds.threads = 9 << 13
 
-# Results that will not be in the last-level cache when they are next read. Where that is larger
-# than 32 MiB it is shared by many cores: on the machine above, whose 480 MiB serve all guests of a
-# host, steps on 786k float64 elements gain 1.07 times from streaming, on 1M 1.3 times, on 2M 1.6
-# times, and on 524k nothing.
+# Results that will not be in the last-level cache when they are next read. If that cache is larger
+# than 32 MiB, many cores share it. On the machine above, whose 480 MiB serve all guests of a host,
+# streaming makes steps on 786k float64 elements 1.07 times as fast, on 1M 1.3 times, on 2M 1.6
+# times, and on 524k no faster.
 thresholds.streaming = 1 << 25
 
-# Blocks from the recycler cost no more than NumPy's, but are aligned and warm; below 1 KiB NumPy
-# keeps a cache of its own.
+# The recycler's blocks cost no more than NumPy's, but are aligned and warm. Below 1 KiB NumPy has
+# its own cache.
 thresholds.recycling = 1 << 11
 
-# Waking threads takes some us, a turn of the operating system's scheduler some ms.
+# Waking threads takes microseconds, a turn of the operating system's scheduler milliseconds.
 thresholds.late = 1e-4
 
 
 def get_thresholds():
-    """Return the sizes from which on things are done, by name."""
+    """Return the thresholds by name."""
     return {
         "gil": load_size(&thresholds.gil),
         "threads": load_size(&thresholds.threads),
@@ -81,9 +81,9 @@ def get_thresholds():
 
 
 def set_thresholds(*, gil=None, threads=None, streaming=None, recycling=None, late=None):
-    """Change sizes from which on things are done; None leaves one as it is.
+    """Change thresholds; None leaves one as it is.
 
-    With a new ``late`` earlier calls are forgotten: none of them was late.
+    A new ``late`` also makes all earlier calls count as in time.
     """
     if gil is not None:
         store_size(&thresholds.gil, gil)
@@ -99,7 +99,7 @@ def set_thresholds(*, gil=None, threads=None, streaming=None, recycling=None, la
         store_double(&penalty, LEAST_PENALTY)
 
 
-# 0 where nobody has asked: then as many as OpenMP would use, but no more than the quota.
+# 0 if nobody has asked for a number: then as many as OpenMP would use, up to the quota.
 cdef Py_ssize_t threads_asked = 0
 cdef Py_ssize_t threads_quota = 1
 cdef int openmp_threads_at_import = openmp_threads()
@@ -114,7 +114,7 @@ cdef inline int thread_count() noexcept nogil:
         return 1
     if asked == 0:
         return min(openmp, <int> load_size(&threads_quota))
-    # Lowered since, as by threadpoolctl: that goes for everybody.
+    # If OpenMP's number was lowered since, for example by threadpoolctl, that applies here, too.
     return min(asked, openmp) if openmp < openmp_threads_at_import else asked
 
 
@@ -124,17 +124,17 @@ def get_thread_count():
 
 
 def openmp_state():
-    """Return if there is OpenMP, how many threads it offers, whether this is a forked child."""
+    """Return whether there is OpenMP, its number of threads, and whether this is a forked child."""
     return bool(HAVE_OPENMP), openmp_threads(), bool(is_forked_child)
 
 
 def build_info():
-    """Return the compiler's name and version, and as JSON what setup.py recorded of the build."""
+    """Return the compiler's name and version, and what setup.py recorded of the build, as JSON."""
     return COMPILER.decode(), BUILD_INFO.decode()
 
 
 def set_thread_count(int asked, int quota):
-    """Set how many threads a large call uses; 0 asks for as many as OpenMP and the quota allow."""
+    """Set how many threads a large call uses; 0 means as many as OpenMP and the quota allow."""
     store_size(&threads_asked, asked)
     store_size(&threads_quota, quota)
 
@@ -145,29 +145,28 @@ def cpu_level():
 
 
 def use_engine(capsule):
-    """Hand all further calls to the ``kernels`` of a kernel module."""
+    """Make all further calls use the ``kernels`` of a kernel module."""
     cdef const Engine *new = <const Engine *> PyCapsule_GetPointer(capsule, capsule_name())
-    find_dtypes(new)  # which are the same for all
+    find_dtypes(new)  # the same in all modules
     store_pointer(&engine, <void *> new)
 
 
-# Where other work keeps the cores busy, a thread may have to wait some milliseconds for its turn,
-# and the others wait for it: a call that takes 30 us alone then takes 4 ms. After a call that was
-# so late, the next ones use one thread, for twice as long as it took. If lateness is the rule that
-# becomes up to 128 times as long, so that trying threads again costs little; a hundred calls in
-# time make it half as long. It is a second at most: a process that was stopped for an hour has not
-# learnt anything about its threads.
+# If other work keeps the cores busy, a thread may have to wait milliseconds for its turn, and the
+# others wait for it: a call that takes 30 us alone then takes 4 ms. After a call that was so late,
+# the next ones use one thread, for twice as long as the late call took. If lateness is the rule,
+# that grows to 128 times as long, so that trying threads again costs little; a hundred calls in
+# time halve it. It is one second at most: a process that was stopped for an hour has learnt nothing
+# about its threads.
 #
-# All threads write these. Where two do so at once, one of them is forgotten, and learnt again when
-# the next call is late.
+# All threads write these. If two write at once, one value is lost; the next late call restores it.
 cdef enum:
     LEAST_PENALTY = 2
     MOST_PENALTY = 128
 
 cdef double MOST_SECONDS = 1.0
 
-# Bytes a second: late is what takes longer than the memory of any machine needs. A single-board
-# computer moves twice as much.
+# In bytes per second: a call is late if it takes longer than any machine's memory needs. A
+# single-board computer moves twice as much.
 cdef double LEAST_BANDWIDTH = 2e9
 
 cdef double one_thread_until = 0
@@ -175,7 +174,7 @@ cdef double penalty = LEAST_PENALTY
 
 
 cdef inline void share_out(Job *job, Py_ssize_t most) noexcept nogil:
-    """Set how many threads share a job, at most so many."""
+    """Set how many threads share a job, at most ``most``."""
     job.team = thread_count()
     job.threads = <int> max(<Py_ssize_t> 1, min(<Py_ssize_t> job.team, most))
     if job.threads == 1:
@@ -183,7 +182,7 @@ cdef inline void share_out(Job *job, Py_ssize_t most) noexcept nogil:
 
 
 cdef inline int run_timed(Job *job) noexcept nogil:
-    """Run a job, on one thread while threads are late; remember if they were."""
+    """Run a job, on one thread while threads are late; note whether they were."""
     cdef int raised
     cdef double start
     if job.threads > 1:
@@ -198,7 +197,7 @@ cdef inline int run_timed(Job *job) noexcept nogil:
 
 
 cdef void remember(double taken, double bytes) noexcept nogil:
-    """Take note of how long the threads of a call took, which touched so much memory."""
+    """Note how long a threaded call took that touched ``bytes`` of memory."""
     cdef double factor = load_double(&penalty)
     if taken > load_double(&thresholds.late) + bytes / LEAST_BANDWIDTH:
         store_double(&one_thread_until, clock_seconds() + min(factor * taken, MOST_SECONDS))
@@ -208,7 +207,7 @@ cdef void remember(double taken, double bytes) noexcept nogil:
 
 
 def seem_to_have_taken(double seconds):
-    """Behave as after a threaded call that took so long; for tests."""
+    """Behave as after a threaded call that took ``seconds``; for tests."""
     remember(seconds, 0)
 
 
@@ -217,7 +216,7 @@ cdef int run_large(Job *job) noexcept:
     cdef Py_ssize_t threaded = load_size(&thresholds.threads)
     cdef int raised
     job.streaming = size >= streamed_bytes() and job.chunks == 0
-    # Give each thread at least half the work that justifies two; sums are shared out by chunks.
+    # Give each thread at least half the work that justifies two. Sums are shared out by chunks.
     if size < threaded:
         job.threads = job.team = 1
     else:

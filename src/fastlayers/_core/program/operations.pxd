@@ -6,7 +6,7 @@ cdef Program forward[OPERATIONS]
 cdef Program backward[OPERATIONS]
 cdef Program identity       # dout * 1
 
-# Dtypes that can be summed, a bit for each.
+# The dtypes that can be summed, a bit for each.
 cdef unsigned int summed_dtypes
 
 cdef int assemble(Program *program, tuple inputs, tuple results, list steps) except -1

@@ -1,18 +1,18 @@
 """The table of operations: the program of each, and that of its gradients.
 
-Written by the import, under its lock. To add an operation is to add a row to each table, a kernel
-and its loop in engine/.
+Written by the import, under its lock. To add an operation, add a row to each table, and a kernel
+with its loop in engine/.
 """
 
 from libc.string cimport memset
 
 from .program cimport (
-    ADD, ADD_PRODUCTS, COPY_TWICE, DTYPES, MAX_INPUTS, MAX_OPERANDS, MAX_RESULTS, MAX_STEPS, MAX_TEMPORARIES,
+    ADD, ADD_PRODUCTS, COPY_TWICE, DTYPES, MAX_INPUTS, MAX_RESULTS, MAX_STEPS, MAX_TEMPORARIES,
     MULTIPLY, MULTIPLY_ADD, MULTIPLY_BACKWARD, MULTIPLY_SUBTRACT, NEGATIVE, OPERATIONS, SUBTRACT,
     SUBTRACT_PRODUCT, SUBTRACT_PRODUCTS, Engine, Program, Step,
 )
 
-# What each reads and writes, and from which of what it reads each of what it writes is computed.
+# What each operation reads and writes, and for each value it writes, what that depends on.
 READS = {
     MULTIPLY: (("x", "y"), {"out": ("x", "y")}),
     ADD: (("x", "y"), {"out": ("x", "y")}),
@@ -41,9 +41,10 @@ NUMBERS = {
     "subtract_product": SUBTRACT_PRODUCT,
 }
 
-# The gradients, by the chain rule. A number is a constant.
+# The gradients, by the chain rule: inputs, results, steps. A number is a constant.
 GRADIENTS = {
-    MULTIPLY: (("dout", "x", "y"), ("dx", "dy"), [(MULTIPLY_BACKWARD, "dout", "x", "y", "dx", "dy")]),
+    MULTIPLY: (
+        ("dout", "x", "y"), ("dx", "dy"), [(MULTIPLY_BACKWARD, "dout", "x", "y", "dx", "dy")]),
     ADD: (("dout",), ("dx", "dy"), [(COPY_TWICE, "dout", 1, "dx", "dy")]),
     SUBTRACT: (
         ("dout",), ("dx", "dy"), [(MULTIPLY, "dout", 1, "dx"), (MULTIPLY, "dout", -1, "dy")]),
@@ -52,9 +53,9 @@ GRADIENTS = {
 
 
 cdef int assemble(Program *program, tuple inputs, tuple results, list steps) except -1:
-    """Make a program of steps: each an operation, then what it reads and writes by name.
+    """Make a program of steps: each is an operation, then the names of what it reads and writes.
 
-    A number among what is read is a constant, a name that is neither an input nor a result a
+    A number that is read is a constant. A name that is neither an input nor a result is a
     temporary.
     """
     cdef Step *step
@@ -123,7 +124,7 @@ cdef const Engine *_engine = NULL
 
 
 cdef void find_dtypes(const Engine *engine) noexcept:
-    """Let the programs of the tables know what dtypes an engine has loops for."""
+    """Note in the tables' programs which dtypes an engine has loops for."""
     global summed_dtypes, _engine
     cdef int operation, dtype
     summed_dtypes = 0

@@ -1,19 +1,19 @@
-/* A thread beside Python's, for work that can wait: one at a time, and only as long as there is work.
+/* A background thread for work that can wait: one at a time, and only as long as there is work.
  *
- * It knows nothing of Python: it needs no GIL and handles no signals, and the process ends without waiting
- * for it. There is none while the process forks: the child would not have it, and newer Pythons warn of
- * a fork beside other threads.
+ * It knows nothing of Python: it needs no GIL and handles no signals, and the process exits without
+ * waiting for it. It does not exist during a fork: the child would not have it, and newer Pythons
+ * warn about a fork while other threads run.
  */
 #ifndef FASTLAYERS_BACKGROUND_H
 #define FASTLAYERS_BACKGROUND_H
 
-/* What is done after how many seconds, written before there is a thread to read it. The work says after how
- * many it wants to be done again. Less than 0 ends the thread: then another one may be started.
+/* The work and the pause before it, in seconds, written before the thread starts. The work returns
+ * the pause before its next run. A negative pause ends the thread; then another one may be started.
  */
 static double (*background_work)(void);
 static double background_pause;
 
-/* More than any pause, and less than what overflows. */
+/* Longer than any real pause, and too short to overflow. */
 static double background_limited(double seconds) { return seconds < 1e6 ? seconds : 1e6; }
 
 #if defined(_WIN32)
@@ -41,7 +41,7 @@ static DWORD WINAPI background_main(LPVOID unused)
     return 0;
 }
 
-/* Start the thread, if that is possible, and say so. */
+/* Start the thread; return whether that worked. */
 static int background_start(double (*work)(void), double pause)
 {
     const DWORD stack = 1 << 18;
@@ -62,21 +62,21 @@ static int background_start(double (*work)(void), double pause)
 #include <signal.h>
 #include <time.h>
 
-/* Held while the thread is started, and around a fork. */
+/* Held while the thread starts, and around a fork. */
 static pthread_mutex_t background_mutex = PTHREAD_MUTEX_INITIALIZER;
 static void background_lock(void) { pthread_mutex_lock(&background_mutex); }
 static void background_unlock(void) { pthread_mutex_unlock(&background_mutex); }
 
-/* The thread itself takes the inner one alone, so that it can end while it is waited for. Whoever makes
- * it exist no more has it joined or detached.
+/* The thread itself takes only the inner mutex, so that it can end while others wait for it.
+ * Whoever clears background_exists joins or detaches the thread.
  */
 static pthread_mutex_t background_inner = PTHREAD_MUTEX_INITIALIZER;
-static pthread_cond_t background_news; /* that it is to end */
+static pthread_cond_t background_news; /* tells the thread to end */
 static int background_ends = 0;
 static int background_exists = 0;
 static pthread_t background_thread;
 
-/* To be called once, before all others. */
+/* Call this once, before everything else. */
 static void background_prepare(void)
 {
     pthread_condattr_t attributes;
@@ -88,7 +88,7 @@ static void background_prepare(void)
     pthread_condattr_destroy(&attributes);
 }
 
-/* Wait for so long, or until the thread is to end; whether it is. */
+/* Wait, but stop waiting when the thread is to end; return whether it is. */
 static int background_wait(double seconds)
 {
     const long second = 1000000000; /* in nanoseconds */
@@ -134,22 +134,22 @@ static void *background_main(void *unused)
     return NULL;
 }
 
-/* Under the lock: start the thread, if that is possible, and say so. */
+/* With the lock held: start the thread; return whether that worked. */
 static int background_start(double (*work)(void), double pause)
 {
     pthread_attr_t attributes;
     sigset_t all, before;
     int started;
     pthread_attr_init(&attributes);
-    /* The default is megabytes, and counts where the address space is limited. */
+    /* The default is megabytes, which matters if the address space is limited. */
     pthread_attr_setstacksize(&attributes, 1 << 18);
     pthread_mutex_lock(&background_inner);
     if (background_exists) {
-        pthread_detach(background_thread); /* it has done its work, and is about to return */
+        pthread_detach(background_thread); /* it has finished and is about to return */
     }
     background_work = work;
     background_pause = pause;
-    /* Signals are for Python's main thread, and are to interrupt that. */
+    /* Signals are for Python's main thread and must interrupt that. */
     sigfillset(&all);
     pthread_sigmask(SIG_SETMASK, &all, &before);
     started = pthread_create(&background_thread, &attributes, background_main, NULL) == 0;
@@ -160,7 +160,7 @@ static int background_start(double (*work)(void), double pause)
     return started;
 }
 
-/* Before a fork: end the thread, and let none start until background_resume, in both processes. */
+/* Before a fork: end the thread, and let none start before background_resume, in both processes. */
 static void background_suspend(void)
 {
     int exists;

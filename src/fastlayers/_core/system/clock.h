@@ -1,4 +1,4 @@
-/* Seconds on a clock that is never set back. */
+/* Seconds on a monotonic clock. */
 #ifndef FASTLAYERS_CLOCK_H
 #define FASTLAYERS_CLOCK_H
 

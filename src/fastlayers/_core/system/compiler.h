@@ -1,10 +1,10 @@
-/* The compiler's name and version, as it knows them itself; and what its arithmetic must not be. */
+/* The compiler's name and version; and errors for arithmetic modes that change results. */
 #ifndef FASTLAYERS_COMPILER_H
 #define FASTLAYERS_COMPILER_H
 
 #include <float.h>
 
-/* The bits are NumPy's: each operation is done as written, and rounded to its type. */
+/* Results must have NumPy's bits: each operation is done as written and rounded to its type. */
 #if defined(__FAST_MATH__)
 #error "fastlayers cannot be built with -ffast-math or -Ofast, which change results"
 #endif

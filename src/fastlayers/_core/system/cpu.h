@@ -1,7 +1,7 @@
-/* The x86-64 microarchitecture level of this CPU, of those that the x86-64 psABI defines: 1 to 4.
+/* The x86-64 microarchitecture level of this CPU, as the x86-64 psABI defines it: 1 to 4.
  *
- * 0 on other architectures. Compilers have a builtin for it, but not all of them and not of the same
- * name; the CPUID bits are the same everywhere (Intel SDM vol. 2A, CPUID; AMD APM vol. 3, app. E).
+ * 0 on other architectures. Not all compilers have a builtin for this, and its name differs; the
+ * CPUID bits are the same everywhere (Intel SDM vol. 2A, CPUID; AMD APM vol. 3, app. E).
  */
 #ifndef FASTLAYERS_CPU_H
 #define FASTLAYERS_CPU_H
@@ -44,7 +44,7 @@ static int cpu_level(void)
     const unsigned int v3_leaf7 = 1u << 3 | 1u << 5 | 1u << 8;
     /* avx512 f, dq, cd, bw, vl. */
     const unsigned int v4_leaf7 = 1u << 16 | 1u << 17 | 1u << 28 | 1u << 30 | 1u << 31;
-    /* What the operating system saves on a switch: xmm, ymm; then opmask and both halves of zmm. */
+    /* State that the operating system saves: xmm, ymm; then opmask and both halves of zmm. */
     const unsigned int avx_state = 0x6, avx512_state = 0xe6;
 
     cpu_id(0, highest);

@@ -1,18 +1,18 @@
-/* Floating-point exception flags of this thread: clear them, read them; and the environment that a
+/* This thread's floating-point exception flags: clear them, read them. And the environment that a
  * thread computes in: how it rounds, whether it flushes subnormals to zero, which exceptions trap.
  *
- * Each thread has an environment of its own. The threads of OpenMP have that of whoever started them,
- * whatever was set since: while they work for a caller, they take the caller's.
+ * Each thread has its own environment. OpenMP's threads keep the one of the thread that started
+ * them, even if that has changed since. So while they work for a caller, they take the caller's.
  *
- * fenv.h does the same, but on x86 its functions go through the x87 environment, some 20 ns a call,
- * as long as a small kernel takes. The kernels use SSE and AVX alone, whose flags are in MXCSR.
+ * fenv.h does the same, but on x86 its functions go through the x87 environment: some 20 ns a call,
+ * as long as a small kernel takes. The kernels use only SSE and AVX, whose flags are in MXCSR.
  */
 #ifndef FASTLAYERS_FPSTATUS_H
 #define FASTLAYERS_FPSTATUS_H
 
 enum { FP_OVERFLOW = 1, FP_UNDERFLOW = 2, FP_INVALID = 4 };
 
-/* Keeps the compiler from moving the loops, which store to memory, across a look at the flags. */
+/* Keeps the compiler from moving the loops, which store to memory, across a read of the flags. */
 #if defined(__GNUC__) || defined(__clang__)
 #define FP_BARRIER() __asm__ volatile("" ::: "memory")
 #elif defined(_MSC_VER)
@@ -33,7 +33,7 @@ static inline void fp_get(fp_environment *environment) { *environment = _mm_getc
 static inline void fp_clear(void)
 {
     unsigned int csr = _mm_getcsr();
-    /* Writing MXCSR costs more than reading it, and the flags are rarely up. */
+    /* Writing MXCSR costs more than reading it, and the flags are rarely set. */
     if (csr & (_MM_EXCEPT_OVERFLOW | _MM_EXCEPT_UNDERFLOW | _MM_EXCEPT_INVALID)) {
         _mm_setcsr(csr & ~(_MM_EXCEPT_OVERFLOW | _MM_EXCEPT_UNDERFLOW | _MM_EXCEPT_INVALID));
     }
@@ -50,7 +50,7 @@ static inline int fp_raised(void)
          | (csr & _MM_EXCEPT_INVALID ? FP_INVALID : 0);
 }
 
-/* All of `control`, but this thread's flags. */
+/* Set everything from `control` except this thread's flags. */
 static inline void fp_set_control(fp_environment control)
 {
     unsigned int csr = _mm_getcsr();

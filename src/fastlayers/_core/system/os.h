@@ -1,4 +1,4 @@
-/* What differs between operating systems about memory: aligned, by the page, a mutex for it, and fork. */
+/* Memory on each operating system: aligned blocks, pages, a mutex, and hooks for fork. */
 #ifndef FASTLAYERS_OS_H
 #define FASTLAYERS_OS_H
 
@@ -49,10 +49,10 @@ static void os_discard(void *memory, size_t size)
 #include <time.h>
 #include <unistd.h>
 
-/* Held for some 20 ns, and rarely wanted by two: a step on 1000 elements takes it six times, which
- * cost 70 ns of 850 with a mutex of pthreads.
+/* Held for some 20 ns and rarely contended. A step on 1000 elements takes it six times; with a
+ * pthreads mutex that cost 70 ns of 850.
  */
-static int os_mutex = 0; /* not a char: older GCCs for RISC-V have no such exchange */
+static int os_mutex = 0; /* not a char: older GCCs for RISC-V cannot exchange one */
 static void os_lock(void)
 {
     int yields = 0;
@@ -61,7 +61,7 @@ static void os_lock(void)
             yields++;
             sched_yield();
         } else {
-            /* To yield lets none of a lower priority run, and that may be who holds it. */
+            /* Yielding does not let threads of lower priority run, and one of them may hold it. */
             const struct timespec time = {0, 100000};
             nanosleep(&time, NULL);
         }
@@ -69,7 +69,7 @@ static void os_lock(void)
 }
 static void os_unlock(void) { __atomic_store_n(&os_mutex, 0, __ATOMIC_RELEASE); }
 
-/* Have functions called before each fork, and after it in both processes. */
+/* Register functions to call before each fork, and after it in both processes. */
 static void os_at_fork(void (*before)(void), void (*after)(void)) { pthread_atfork(before, after, after); }
 
 static void *os_aligned_alloc(size_t alignment, size_t size)
@@ -85,14 +85,14 @@ static void os_aligned_free(void *block) { free(block); }
 
 enum { OS_HUGE_PAGE = 1 << 21 };
 
-/* Zeroed memory, in huge pages where it is large enough and the kernel gives them on advice. */
+/* Zeroed memory, in huge pages if it is large enough and the kernel grants them on advice. */
 static void *os_map(size_t size)
 {
     const int access = PROT_READ | PROT_WRITE, kind = MAP_PRIVATE | MAP_ANONYMOUS;
     char *block;
 #ifdef MADV_HUGEPAGE
     if (size >= 2 * (size_t)OS_HUGE_PAGE) {
-        /* A huge page must begin at a multiple of its size: map more, and give back the edges. */
+        /* A huge page must start at a multiple of its size: map more, and unmap the edges. */
         const size_t page = (size_t)sysconf(_SC_PAGESIZE);
         size_t edge;
         size = (size + page - 1) & ~(page - 1);
@@ -117,8 +117,8 @@ static void *os_map(size_t size)
 }
 static void os_unmap(void *block, size_t size) { munmap(block, size); }
 
-/* Give back the pages of memory that is about to be freed: malloc itself keeps what it cannot give back
- * whole. 300 MiB in blocks of 80 kB stayed resident when all were freed (GNU C library 2.36).
+/* Return the pages of memory that is about to be freed. malloc keeps what it cannot return as a
+ * whole: 300 MiB in blocks of 80 kB stayed resident when all were freed (GNU C library 2.36).
  */
 static void os_discard(void *memory, size_t size)
 {

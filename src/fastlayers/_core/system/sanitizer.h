@@ -1,7 +1,7 @@
-/* Tells the address sanitizer which bytes of a block are an array's, where it is built in.
+/* Tells the address sanitizer, if it is built in, which bytes of a block belong to an array.
  *
- * By itself it knows whole blocks of malloc, and nothing of mapped memory. Told, it reports every
- * access to a dead array, and every access beyond the end of a living one.
+ * By itself it knows only whole malloc blocks, and no mapped memory. With this it reports every
+ * access to a dead array, and every access beyond the end of a live one.
  */
 #ifndef FASTLAYERS_SANITIZER_H
 #define FASTLAYERS_SANITIZER_H

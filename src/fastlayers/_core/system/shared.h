@@ -1,6 +1,6 @@
-/* Variables that any thread may read and write at any time: read whole, written whole.
+/* Variables that any thread may read and write at any time, always as a whole.
  *
- * Who reads what a thread has written sees all else that the thread had written before, too.
+ * A thread that reads a value also sees everything that the writer had written before it.
  */
 #ifndef FASTLAYERS_SHARED_H
 #define FASTLAYERS_SHARED_H
@@ -11,7 +11,7 @@
 #define SHARED_LOAD(variable, value) __atomic_load(variable, value, __ATOMIC_ACQUIRE)
 #define SHARED_STORE(variable, value) __atomic_store(variable, value, __ATOMIC_RELEASE)
 #else
-/* To MSVC an aligned word that is volatile is all that, on x86. */
+/* With MSVC on x86, an aligned volatile word has all these properties. */
 #define SHARED_LOAD(variable, value) (*(value) = *(variable))
 #define SHARED_STORE(variable, value) (*(variable) = *(value))
 #endif

@@ -1,6 +1,6 @@
-/* Copies that bypass the caches: for results too large to be there when they are next read.
+/* Copies that bypass the caches: for results too large to stay there until they are next read.
  *
- * A plain store first reads the cache line that it is about to overwrite; these do not.
+ * A plain store first reads the cache line that it will overwrite; these do not.
  */
 #ifndef FASTLAYERS_STREAM_H
 #define FASTLAYERS_STREAM_H
@@ -41,7 +41,7 @@ static inline void stream_copy(void *to, const void *from, size_t size)
     memcpy(target + whole, source + whole, size - whole * sizeof(stream_vector));
 }
 
-/* Streaming stores are in no order until this: before another thread may look. */
+/* Orders streaming stores, which is needed before another thread may read them. */
 static inline void stream_finish(void)
 {
     _mm_sfence();

@@ -1,4 +1,4 @@
-/* Threads as OpenMP has them; one thread where the compiler has no OpenMP. */
+/* OpenMP's threads; one thread if the compiler has no OpenMP. */
 #ifndef FASTLAYERS_THREADS_H
 #define FASTLAYERS_THREADS_H
 
@@ -11,8 +11,8 @@ enum { HAVE_OPENMP = 0 };
 static int openmp_threads(void) { return 1; }
 #endif
 
-/* GNU OpenMP hangs in the child of a fork: its threads did not come along. Written in the child, by
- * the one thread that it has then.
+/* GNU OpenMP hangs in the child of a fork, which does not have its threads. Written in the child,
+ * by its only thread.
  */
 static int is_forked_child = 0;
 
@@ -39,16 +39,16 @@ static void *wait_for_mutex(void *mutex)
     return NULL;
 }
 
-/* Whether so many threads can run at once, this one included.
+/* Whether `count` threads can run at once, including this one.
  *
- * GNU OpenMP ends the process where a thread cannot be started. It starts threads for each thread
- * that uses it, and keeps as many as the last loop took: so this tries before a loop takes more. What
- * it found may be gone by then, if other threads start threads at the same moment.
+ * GNU OpenMP ends the process if it cannot start a thread. It starts threads for each thread that
+ * uses it, and keeps as many as the last loop used. So this tries before a loop uses more. The
+ * answer may be out of date if other threads start threads at the same moment.
  */
 static int can_start_threads(int count)
 {
     enum { MOST = 1024 };
-    static __thread int started = 1; /* of this thread alone */
+    static __thread int started = 1; /* by this thread */
     pthread_mutex_t mutex = PTHREAD_MUTEX_INITIALIZER;
     pthread_t threads[MOST];
     int i, running = 0;
