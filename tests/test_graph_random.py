@@ -37,7 +37,7 @@ def test_graph_does_what_its_nodes_do(path, random):
 
 def reproducer(path: Path | None, call: GraphCall) -> str:
     return (
-        "import sys; sys.path.insert(0, 'tests')\n"
+        "import sys; sys.path[:0] = ['tests', 'tests/support']\n"
         f"from test_graph_random import *\ncheck({path!r}, {call!r})"
     )
 

@@ -9,7 +9,7 @@ from functools import cache
 import numpy as np
 import plain
 import pytest
-from operands import Literal, Operand
+from operands import KERNEL_DTYPES, Literal, Operand
 from outcome import arrays_in, described, everything, outcome, sharing
 
 import fastlayers
@@ -21,8 +21,6 @@ if fastlayers.IMPLEMENTATION != "native":
 from paths import PATHS, taken
 
 from fastlayers._core import memory
-
-DTYPES = ["f4", "f8", "i4", "i8"]
 
 
 @pytest.fixture(params=PATHS, ids=str)
@@ -77,19 +75,19 @@ def three(dtype, shapes, layouts=("C", "C", "C"), values="bits"):
 # ------------------------------------------------------------------------------------------- sizes
 
 
-@pytest.mark.parametrize("dtype", DTYPES)
+@pytest.mark.parametrize("dtype", KERNEL_DTYPES)
 def test_every_short_length(path, dtype):
     for n in range(131):
         check(*three(dtype, [(n,)] * 3))
 
 
-@pytest.mark.parametrize("dtype", DTYPES)
+@pytest.mark.parametrize("dtype", KERNEL_DTYPES)
 def test_lengths_around_thresholds(any_path, dtype):
     for n in (255, 256, 257, 320, 1_023, 1_024, 1_025, 16_383, 16_384, 16_385):
         check(*three(dtype, [(n,)] * 3))
 
 
-@pytest.mark.parametrize("dtype", DTYPES)
+@pytest.mark.parametrize("dtype", KERNEL_DTYPES)
 def test_numbers(any_path, dtype):
     for n in (1, 5, 64, 67, 300, 1_025):
         check(*three(dtype, [(n,), None, (n,)]))
@@ -99,7 +97,7 @@ def test_numbers(any_path, dtype):
         check(*three(dtype, [(n,), (n,), None]))
 
 
-@pytest.mark.parametrize("dtype", DTYPES)
+@pytest.mark.parametrize("dtype", KERNEL_DTYPES)
 def test_starts_anywhere_in_a_cache_line(any_path, dtype):
     # Vector loops, and streaming, begin at the first cache line of the results.
     line = 64 // np.dtype(dtype).itemsize
@@ -174,7 +172,7 @@ LAYOUTS = ["C", "F", "gate", "rows", "stepped", "mirrored", "reversed", "offset"
 def test_broadcasting(path, case):
     x, y = BROADCAST[case]
     full = np.broadcast_shapes(x, y)
-    for dtype in DTYPES:
+    for dtype in KERNEL_DTYPES:
         check(*three(dtype, (x, y, full)))
         check(*three(dtype, (x, y, full), ("F", "offset", "C")))
         check(*three(dtype, (x, y, full), ("gate", "stepped", "reversed")))
@@ -185,7 +183,7 @@ def test_broadcasting(path, case):
 @pytest.mark.parametrize("layout", LAYOUTS)
 def test_layouts(path, layout):
     for shape in ((7, 45), (3, 4, 21), (2, 300), (150, 2), (77,)):
-        for dtype in DTYPES:
+        for dtype in KERNEL_DTYPES:
             check(*three(dtype, [shape] * 3, [layout] * 3))
             check(*three(dtype, [shape] * 3, ("C", layout, "C")))
             check(*three(dtype, [shape] * 3, (layout, "F", layout)))
@@ -235,7 +233,7 @@ def test_axes_in_any_order(path, axes):
 
 
 @pytest.mark.parametrize("streaming", [False, True])
-@pytest.mark.parametrize("dtype", DTYPES)
+@pytest.mark.parametrize("dtype", KERNEL_DTYPES)
 def test_large(dtype, streaming):
     # Shares, blocks and tiles as they are in earnest.
     path = replace(PATHS[-1], threads=2, streaming=streaming)
@@ -285,14 +283,14 @@ def test_falling_through_is_noticed(no_fall_back):
                 function(*operands, out=given_out)
 
 
-@pytest.mark.parametrize("dtype", DTYPES)
+@pytest.mark.parametrize("dtype", KERNEL_DTYPES)
 @pytest.mark.parametrize("case", BROADCAST)
 def test_broadcasting_is_served(no_fall_back, case, dtype):
     x, y = BROADCAST[case]
     served(*three(dtype, (x, y, np.broadcast_shapes(x, y)), values="ordinary"))
 
 
-@pytest.mark.parametrize("dtype", DTYPES)
+@pytest.mark.parametrize("dtype", KERNEL_DTYPES)
 @pytest.mark.parametrize("layout", LAYOUTS)
 def test_layouts_are_served(no_fall_back, layout, dtype):
     for shape in ((7, 45), (3, 4, 21), (77,)):
@@ -324,7 +322,7 @@ OUTPUTS = {  # of shape (7, 45)
 }
 
 
-@pytest.mark.parametrize("dtype", DTYPES)
+@pytest.mark.parametrize("dtype", KERNEL_DTYPES)
 @pytest.mark.parametrize("y_shape", [(7, 45), (45,), (7, 1), None], ids=str)
 @pytest.mark.parametrize("layout", ["C", "F", "gate"])
 def test_outputs_of_any_layout_are_served(no_fall_back, layout, y_shape, dtype):
@@ -349,7 +347,7 @@ def written(out, values):
     return out.base
 
 
-@pytest.mark.parametrize("dtype", DTYPES)
+@pytest.mark.parametrize("dtype", KERNEL_DTYPES)
 @pytest.mark.parametrize("layout", ["gate", "every second", "transposed", "channels last"])
 def test_outputs_of_any_layout(path, layout, dtype):
     make = OUTPUTS[layout]
@@ -413,7 +411,7 @@ def test_errors_in_one_place(path, arrangement, mode):
     shape, layout, x_layout = ARRANGEMENTS[arrangement]
     with taken(replace(path, streaming=True)):
         for i, position in enumerate(POSITIONS):
-            category, dtype = list(CATEGORIES)[i % 3], DTYPES[i % 2]
+            category, dtype = list(CATEGORIES)[i % 3], KERNEL_DTYPES[i % 2]
             operands, expected = errors(
                 arrangement, shape, layout, x_layout, category, dtype, position, mode
             )
@@ -472,7 +470,7 @@ def test_special_values(path, dtype, values):
 def test_out(path, case):
     shapes = BROADCAST[case]
     full = np.broadcast_shapes(*shapes)
-    for dtype, order in itertools.product(DTYPES, ("C", "F")):
+    for dtype, order in itertools.product(KERNEL_DTYPES, ("C", "F")):
         (x, y, dout), _ = operands_and_expected(*three(dtype, (*shapes, full)))
         with np.errstate(all="ignore"):
             results = [np.empty(full, dtype, order) for _ in range(4)]

@@ -12,7 +12,7 @@ import numpy as np
 import pytest
 from hypothesis import given, note
 from hypothesis import strategies as st
-from operands import LAYOUTS, Operand, command
+from operands import KERNEL_DTYPES, LAYOUTS, FLOATS, Operand, command
 from outcome import arrays_in, described, outcome, sharing
 from paths import ANY_PATH, PATHS, taken
 
@@ -51,7 +51,6 @@ SHAPES = {  # of x and of y, None for a Python number; dout has the shape of the
     "many chunks, row": ((1_000, 257), (257,)),
     "many chunks, column": ((1_000, 257), (1_000, 1)),
 }
-SERVED = ["f4", "f8"]
 
 
 def full_shape(x, y):
@@ -132,7 +131,7 @@ def both_products(dout, x, y):
 
 
 @pytest.mark.parametrize("layer", [False, True], ids=["function", "layer"])
-@pytest.mark.parametrize("dtype", ["f4", "f8", "i4", "i8", "f2", "D"])
+@pytest.mark.parametrize("dtype", [*KERNEL_DTYPES, "f2", "D"])
 @pytest.mark.parametrize("case", SHAPES)
 def test_shapes_dtypes_and_whole_numbers(implementation, case, dtype, layer):
     dout, x, y = operands_of(case, dtype, whole)
@@ -303,7 +302,7 @@ ACCURACY = [
 ]
 
 
-@pytest.mark.parametrize("dtype", SERVED)
+@pytest.mark.parametrize("dtype", FLOATS)
 @pytest.mark.parametrize(("case", "make"), ACCURACY)
 def test_at_least_as_accurate_as_numpy(case, make, dtype):
     dout, x, y = operands_of(case, dtype, make)
@@ -356,7 +355,7 @@ def test_nothing_is_lost_to_cancellation(shape):
 
 
 @native_only
-@pytest.mark.parametrize("dtype", SERVED)
+@pytest.mark.parametrize("dtype", FLOATS)
 @pytest.mark.parametrize("case", SHAPES)
 def test_same_bits_on_every_path(case, dtype):
     dout, x, y = operands_of(case, dtype, wide)
@@ -380,7 +379,7 @@ SUBCLASSES = ["tagged", "answering", "retreating", "matrix", "masked", "mapped"]
 PLAIN_LAYOUTS = [name for name in LAYOUTS if name not in SUBCLASSES]
 
 
-@pytest.mark.parametrize("dtype", SERVED)
+@pytest.mark.parametrize("dtype", FLOATS)
 @pytest.mark.parametrize("layout", [*PLAIN_LAYOUTS, "tagged", "masked"])
 def test_layouts(implementation, layout, dtype):
     # Whole numbers: exact, in whichever order a layout is walked.
@@ -476,7 +475,7 @@ def test_equal_shapes_have_nothing_to_sum(implementation, layout, dtype):
                 assert actual == expected
 
 
-@pytest.mark.parametrize("dtype", ["f4", "f8", "i4", "i8"])
+@pytest.mark.parametrize("dtype", KERNEL_DTYPES)
 def test_equal_shapes_are_left_to_the_kernels(dtype, monkeypatch):
     monkeypatch.setattr(reference, "multiply_backward", None)
     monkeypatch.setattr(reference, "add_backward", None)
@@ -500,7 +499,7 @@ KINDS_OF_ARRAY = {
 
 
 @native_only
-@pytest.mark.parametrize("dtype", SERVED)
+@pytest.mark.parametrize("dtype", FLOATS)
 @pytest.mark.parametrize("case", ["row", "column", "number", "no axes", "several chunks, both"])
 def test_sums_do_not_depend_on_the_kind_of_array(case, dtype):
     operands = operands_of(case, dtype, wide)
@@ -531,7 +530,7 @@ def test_sums_do_not_depend_on_the_kind_of_array(case, dtype):
 
 
 @native_only
-@pytest.mark.parametrize("dtype", SERVED)
+@pytest.mark.parametrize("dtype", FLOATS)
 @pytest.mark.parametrize("trouble", ["subnormal", "infinity", "overflow"])
 @pytest.mark.parametrize("mode", ["ignore", "warn"])
 def test_a_flag_leaves_the_other_sums_as_they_are(dtype, trouble, mode):
@@ -620,7 +619,7 @@ TROUBLE = {
 @pytest.mark.parametrize("trouble", TROUBLE)
 @pytest.mark.parametrize("case", ["row", "column", "number, first", "several chunks, both"])
 def test_exceptions_as_in_plain_numpy(case, trouble, mode):
-    for dtype in SERVED:
+    for dtype in FLOATS:
         dout, x, y = operands_of(case, dtype, whole)
         for where in (0, dout.size // 2, -1):
             factors = np.array(TROUBLE[trouble], "f8")
@@ -651,7 +650,7 @@ def plain_sums(function, dout, x, y, errstate):
 
 @pytest.mark.parametrize("mode", ["ignore", "warn", "raise"])
 @pytest.mark.parametrize("shape", [(2, 40), (40, 2), (80,)])
-@pytest.mark.parametrize("dtype", SERVED)
+@pytest.mark.parametrize("dtype", FLOATS)
 def test_sums_that_overflow(shape, dtype, mode):
     dout = np.full(shape, np.finfo(dtype).max, dtype)
     ones = np.ones(shape, dtype)
