@@ -45,9 +45,13 @@ class Layers:
         return self.implementation.AddLayer().backward(dout, out=out)
 
 
-@pytest.fixture(scope="session", params=["functions", "layers"])
+APIS = [lambda implementation: implementation, Layers]
+ANY_API = st.sampled_from(APIS)
+
+
+@pytest.fixture(scope="session", params=APIS, ids=["functions", "layers"])
 def api(implementation, request):
-    return implementation if request.param == "functions" else Layers(implementation)
+    return request.param(implementation)
 
 
 def numbers(n=5, dtype="f8", seed=0):
@@ -680,8 +684,9 @@ def overlaps(draw):
     )
 
 
-@given(path=ANY_PATH, overlap=overlaps())
-def test_overlap_does_what_numpy_does_on_copies(api, path, overlap):
+@given(path=ANY_PATH, of=ANY_API, overlap=overlaps())
+def test_overlap_does_what_numpy_does_on_copies(implementation, path, of, overlap):
+    api = of(implementation)
     note(command(check_overlap, api, path, overlap))
     check_overlap(api, path, overlap)
 
