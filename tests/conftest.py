@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import os
 
 import pytest
@@ -38,6 +39,12 @@ settings.load_profile("suite")
 @pytest.fixture(scope="session", params=IMPLEMENTATIONS)
 def implementation(request):
     return REFERENCE if request.param == "reference" else INSTALLED
+
+
+def pytest_collection_finish():
+    """Spare the collector, which many tests call, what pytest holds of thousands of tests."""
+    gc.collect()
+    gc.freeze()
 
 
 def pytest_assertrepr_compare(op, left, right):

@@ -172,16 +172,21 @@ BROADCAST = {  # shapes of x and of y; dout's is that of the result
 LAYOUTS = ["C", "F", "gate", "rows", "stepped", "mirrored", "reversed", "offset", "rotated"]
 
 
+# Axes are walked by the size of an element, whatever that is.
+OF_BOTH_SIZES = ["f4", "i8"]
+
+
 @pytest.mark.parametrize("case", BROADCAST)
 def test_broadcasting(path, case):
     x, y = BROADCAST[case]
     full = np.broadcast_shapes(x, y)
     for dtype in KERNEL_DTYPES:
         check(*three(dtype, (x, y, full)))
+        check(*three(dtype, (x, y, None)))
+    for dtype in OF_BOTH_SIZES:
         check(*three(dtype, (x, y, full), ("F", "offset", "C")))
         check(*three(dtype, (x, y, full), ("gate", "stepped", "reversed")))
         check(*three(dtype, (x, y, x)))
-        check(*three(dtype, (x, y, None)))
 
 
 @pytest.mark.parametrize("layout", LAYOUTS)
@@ -189,6 +194,7 @@ def test_layouts(path, layout):
     for shape in ((7, 45), (3, 4, 21), (2, 300), (150, 2), (77,)):
         for dtype in KERNEL_DTYPES:
             check(*three(dtype, [shape] * 3, [layout] * 3))
+        for dtype in OF_BOTH_SIZES:
             check(*three(dtype, [shape] * 3, ("C", layout, "C")))
             check(*three(dtype, [shape] * 3, (layout, "F", layout)))
 

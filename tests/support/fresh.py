@@ -32,11 +32,11 @@ def wait(child):
 
 
 def environment(**variables):
-    """The variables of a fresh interpreter, which can import what stands in this folder."""
+    """The variables of a fresh interpreter, which can import the tests and what they share."""
     kept = {
         k: v for k, v in os.environ.items() if not k.startswith(("FASTLAYERS_", "OMP_", "GOMP_"))
     }
-    path = os.pathsep.join([str(SUPPORT), *filter(None, [os.environ.get("PYTHONPATH")])])
+    path = os.pathsep.join([str(SUPPORT), str(SUPPORT.parent), *filter(None, [os.environ.get("PYTHONPATH")])])
     return kept | {"OMP_WAIT_POLICY": "passive", "PYTHONPATH": path} | variables
 
 
