@@ -51,7 +51,7 @@ fuzz: $(VENV)/installed $(VENV)/group-test
 	$(BIN)/python -m pytest -m hypothesis --hypothesis-profile=fuzz --hypothesis-show-statistics
 
 leaks: $(VENV)/installed $(VENV)/group-test
-	$(BIN)/python tests/leaks.py
+	$(BIN)/python tests/support/leaks.py
 
 # Memory and threads under the tools that watch them. Each sanitizer wants a build of its own; GCC's.
 sanitize: memcheck
@@ -63,7 +63,7 @@ sanitize: memcheck
 memcheck: $(VENV)/installed $(VENV)/group-test
 	@command -v valgrind || { echo "make sanitize needs valgrind: apt-get install valgrind" >&2; exit 1; }
 	PYTHONMALLOC=malloc OMP_WAIT_POLICY=passive valgrind --quiet --error-exitcode=1 \
-		--suppressions=tests/valgrind.supp $(BIN)/python tests/calls.py
+		--suppressions=tests/support/valgrind.supp $(BIN)/python tests/support/calls.py
 
 # Python itself is not built with the sanitizers, so their libraries are loaded before all others.
 runtime = $(foreach library,$(1),$(shell gcc -print-file-name=lib$(library).so))
@@ -79,7 +79,7 @@ addresses: $(VENV)/installed $(VENV)/group-test
 		and not idle_memory_is_given_back and not without_a_sweeper"
 
 races: $(VENV)/installed $(VENV)/group-test
-	LD_PRELOAD="$(call runtime,tsan)" TSAN_OPTIONS=exitcode=66 $(BIN)/python tests/races.py
+	LD_PRELOAD="$(call runtime,tsan)" TSAN_OPTIONS=exitcode=66 $(BIN)/python tests/support/races.py
 
 # Each implementation in a process of its own. pytest-benchmark sorts the two by name; here it would
 # load the tests' conftest.py, which wants what only the tests need.

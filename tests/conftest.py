@@ -2,18 +2,20 @@
 
 from __future__ import annotations
 
+import gc
 import os
 
 import pytest
 from hypothesis import settings
-from outcome import Described, Outcome, differences
 
 # More threads than cores, for microseconds of work: one that waits must not keep a core from the
 # others. OpenMP reads it as it is loaded.
 os.environ.setdefault("OMP_WAIT_POLICY", "passive")
 
+from implementations import INSTALLED, REFERENCE
+from outcome import Described, Outcome, differences
+
 import fastlayers
-from fastlayers import reference
 
 pytest.register_assert_rewrite("fresh")  # what an interpreter complained of is told of
 
@@ -34,34 +36,15 @@ settings.register_profile("fuzz", deadline=None, max_examples=25_000, print_blob
 settings.load_profile("suite")
 
 
-class ReferenceGraph(fastlayers.Graph):
-    """A graph that is run by plain NumPy, whatever is installed."""
-
-    _operations = reference.OPERATIONS
-
-
-class Implementation:
-    """One implementation's functions and layers."""
-
-    def __init__(self, name, source):
-        self.name = name
-        self.source = source
-        self.multiply = source.multiply
-        self.add = source.add
-        self.multiply_backward = source.multiply_backward
-        self.add_backward = source.add_backward
-        self.MulLayer = source.MulLayer
-        self.AddLayer = source.AddLayer
-        self.Graph = ReferenceGraph if source is reference else fastlayers.Graph
-
-    def __repr__(self):
-        return self.source.__name__
-
-
 @pytest.fixture(scope="session", params=IMPLEMENTATIONS)
 def implementation(request):
-    source = {"native": fastlayers, "reference": reference}[request.param]
-    return Implementation(request.param, source)
+    return REFERENCE if request.param == "reference" else INSTALLED
+
+
+def pytest_collection_finish():
+    """Spare the collector, which many tests call, what pytest holds of thousands of tests."""
+    gc.collect()
+    gc.freeze()
 
 
 def pytest_assertrepr_compare(op, left, right):

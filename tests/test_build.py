@@ -86,8 +86,8 @@ def short_sources(sources):
 @posix_only
 def test_an_old_compiler_and_flags_that_change_results(short_sources):
     core = short_sources / "built/fastlayers/_core"
-    core.mkdir(parents=True)
-    stale = [core / "kernels_x86_64_v4.so", core.parent / "gone.py", core.parent / "gone.pyi"]
+    (core / "engine").mkdir(parents=True)
+    stale = [core / "engine/kernels_x86_64_v4.so", core.parent / "gone.py", core.parent / "gone.pyi"]
     for path in stale:
         path.write_text("of an earlier build", encoding="ascii")
     compiler = script(short_sources / "cc", OLD_COMPILER)
@@ -95,13 +95,17 @@ def test_an_old_compiler_and_flags_that_change_results(short_sources):
     result = setup(short_sources, "build", "--build-lib", "built", **flags)
     assert result.returncode == 0, result.stderr
 
-    built = {path.name.partition(".")[0] for path in core.glob("*.so")}
-    levels = {"kernels_baseline"}
-    if "kernels_x86_64_v2" in built:
-        levels = {"kernels_x86_64_v2", "kernels_x86_64_v3"}
+    built = {
+        str(path.relative_to(core)).partition(".")[0].replace(os.sep, ".")
+        for path in core.rglob("*.so")
+    }
+    levels = {"engine.kernels_baseline"}
+    if "engine.kernels_x86_64_v2" in built:
+        levels = {"engine.kernels_x86_64_v2", "engine.kernels_x86_64_v3"}
         assert "left out -march=x86-64-v4 -mprefer-vector-width=512: " in result.stdout
         assert "what is x86-64-v4?" in result.stderr
-    assert built == {"dispatch", "memory"} | levels
+    frontend = {f"frontend.{name}" for name in ("dispatch", "dtypes", "schedule")}
+    assert built == {"memory", "program.operations"} | frontend | levels
     assert {path.name for path in core.parent.glob("*.py*")} == {
         path.name for path in (short_sources / "src/fastlayers").glob("*.py*")
     }
@@ -157,7 +161,7 @@ def test_a_build_without_the_compiled_part(sources):
 )
 def test_arithmetic_that_rounds_otherwise_is_refused(flags, words):
     # As from a compiler that has such flags by default, or behind those of setup.py.
-    header = ROOT / "src/fastlayers/_core/compiler.h"
+    header = ROOT / "src/fastlayers/_core/system/compiler.h"
     command = ["cc", "-fsyntax-only", "-x", "c", str(header)]
     accepted = subprocess.run(command, capture_output=True, text=True)
     assert (accepted.returncode, accepted.stderr) == (0, "")

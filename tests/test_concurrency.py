@@ -12,7 +12,7 @@ from contextvars import copy_context
 
 import numpy as np
 import pytest
-from fresh import lines_of, output_of
+from fresh import FORK, lines_of, output_of
 from outcome import described
 
 import fastlayers
@@ -66,25 +66,6 @@ def output_of_script(script, path):
 
 # ------------------------------------------------------------------------------------------- fork
 
-FORK = """
-import os
-import signal
-
-def fork(function):
-    child = os.fork()
-    if child == 0:
-        signal.alarm(30)  # ends a child that hangs
-        code = 1
-        try:
-            function()
-            code = 0
-        finally:
-            os._exit(code)
-    return child
-
-def wait(child):
-    return os.waitstatus_to_exitcode(os.waitpid(child, 0)[1])
-"""
 can_fork = pytest.mark.skipif(not hasattr(os, "fork"), reason="no fork here")
 
 

@@ -8,12 +8,12 @@ import inspect
 
 import numpy as np
 import pytest
+from implementations import FUNCTIONS, INSTALLED, LAYERS
 
 import fastlayers
 from fastlayers import layers, reference
 
-FUNCTIONS = ["multiply", "add", "multiply_backward", "add_backward"]
-LAYERS = ["MulLayer", "AddLayer"]
+PUBLIC_FUNCTIONS = ["multiply", "add", "multiply_backward", "add_backward"]
 
 
 def parameters(function):
@@ -42,10 +42,12 @@ def test_layers(name):
 
 
 def test_names(implementation):
-    assert sorted(reference.__all__) == sorted(FUNCTIONS + LAYERS)
+    assert sorted(reference.__all__) == sorted(PUBLIC_FUNCTIONS + LAYERS)
     compiled = importlib.import_module(implementation.multiply.__module__)
     assert set(FUNCTIONS) <= set(vars(compiled))
-    assert set(FUNCTIONS + LAYERS) <= set(dir(fastlayers))
+    assert set(PUBLIC_FUNCTIONS + LAYERS) <= set(dir(fastlayers))
+    for name in PUBLIC_FUNCTIONS:
+        assert getattr(fastlayers, name) is getattr(INSTALLED, name)
 
 
 def test_star_import_hides_nothing_of_numpy():
@@ -54,12 +56,12 @@ def test_star_import_hides_nothing_of_numpy():
     hidden = [name for name in np.__all__ if names[name] is not getattr(np, name)]
     assert hidden == []
     assert set(LAYERS) | {"BaseLayer", "gradcheck", "recycling"} <= set(names)
-    assert not {*FUNCTIONS, "IMPLEMENTATION", "reference"} & set(fastlayers.__all__)
+    assert not {*PUBLIC_FUNCTIONS, "IMPLEMENTATION", "reference"} & set(fastlayers.__all__)
 
 
 def test_names_that_completion_offers():
     offered = dir(fastlayers)
-    assert set(fastlayers.__all__) | {*FUNCTIONS, "IMPLEMENTATION", "reference"} < set(offered)
+    assert set(fastlayers.__all__) | {*PUBLIC_FUNCTIONS, "IMPLEMENTATION", "reference"} < set(offered)
     assert offered == sorted(set(offered))
     modules = [name for name in offered if inspect.ismodule(getattr(fastlayers, name))]
     assert modules == ["reference"]

@@ -13,6 +13,7 @@ import numpy as np
 import plain
 import pytest
 from fresh import output_of
+from implementations import FUNCTIONS, INSTALLED, PAIRED, operands_of
 from operands import Operand
 from outcome import described, everything
 
@@ -94,7 +95,7 @@ def test_settings_go_for_all_threads(path, name):
         fastlayers.multiply(*operands[:2])  # threads that were started before
         with setting(name):
             expected = everything(plain, *operands, {"all": "ignore"})
-            actual = everything(fastlayers, *operands, {"all": "ignore"})
+            actual = everything(INSTALLED, *operands, {"all": "ignore"})
             after = current()
         assert actual == expected
         assert after == SETTINGS[name]
@@ -112,7 +113,7 @@ def test_settings_of_whoever_started_the_threads_are_theirs_alone(path, name):
         with setting(name):
             fastlayers.multiply(*operands[:2])
         outcomes.append(everything(plain, *operands, {"all": "ignore"}))
-        outcomes.append(everything(fastlayers, *operands, {"all": "ignore"}))
+        outcomes.append(everything(INSTALLED, *operands, {"all": "ignore"}))
 
     thread = threading.Thread(target=work)
     thread.start()
@@ -211,6 +212,11 @@ def test_subnormals_survive(path):
     assert all_are(fastlayers.multiply(np.full(1_000, 2.0**-600), 2.0**-474), 1)
     assert all_are(fastlayers.multiply_backward(x, one, one)[1], 1)
     assert all_are(fastlayers.add_backward(single)[0], 3)
+    assert all_are(INSTALLED.subtract(fastlayers.multiply(x, 3.0), x), 2)
+    negative = np.array(-5e-324).view("i8").item()
+    assert all_are(INSTALLED.negative(x), negative)
+    assert all_are(INSTALLED.subtract_backward(x)[1], negative)
+    assert all_are(INSTALLED.negative_backward(x), negative)
     assert all_are(fastlayers.add_backward(x, one[:1], one, sum_to_shape=True)[0], 1_000)
 
 
@@ -227,19 +233,23 @@ def redone(request, monkeypatch):
 
     # What it computes it is lent the recycler for.
     monkeypatch.setattr(memory, "set_handler", noticed(set_handler))
-    for name in ("multiply", "multiply_backward"):
+    for name in FUNCTIONS:
         monkeypatch.setattr(reference, name, noticed(getattr(reference, name)))
     with taken(request.param):
         yield done
 
 
 def everything_that_may_raise(x, y, dout):
-    fastlayers.multiply(x, y), fastlayers.add(x, y), fastlayers.multiply(x, 2.0)
-    fastlayers.multiply_backward(dout, x, y), fastlayers.add_backward(dout)
-    fastlayers.multiply_backward(dout, x, y, sum_to_shape=True)
-    fastlayers.multiply_backward(dout, x, y[0], sum_to_shape=True)
-    fastlayers.multiply_backward(dout, x.T.copy().T, y)
-    fastlayers.multiply(x, y, out=np.empty_like(x))
+    for name in FUNCTIONS:
+        function = getattr(INSTALLED, name)
+        function(*operands_of(name, dout, x, y))
+        function(*operands_of(name, dout, x.T.copy().T, y))
+        out = np.empty_like(x), np.empty_like(x)
+        function(*operands_of(name, dout, x, y), out=out if name in PAIRED else out[0])
+    for name in PAIRED:
+        getattr(INSTALLED, name)(dout, x, y, sum_to_shape=True)
+        getattr(INSTALLED, name)(dout, x, y[0], sum_to_shape=True)
+    fastlayers.multiply(x, 2.0)
 
 
 def test_flags_of_earlier_work_count_no_more(redone):
@@ -288,10 +298,11 @@ def test_what_lies_beside_the_operands_raises_nothing(path, category):
             inside[...] = 1.0
             with np.errstate(all="raise"):
                 for x, y, dout in ([*inside], [*inside[:, ::-1]], [inside[0], 2.0, inside[2]]):
-                    fastlayers.multiply(x, y), fastlayers.add(x, y)
-                    fastlayers.multiply_backward(dout, x, y), fastlayers.add_backward(dout)
+                    for name in FUNCTIONS:
+                        getattr(INSTALLED, name)(*operands_of(name, dout, x, y))
                     fastlayers.multiply_backward(dout, x, y, sum_to_shape=True)
-                    fastlayers.add_backward(dout, x[:1], x, sum_to_shape=True)
+                    for name in ("add_backward", "subtract_backward"):
+                        getattr(INSTALLED, name)(dout, x[:1], x, sum_to_shape=True)
             inside[...] = kept
 
 
@@ -305,11 +316,18 @@ def test_the_last_element_is_reported(path, category):
         x, y, ones = np.ones(n), np.ones(n), np.ones(n)
         x[-1], y[-1] = first, second
         with np.errstate(**{"all": "ignore", category: "raise"}):
-            for call, operands in (
-                (fastlayers.multiply, (x, y)),
-                (fastlayers.multiply, (x[None], y[None].T.copy().T)),
-                (fastlayers.multiply_backward, (x, ones, y)),
-                (fastlayers.multiply_backward, (x, y, ones)),
-            ):
-                with pytest.raises(FloatingPointError, match="encountered in multiply"):
-                    call(*operands)
+            calls = [
+                ("multiply", (x, y)),
+                ("multiply", (x[None], y[None].T.copy().T)),
+                ("multiply_backward", (x, ones, y)),
+                ("multiply_backward", (x, y, ones)),
+            ]
+            if category == "over":
+                greatest = np.where(x == 1, x, np.finfo("f8").max)
+                calls += [("add", (greatest, greatest)), ("subtract", (greatest, -greatest))]
+            if category == "invalid":
+                calls += [("add", (x, -x)), ("subtract", (x, x))]
+            for name, operands in calls:
+                ufunc = name.removesuffix("_backward")
+                with pytest.raises(FloatingPointError, match=f"encountered in {ufunc}"):
+                    getattr(INSTALLED, name)(*operands)

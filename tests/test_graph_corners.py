@@ -9,7 +9,7 @@ from concurrent.futures import ThreadPoolExecutor
 import numpy as np
 import pytest
 from fresh import lines_of
-from operands import LAYOUTS, Operand
+from operands import KERNEL_DTYPES, LAYOUTS, FLOATS, Operand
 from outcome import arrays_in, described, sharing
 from paths import PATHS, taken
 from plain_graph import PlainGraph, assert_same
@@ -18,8 +18,6 @@ from random_graphs import ANY_LAYOUT, function_of
 import fastlayers
 from fastlayers import Graph
 
-FLOATS = ["f4", "f8"]
-DTYPES = ["f4", "f8", "i4", "i8"]
 ALL_PATHS = [*PATHS, None]
 ARRAYS = [1, 7, 300, 5_000]  # numbers of elements
 
@@ -191,7 +189,7 @@ def test_x_comes_before_y_within_a_node():
     assert gradients.x.tolist() == [(-1e16 + 3.0) + 3.0] * 5
 
 
-@pytest.mark.parametrize("dtype", DTYPES)
+@pytest.mark.parametrize("dtype", KERNEL_DTYPES)
 @pytest.mark.parametrize("n", [None, *ARRAYS])
 def test_same_operand_twice(n, dtype):
     x = 3 if n is None else np.full(n, 3, dtype)
@@ -332,7 +330,7 @@ def test_float32_with_what_is_not_wider(weak):
 @pytest.mark.parametrize("number", ["np.float64(0.1)", "np.float32(0.1)", "np.int64(3)"])
 def test_typed_number_in_the_function(number):
     function = function_of(f"def graph(x):\n    return {number} * x + x * {number}\n")
-    for dtype in DTYPES:
+    for dtype in KERNEL_DTYPES:
         assert_same(function, np.arange(20).astype(dtype))
     assert_same(function, 2.5)
 
@@ -390,7 +388,7 @@ def test_other_dtypes(dtype):
 # ----------------------------------------------------------------------------------------- shapes
 
 
-@pytest.mark.parametrize("dtype", DTYPES)
+@pytest.mark.parametrize("dtype", KERNEL_DTYPES)
 @pytest.mark.parametrize(("m", "n"), [(3, 5), (1, 7), (300, 257), (70, 1)])
 def test_column_with_row(m, n, dtype):
     column, row = (Operand(dtype, shape, seed=9).build() for shape in ((m, 1), (1, n)))
@@ -470,7 +468,7 @@ def test_eight_axes():
 TAILS = [*range(1, 71), *range(250, 261), *range(510, 516), *range(1020, 1031)]
 
 
-@pytest.mark.parametrize("dtype", DTYPES)
+@pytest.mark.parametrize("dtype", KERNEL_DTYPES)
 def test_every_length_of_a_tail(dtype):
     for n in TAILS:
         x, a, b, dout = (normal(n, dtype, seed) for seed in range(4))
@@ -488,7 +486,7 @@ def test_every_length_of_a_summed_tail(dtype):
 @pytest.mark.parametrize("path", ALL_PATHS, ids=str)
 def test_every_path(path):
     for shape in ((3_000,), (40, 33), (129, 65)):
-        for dtype in DTYPES:
+        for dtype in KERNEL_DTYPES:
             operands = [normal(shape, dtype, seed) for seed in range(5)]
             with taken(path):
                 assert_same(shop, *operands)
@@ -498,7 +496,7 @@ def test_every_path(path):
 
 @pytest.mark.parametrize("layout", ANY_LAYOUT)
 def test_layouts(layout):
-    for dtype in DTYPES:
+    for dtype in KERNEL_DTYPES:
         for shapes in ([(7, 9)] * 3, [(40, 33), (33,), (40, 1)], [(3, 4, 21), (4, 1), (3, 4, 21)]):
             x, a, b = (
                 Operand(dtype, shape, layout, seed=i).build() for i, shape in enumerate(shapes)
@@ -604,7 +602,7 @@ def copies(arrays):
     return [np.array(one) for one in arrays]
 
 
-@pytest.mark.parametrize("dtype", DTYPES)
+@pytest.mark.parametrize("dtype", KERNEL_DTYPES)
 @pytest.mark.parametrize("n", ARRAYS)
 def test_out_is_an_operand(n, dtype):
     operands = [normal(n, dtype, seed) for seed in range(4)]

@@ -137,8 +137,16 @@ BROADCAST = {
 }
 
 
-@pytest.mark.parametrize("dtypes", ["dd", "ff", "fd", "ll", "DD", "gg"])
-@pytest.mark.parametrize("shapes", SHAPES, ids=str)
+# What is summed over which axes does not depend on the dtype; which sums are the kernels' does.
+SHAPES_AND_DTYPES = [
+    (shapes, dtypes)
+    for shapes in SHAPES
+    for dtypes in ("dd", "ff", "fd", "ll", "DD", "gg")
+    if dtypes in ("dd", "ff") or shapes in SHAPES[:2]
+]
+
+
+@pytest.mark.parametrize(("shapes", "dtypes"), SHAPES_AND_DTYPES, ids=str)
 @pytest.mark.parametrize("name", BROADCAST)
 def test_graph_of_the_gradients_gives_those_of_value_and_grad(implementation, name, shapes, dtypes):
     graph = implementation.Graph(BROADCAST[name])

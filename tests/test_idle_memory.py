@@ -259,9 +259,13 @@ ENDINGS = {
 }
 
 
-@pytest.mark.parametrize("seconds", [0.0, 1e300], ids=["at work", "asleep"])
-@pytest.mark.parametrize("ending", ENDINGS)
-def test_the_interpreter_ends_while_the_sweeper_is(seconds, ending):
+# Asleep by those that end in ways of their own: with Python's last steps, without, and midst calls.
+ENDS = [*((0.0, ending) for ending in ENDINGS)]
+ENDS += [(1e300, ending) for ending in ("returns", "os._exit", "a daemon thread")]
+
+
+@pytest.mark.parametrize(("seconds", "ending"), ENDS)
+def test_the_interpreter_ends_while_the_sweeper_is_at_work_or_asleep(seconds, ending):
     code, expected = ENDINGS[ending]
     script = f"""
 memory.set_idle_seconds({seconds})

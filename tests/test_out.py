@@ -10,17 +10,22 @@ import numpy as np
 import pytest
 from hypothesis import given, note
 from hypothesis import strategies as st
-from operands import LAYOUTS, Literal, Operand, command
+from implementations import FUNCTIONS, PAIRED, PARAMETERS, SINGLE, operands_of
+from operands import FLOATS, KERNEL_DTYPES, LAYOUTS, Literal, Operand, command
 from outcome import arrays_in, described, outcome, sharing
 from paths import ANY_PATH, taken
-from test_differential import ANY_LITERAL, CALLS, DIGITS, DTYPES, KERNEL_DTYPES
+from plain import ufunc_calls
+from random_calls import ANY_LITERAL, CALLS, DIGITS, DTYPES
 
 
 class Layers:
-    """The four functions, done by layers."""
+    """The functions, done by layers where there are such."""
 
     def __init__(self, implementation):
         self.implementation = implementation
+
+    def __getattr__(self, name):
+        return getattr(self.implementation, name)
 
     def __repr__(self):
         return f"Layers({self.implementation})"
@@ -40,47 +45,41 @@ class Layers:
         return self.implementation.AddLayer().backward(dout, out=out)
 
 
-@pytest.fixture(scope="session", params=["functions", "layers"])
+APIS = [lambda implementation: implementation, Layers]
+ANY_API = st.sampled_from(APIS)
+
+
+@pytest.fixture(scope="session", params=APIS, ids=["functions", "layers"])
 def api(implementation, request):
-    return implementation if request.param == "functions" else Layers(implementation)
-
-
-def ufunc_calls(operation, operands):
-    """The NumPy calls that an operation stands for, one a result."""
-    if operation in ("multiply", "add"):
-        return [(getattr(np, operation), operands)]
-    dout, x, y = operands if operation == "multiply_backward" else (*operands, 1, 1)
-    return [(np.multiply, (dout, y)), (np.multiply, (dout, x))]
-
-
-FORWARD = ["multiply", "add"]
-BACKWARD = ["multiply_backward", "add_backward"]
+    return request.param(implementation)
 
 
 def numbers(n=5, dtype="f8", seed=0):
     return np.random.default_rng(seed).uniform(1, 9, n).astype(dtype)
 
 
-def backward_operands(operation, dout, x, y):
-    return (dout, x, y) if operation == "multiply_backward" else (dout,)
+def three(n=5, dtype="f8"):
+    """dout, x and y."""
+    return tuple(numbers(n, dtype, seed) for seed in range(3))
 
 
 # --------------------------------------------------------------------------------- what it writes
 
 
-@pytest.mark.parametrize("dtype", ["f4", "f8", "i4", "i8", "f2", "D", "g", "O", ">f8"])
-@pytest.mark.parametrize("operation", FORWARD)
-def test_forward_returns_out(api, operation, dtype):
-    x, y = numbers(7, dtype), numbers(7, dtype, seed=1)
-    out = np.empty_like(x)
-    assert getattr(api, operation)(x, y, out=out) is out
-    np.testing.assert_array_equal(out, getattr(np, operation)(x, y))
+@pytest.mark.parametrize("dtype", [*KERNEL_DTYPES, "f2", "D", "g", "O", ">f8"])
+@pytest.mark.parametrize("operation", SINGLE)
+def test_out_is_returned(api, operation, dtype):
+    operands = operands_of(operation, *three(7, dtype))
+    out = np.empty(7, dtype)
+    assert getattr(api, operation)(*operands, out=out) is out
+    ((ufunc, inputs),) = ufunc_calls(operation, operands)
+    np.testing.assert_array_equal(out, ufunc(*inputs))
 
 
-@pytest.mark.parametrize("dtype", ["f4", "f8", "i4", "i8", "f2", "D", "g", "O", ">f8"])
-@pytest.mark.parametrize("operation", BACKWARD)
-def test_backward_returns_the_pair(api, operation, dtype):
-    operands = backward_operands(operation, *(numbers(7, dtype, seed) for seed in range(3)))
+@pytest.mark.parametrize("dtype", [*KERNEL_DTYPES, "f2", "D", "g", "O", ">f8"])
+@pytest.mark.parametrize("operation", PAIRED)
+def test_a_pair_is_returned(api, operation, dtype):
+    operands = operands_of(operation, *three(7, dtype))
     out = np.empty(7, dtype), np.empty(7, dtype)
     dx, dy = getattr(api, operation)(*operands, out=out)
     assert dx is out[0]
@@ -89,10 +88,10 @@ def test_backward_returns_the_pair(api, operation, dtype):
         np.testing.assert_array_equal(result, ufunc(*inputs))
 
 
-@pytest.mark.parametrize("operation", BACKWARD)
+@pytest.mark.parametrize("operation", PAIRED)
 @pytest.mark.parametrize("given_positions", [(), (0,), (1,)])
-def test_backward_allocates_for_none(api, operation, given_positions):
-    operands = backward_operands(operation, *(numbers(7, "f8", seed) for seed in range(3)))
+def test_a_pair_is_allocated_for_none(api, operation, given_positions):
+    operands = operands_of(operation, *three(7))
     out = tuple(np.empty(7) if i in given_positions else None for i in range(2))
     results = getattr(api, operation)(*operands, out=out)
     for i, (ufunc, inputs) in enumerate(ufunc_calls(operation, operands)):
@@ -101,15 +100,18 @@ def test_backward_allocates_for_none(api, operation, given_positions):
     assert sharing(arrays_in(results), operands) == []
 
 
-def test_tuple_of_one_for_forward(api):
+@pytest.mark.parametrize("operation", SINGLE)
+def test_tuple_of_one(api, operation):
     # What numpy.multiply takes.
+    operands = operands_of(operation, *three(3))
     out = np.empty(3)
-    assert api.multiply(np.arange(3.0), 2.0, out=(out,)) is out
-    assert out.tolist() == [0.0, 2.0, 4.0]
-    assert api.add(np.arange(3.0), 2.0, out=(None,)).tolist() == [2.0, 3.0, 4.0]
+    ((ufunc, inputs),) = ufunc_calls(operation, operands)
+    assert getattr(api, operation)(*operands, out=(out,)) is out
+    assert out.tolist() == ufunc(*inputs).tolist()
+    assert getattr(api, operation)(*operands, out=(None,)).tolist() == out.tolist()
 
 
-@pytest.mark.parametrize("operation", FORWARD)
+@pytest.mark.parametrize("operation", SINGLE)
 @pytest.mark.parametrize(
     ("x", "y", "shape"),
     [
@@ -130,24 +132,27 @@ def test_tuple_of_one_for_forward(api):
     ],
     ids=str,
 )
-def test_forward_by_shape_and_kind(api, operation, x, y, shape):
+def test_out_by_shape_and_kind(api, operation, x, y, shape):
     expected, out = np.full(shape, -1.0), np.full(shape, -1.0)
-    getattr(np, operation)(x, y, out=expected)
-    assert getattr(api, operation)(x, y, out=out) is out
+    operands = operands_of(operation, y, x, y)
+    ((ufunc, inputs),) = ufunc_calls(operation, operands)
+    ufunc(*inputs, out=expected)
+    assert getattr(api, operation)(*operands, out=out) is out
     assert described(out) == described(expected)
 
 
 @pytest.mark.parametrize("shape", [(2, 3), (4, 2, 3)])
-@pytest.mark.parametrize("operation", BACKWARD)
-def test_backward_broadcasts_up_to_out(api, operation, shape):
+@pytest.mark.parametrize("operation", PAIRED)
+def test_pairs_are_broadcast_up_to_out(api, operation, shape):
     dout, x, y = numbers(6).reshape(2, 3), numbers(3, seed=1), numbers((2, 1), seed=2)
-    operands = backward_operands(operation, dout, x, y)
+    operands = operands_of(operation, dout, x, y)
     out = np.full(shape, -1.0), np.full(shape, -1.0)
     getattr(api, operation)(*operands, out=out)
     for result, (ufunc, inputs) in zip(out, ufunc_calls(operation, operands), strict=True):
         np.testing.assert_array_equal(result, np.broadcast_to(ufunc(*inputs), shape))
 
 
+SLOW = "object", 20_000
 STRIDED = {
     "every second": lambda n: np.full(2 * n, -1.0)[::2],
     "backwards": lambda n: np.full(n, -1.0)[::-1],
@@ -161,20 +166,21 @@ STRIDED = {
 }
 
 
-@pytest.mark.parametrize("n", [3, 100, 20_000])
-@pytest.mark.parametrize("kind", STRIDED)
+# No kernel, and so no thread, has to do with objects.
+@pytest.mark.parametrize(
+    ("kind", "n"), [(kind, n) for kind in STRIDED for n in (3, 100, 20_000) if (kind, n) != SLOW]
+)
 def test_out_of_any_layout_and_same_kind_of_dtype(api, kind, n):
-    dout, x, y = (numbers(n, "f8", seed) for seed in range(3))
     out, other, expected = (STRIDED[kind](n) for _ in range(3))
-    np.multiply(x, y, out=expected)
-    assert api.multiply(x, y, out=out) is out
-    assert described(out) == described(expected)
-    assert described(out.base) == described(expected.base)  # nothing written between the elements
-    api.multiply_backward(dout, x, y, out=(out, other))
-    np.multiply(dout, y, out=expected)
-    assert described(out) == described(expected)
-    np.multiply(dout, x, out=expected)
-    assert described(other) == described(expected)
+    for operation in FUNCTIONS:
+        operands = operands_of(operation, *three(n))
+        given_out = (out, other) if operation in PAIRED else out
+        getattr(api, operation)(*operands, out=given_out)
+        written = zip((out, other), ufunc_calls(operation, operands), strict=False)
+        for one, (ufunc, inputs) in written:
+            ufunc(*inputs, out=expected)
+            assert described(one) == described(expected)
+            assert described(one.base) == described(expected.base)  # nothing between the elements
 
 
 @pytest.mark.parametrize("kind", [np.matrix, np.ma.MaskedArray])
@@ -191,11 +197,13 @@ def test_out_of_a_subclass(api, kind):
     assert described(other) == described(expected)
 
 
-def test_ellipsis_for_forward(implementation):
+def test_ellipsis(implementation):
     # NumPy 2.3 and later take it for "an array, even where a scalar is usual".
-    for operation in FORWARD:
-        expected = outcome(getattr(np, operation), 2.0, 3.0, out=...)
-        assert outcome(getattr(implementation, operation), 2.0, 3.0, out=...) == expected
+    for operation in SINGLE:
+        operands = operands_of(operation, 1.5, 2.0, 3.0)
+        ((ufunc, inputs),) = ufunc_calls(operation, operands)
+        expected = outcome(ufunc, *inputs, out=...)
+        assert outcome(getattr(implementation, operation), *operands, out=...) == expected
 
 
 # ----------------------------------------------------------------------------------------- errors
@@ -227,22 +235,23 @@ BAD = {
 }
 
 
-@pytest.mark.parametrize("operation", FORWARD)
+@pytest.mark.parametrize("operation", SINGLE)
 @pytest.mark.parametrize("bad", BAD)
-def test_forward_refuses_what_numpy_refuses(api, operation, bad):
-    x, y, out = numbers(5), numbers(5, seed=1), BAD[bad]()
+def test_what_numpy_refuses_is_refused(api, operation, bad):
+    operands, out = operands_of(operation, *three()), BAD[bad]()
     before = described(out)
-    expected = outcome(getattr(np, operation), x, y, out=out)
+    ((ufunc, inputs),) = ufunc_calls(operation, operands)
+    expected = outcome(ufunc, *inputs, out=out)
     assert expected.exception is not None
-    assert outcome(getattr(api, operation), x, y, out=out) == expected
+    assert outcome(getattr(api, operation), *operands, out=out) == expected
     assert described(out) == before
 
 
-@pytest.mark.parametrize("operation", BACKWARD)
+@pytest.mark.parametrize("operation", PAIRED)
 @pytest.mark.parametrize("position", [0, 1])
 @pytest.mark.parametrize("bad", BAD)
-def test_backward_refuses_before_it_writes(api, operation, position, bad):
-    operands = backward_operands(operation, *(numbers(5, "f8", seed) for seed in range(3)))
+def test_pairs_are_refused_before_they_are_written(api, operation, position, bad):
+    operands = operands_of(operation, *three())
     pair = [np.full(5, -1.0), np.full(5, -1.0)]
     pair[position] = BAD[bad]()
     before = described(pair)
@@ -252,17 +261,18 @@ def test_backward_refuses_before_it_writes(api, operation, position, bad):
     assert described(pair) == before
 
 
-@pytest.mark.parametrize("operation", FORWARD)
+@pytest.mark.parametrize("operation", SINGLE)
 @pytest.mark.parametrize("count", [0, 2, 3])
-def test_forward_refuses_a_tuple_of_another_length(api, operation, count):
-    x, arrays = numbers(5), tuple(np.full(5, -1.0) for _ in range(count))
-    expected = outcome(getattr(np, operation), x, x, out=arrays)
+def test_a_tuple_of_another_length_is_refused(api, operation, count):
+    operands, arrays = operands_of(operation, *three()), tuple(np.full((count, 5), -1.0))
+    ((ufunc, inputs),) = ufunc_calls(operation, operands)
+    expected = outcome(ufunc, *inputs, out=arrays)
     assert expected.exception is not None
-    assert outcome(getattr(api, operation), x, x, out=arrays) == expected
+    assert outcome(getattr(api, operation), *operands, out=arrays) == expected
     assert all(np.all(array == -1.0) for array in arrays)
 
 
-@pytest.mark.parametrize("operation", BACKWARD)
+@pytest.mark.parametrize("operation", PAIRED)
 @pytest.mark.parametrize(
     "out",
     [
@@ -278,8 +288,8 @@ def test_forward_refuses_a_tuple_of_another_length(api, operation, count):
     ],
     ids=lambda out: f"{type(out).__name__} of {len(out)}" if hasattr(out, "__len__") else "int",
 )
-def test_backward_refuses_what_is_not_a_pair(api, operation, out):
-    operands = backward_operands(operation, *(numbers(5, "f8", seed) for seed in range(3)))
+def test_what_is_not_a_pair_is_refused(api, operation, out):
+    operands = operands_of(operation, *three())
     before = described(out)
     # np.divmod is a ufunc of two results, as backward is.
     expected = outcome(np.divmod, operands[0], operands[-1], out=out).exception
@@ -334,17 +344,17 @@ def test_a_refusal_leaves_masks_as_they_were(api):
     assert described(dx) == before
 
 
-@pytest.mark.parametrize("operation", FORWARD + BACKWARD)
+@pytest.mark.parametrize("operation", FUNCTIONS)
 def test_an_array_that_numpy_warns_of_writing_to(api, operation):
     def broadcast():  # of which nothing is repeated
         return np.broadcast_arrays(np.zeros((1, 3)), np.zeros((1, 1, 3)))[0]
 
     x = numbers(3).reshape(1, 1, 3)
-    operands = (x, x) if operation in FORWARD else backward_operands(operation, x, x, x)
-    out = broadcast() if operation in FORWARD else (broadcast(), broadcast())
+    operands = operands_of(operation, x, x, x)
+    out = broadcast() if operation in SINGLE else (broadcast(), broadcast())
     one = outcome(getattr(api, operation), *operands, out=out)
     assert one.warnings == outcome(np.multiply, x, x, out=broadcast()).warnings * (
-        1 if operation in FORWARD else 2
+        1 if operation in SINGLE else 2
     )
     assert one.value is out or one.value == out
 
@@ -381,31 +391,37 @@ def test_layer_works_on_after_a_refusal(implementation):
 # --------------------------------------------------------------------------------------- errstate
 
 
-@pytest.mark.parametrize("n", [5, 3_000, 100_000])
-@pytest.mark.parametrize("dtype", ["f4", "f8"])
+# A row, a tail, threads' shares.
+LENGTHS = [(5, "f4"), (3_000, "f8"), (100_000, "f4"), (100_000, "f8")]
+TWO_SIGNS = {"multiply": 1, "add": 1, "subtract": -1}  # of operands whose result overflows
+
+
+@pytest.mark.parametrize(("n", "dtype"), LENGTHS)
 @pytest.mark.parametrize("mode", ["ignore", "warn", "raise", "call", "log"])
-def test_errstate_when_the_operand_is_overwritten(api, mode, dtype, n):
-    # Whoever computes the product again, for NumPy to word the warning, needs operands that
+@pytest.mark.parametrize("operation", TWO_SIGNS)
+def test_errstate_when_the_operand_is_overwritten(api, operation, mode, n, dtype):
+    # Whoever computes the result again, for NumPy to word the warning, needs operands that
     # are no longer there.
     def operands():
-        x = numbers(n, dtype)
+        x, y = numbers(n, dtype), numbers(n, dtype, seed=1)
         x[n // 2] = np.finfo(dtype).max
-        return x, numbers(n, dtype, seed=1)
+        y[n // 2] = np.finfo(dtype).max * TWO_SIGNS[operation]
+        return x, y
 
     x, y = operands()
-    expected = outcome(np.multiply, x, y, out=x, errstate={"all": mode})
+    expected = outcome(getattr(np, operation), x, y, out=x, errstate={"all": mode})
     x_again, y = operands()
-    actual = outcome(api.multiply, x_again, y, out=x_again, errstate={"all": mode})
+    actual = outcome(getattr(api, operation), x_again, y, out=x_again, errstate={"all": mode})
     assert actual == expected
     assert (actual.exception is not None) == (mode == "raise")
+    assert (actual.warnings + actual.handled == ()) == (mode in ("ignore", "raise"))
     assert described(x_again) == described(x)
 
 
-@pytest.mark.parametrize("n", [5, 3_000, 100_000])
-@pytest.mark.parametrize("dtype", ["f4", "f8"])
+@pytest.mark.parametrize(("n", "dtype"), LENGTHS)
 @pytest.mark.parametrize("mode", ["ignore", "warn", "call", "log"])
 @pytest.mark.parametrize("overwritten", [(0, 1), (1, 0), (2, 1), (2, 0), (1, 2)])
-def test_errstate_when_backward_overwrites(api, mode, dtype, n, overwritten):
+def test_errstate_when_backward_overwrites(api, mode, n, dtype, overwritten):
     def operands():
         dout, x, y = (numbers(n, dtype, seed) for seed in range(3))
         y[n // 3] = np.finfo(dtype).max
@@ -473,7 +489,7 @@ OUT_LAYOUTS = [name for name in LAYOUTS if name not in ("answering", "retreating
 OUT_DTYPES = [dtype for dtype in DTYPES if np.dtype(dtype).kind != "V"]
 OUT_DTYPE = st.sampled_from([*KERNEL_DTYPES * 4, *OUT_DTYPES])
 OUT_LAYOUT = st.sampled_from(["C", "C", "F", *OUT_LAYOUTS])
-ANY_OPERATION = st.sampled_from([*FORWARD, *BACKWARD])
+ANY_OPERATION = st.sampled_from(FUNCTIONS)
 NO_ARRAY = ANY_LITERAL.filter(lambda literal: literal.source != "None")
 
 
@@ -481,9 +497,7 @@ NO_ARRAY = ANY_LITERAL.filter(lambda literal: literal.source != "None")
 def calls_with_out(draw):
     """An operation, its operands, and for each result an array or None."""
     call, operation = draw(CALLS), draw(ANY_OPERATION)
-    operands = backward_operands(operation, call.dout, call.x, call.y)
-    if operation in FORWARD:
-        operands = call.x, call.y
+    operands = operands_of(operation, call.dout, call.x, call.y)
     shapes = [part.shape for part in operands if isinstance(part, Operand)]
     dtypes = [part.dtype for part in operands if getattr(part, "dtype", None) in OUT_DTYPES]
     try:
@@ -491,9 +505,9 @@ def calls_with_out(draw):
     except ValueError:
         shape = ()
     out = []
-    for _ in range(2 if operation in BACKWARD else 1):
+    for _ in range(2 if operation in PAIRED else 1):
         kind, size = draw(DIGITS), draw(DIGITS)
-        if kind == 9 or (kind > 6 and operation in BACKWARD):
+        if kind == 9 or (kind > 6 and operation in PAIRED):
             out.append(draw(NO_ARRAY) if kind == 9 else None)
             continue
         dtype = dtypes[size % len(dtypes)] if dtypes and kind < 4 else draw(OUT_DTYPE)
@@ -521,12 +535,12 @@ def check_out(implementation, path, operation, operands, out, errstate):
         targets.append(arrays[position])
     inputs, arrays = build()
     untouched = described(arrays)
-    given_out = tuple(arrays) if operation in BACKWARD else arrays[0]
+    given_out = tuple(arrays) if operation in PAIRED else arrays[0]
     with taken(path):
         actual = outcome(
             getattr(implementation, operation), *inputs, out=given_out, errstate=errstate
         )
-    if operation in FORWARD:
+    if operation in SINGLE:
         assert actual == expected[0]
         assert described(arrays) == described(targets)
         return
@@ -636,7 +650,7 @@ def views(draw, shape):
 
 @st.composite
 def overlaps(draw):
-    operation = draw(st.sampled_from([*FORWARD, *BACKWARD, *BACKWARD]))
+    operation = draw(st.sampled_from([*FUNCTIONS, *PAIRED]))
     shape = draw(
         st.one_of(
             st.tuples(st.integers(0, 130)),
@@ -651,11 +665,10 @@ def overlaps(draw):
     # warning depends on the overlap.
     number = st.sampled_from(["2", "-3", "1.5", "nan"]).map(Literal)
     part = st.one_of(same, same, same, same, narrower, number)
-    count = {"add_backward": 1, "multiply_backward": 3}.get(operation, 2)
-    operands = [draw(part) for _ in range(count)]
+    operands = [draw(part) for _ in PARAMETERS[operation]]
     in_place = [part for part in operands if getattr(part, "shape", None) == shape]
     target = st.one_of(same, same, st.sampled_from(in_place) if in_place else same)
-    if operation in BACKWARD:
+    if operation in PAIRED:
         target = st.one_of(target, target, target, st.none())
     if draw(st.integers(0, 19)) == 19:
         target = st.one_of(target, narrower, views((2, *shape)))
@@ -663,19 +676,20 @@ def overlaps(draw):
         operation,
         Operand(
             # Not complex: whether NumPy uses FMA for that depends on the overlap.
-            draw(st.sampled_from(["f4", "f8", "i4", "i8", "f8", "f2", ">f8"])),
+            draw(st.sampled_from([*KERNEL_DTYPES, "f8", "f2", ">f8"])),
             (700,),
             values=draw(st.sampled_from(["ordinary", "ordinary", "spot", "special", "bits"])),
             seed=draw(st.integers(0, 2**16)),
         ),
         tuple(operands),
-        tuple(draw(target) for _ in range(2 if operation in BACKWARD else 1)),
+        tuple(draw(target) for _ in range(2 if operation in PAIRED else 1)),
         draw(st.sampled_from([{}, {}, {"all": "ignore"}, {"all": "warn"}, {"all": "call"}])),
     )
 
 
-@given(path=ANY_PATH, overlap=overlaps())
-def test_overlap_does_what_numpy_does_on_copies(api, path, overlap):
+@given(path=ANY_PATH, of=ANY_API, overlap=overlaps())
+def test_overlap_does_what_numpy_does_on_copies(implementation, path, of, overlap):
+    api = of(implementation)
     note(command(check_overlap, api, path, overlap))
     check_overlap(api, path, overlap)
 
@@ -688,7 +702,7 @@ def check_overlap(api, path, overlap):
         actual = outcome(
             getattr(api, overlap.operation),
             *operands,
-            out=out if overlap.operation in BACKWARD else out[0],
+            out=out if overlap.operation in PAIRED else out[0],
             errstate=overlap.errstate,
         )
     errors = [one.exception for one in expected if one.exception]
@@ -703,7 +717,7 @@ def check_overlap(api, path, overlap):
         for array in (memory, expected_memory):
             array.view(np.uint8)[nan_bytes] = 0
     assert described(memory) == described(expected_memory)
-    results = actual.value if overlap.operation in BACKWARD else (actual.value,)
+    results = actual.value if overlap.operation in PAIRED else (actual.value,)
     for result, target, one in zip(results, out, expected, strict=True):
         assert result is target if target is not None else described(result) == one.result
     assert_said(actual, expected)
@@ -721,7 +735,19 @@ IN_PLACE = {
 
 
 @pytest.mark.parametrize("n", [3, 100, 40_000])
-@pytest.mark.parametrize("dtype", ["f4", "f8", "i4", "i8"])
+@pytest.mark.parametrize("dtype", KERNEL_DTYPES)
+@pytest.mark.parametrize("operation", SINGLE)
+def test_results_written_over_an_operand(api, operation, dtype, n):
+    for position in range(len(PARAMETERS[operation])):
+        operands = operands_of(operation, *three(n, dtype))
+        ((ufunc, inputs),) = ufunc_calls(operation, operands)
+        expected, out = ufunc(*inputs), operands[position]
+        assert getattr(api, operation)(*operands, out=out) is out
+        assert described(out) == described(expected)
+
+
+@pytest.mark.parametrize("n", [3, 100, 40_000])
+@pytest.mark.parametrize("dtype", KERNEL_DTYPES)
 @pytest.mark.parametrize("kind", IN_PLACE)
 def test_gradients_written_over_the_operands(api, kind, dtype, n):
     dout, x, y = (numbers(n, dtype, seed) for seed in range(3))
@@ -737,18 +763,16 @@ def test_gradients_written_over_the_operands(api, kind, dtype, n):
 @pytest.mark.parametrize("n", [50, 100_000])
 def test_results_shifted_against_the_operands(api, n, shift):
     # Long enough for threads: a chunk must not read what its neighbour has written.
-    memory = numbers(n + 40)
     start = max(0, -shift)
-    x, out = memory[start : start + n], memory[start + shift :][:n]
-    expected = x * x
-    api.multiply(x, x, out=out)
-    np.testing.assert_array_equal(out, expected)
-    memory = numbers(n + 40)
-    dout, dx, dy = memory[start : start + n], memory[start + shift :][:n], np.empty(n)
-    expected = dout.copy()
-    api.add_backward(dout, out=(dx, dy))
-    np.testing.assert_array_equal(dx, expected)
-    np.testing.assert_array_equal(dy, expected)
+    for operation in FUNCTIONS:
+        memory = numbers(n + 40)
+        x, out = memory[start : start + n], memory[start + shift :][:n]
+        operands, other = operands_of(operation, x, x, x), np.empty(n)
+        expected = [ufunc(*inputs) for ufunc, inputs in ufunc_calls(operation, operands)]
+        given_out = (out, other) if operation in PAIRED else out
+        getattr(api, operation)(*operands, out=given_out)
+        for result, one in zip((out, other), expected, strict=False):
+            np.testing.assert_array_equal(result, one)
 
 
 @pytest.mark.parametrize("shift", [-40, -9, -1, 0, 1, 3, 8, 40])

@@ -9,7 +9,8 @@ from functools import cache
 import numpy as np
 import plain
 import pytest
-from operands import Literal, Operand
+from implementations import FUNCTIONS, INSTALLED, PAIRED, operands_of
+from operands import FLOATS, KERNEL_DTYPES, Literal, Operand
 from outcome import arrays_in, described, everything, outcome, sharing
 
 import fastlayers
@@ -19,10 +20,9 @@ if fastlayers.IMPLEMENTATION != "native":
     pytest.skip("plain NumPy has one path only", allow_module_level=True)
 
 from paths import PATHS, taken
+from plain import ufunc_calls
 
 from fastlayers._core import memory
-
-DTYPES = ["f4", "f8", "i4", "i8"]
 
 
 @pytest.fixture(params=PATHS, ids=str)
@@ -59,7 +59,7 @@ def operands_and_expected(x, y, dout, errstate=()):
 def check(x, y, dout, errstate=()):
     """Compare all functions and layers with the plain ones."""
     operands, expected = operands_and_expected(x, y, dout, errstate)
-    actual = everything(fastlayers, *operands, dict(errstate) or IGNORE)
+    actual = everything(INSTALLED, *operands, dict(errstate) or IGNORE)
     assert actual == expected
     results = [array for one in actual.values() for array in arrays_in(one.value)]
     assert sharing(results, arrays_in(tuple(operands))) == []
@@ -77,19 +77,19 @@ def three(dtype, shapes, layouts=("C", "C", "C"), values="bits"):
 # ------------------------------------------------------------------------------------------- sizes
 
 
-@pytest.mark.parametrize("dtype", DTYPES)
+@pytest.mark.parametrize("dtype", KERNEL_DTYPES)
 def test_every_short_length(path, dtype):
     for n in range(131):
         check(*three(dtype, [(n,)] * 3))
 
 
-@pytest.mark.parametrize("dtype", DTYPES)
+@pytest.mark.parametrize("dtype", KERNEL_DTYPES)
 def test_lengths_around_thresholds(any_path, dtype):
     for n in (255, 256, 257, 320, 1_023, 1_024, 1_025, 16_383, 16_384, 16_385):
         check(*three(dtype, [(n,)] * 3))
 
 
-@pytest.mark.parametrize("dtype", DTYPES)
+@pytest.mark.parametrize("dtype", KERNEL_DTYPES)
 def test_numbers(any_path, dtype):
     for n in (1, 5, 64, 67, 300, 1_025):
         check(*three(dtype, [(n,), None, (n,)]))
@@ -99,7 +99,7 @@ def test_numbers(any_path, dtype):
         check(*three(dtype, [(n,), (n,), None]))
 
 
-@pytest.mark.parametrize("dtype", DTYPES)
+@pytest.mark.parametrize("dtype", KERNEL_DTYPES)
 def test_starts_anywhere_in_a_cache_line(any_path, dtype):
     # Vector loops, and streaming, begin at the first cache line of the results.
     line = 64 // np.dtype(dtype).itemsize
@@ -112,20 +112,22 @@ def test_starts_anywhere_in_a_cache_line(any_path, dtype):
             one[first : first + 389] for one, first in zip(memory, starts, strict=True)
         )
         with np.errstate(all="ignore"):
-            products = x * y, x + y, dout * y, dout * x, dout * 1
-            results = [fastlayers.multiply(x, y), fastlayers.add(x, y)]
-            results += [*fastlayers.multiply_backward(dout, x, y), fastlayers.add_backward(dout)[1]]
-            assert described(results) == described(list(products))
-            fastlayers.multiply(x, y, out=dx)
-            assert described(dx.copy()) == described(products[0])
-            fastlayers.add(x, y, out=dx)
-            assert described(dx.copy()) == described(products[1])
-            fastlayers.multiply_backward(dout, x, y, out=(dx, dy))
-            assert described((dx.copy(), dy.copy())) == described(products[2:4])
+            for function in FUNCTIONS:
+                given, call = operands_of(function, dout, x, y), getattr(INSTALLED, function)
+                expected = described(expected_of(function, given))
+                assert described(arrays_in(call(*given))) == expected
+                written = (dx, dy) if function in PAIRED else (dx,)
+                call(*given, out=written)
+                assert described([one.copy() for one in written]) == expected
         # Nothing is written beside them.
         for one, first, untouched in zip(memory[3:], starts[3:], before, strict=True):
             one[first : first + 389] = untouched[first : first + 389]
             assert one.tobytes() == untouched.tobytes()
+
+
+def expected_of(function, operands):
+    """The results of a function, of one or two, as a list."""
+    return [ufunc(*inputs) for ufunc, inputs in ufunc_calls(function, operands)]
 
 
 def aligned(n, dtype, values="ordinary", seed=0):
@@ -170,23 +172,29 @@ BROADCAST = {  # shapes of x and of y; dout's is that of the result
 LAYOUTS = ["C", "F", "gate", "rows", "stepped", "mirrored", "reversed", "offset", "rotated"]
 
 
+# Axes are walked by the size of an element, whatever that is.
+OF_BOTH_SIZES = ["f4", "i8"]
+
+
 @pytest.mark.parametrize("case", BROADCAST)
 def test_broadcasting(path, case):
     x, y = BROADCAST[case]
     full = np.broadcast_shapes(x, y)
-    for dtype in DTYPES:
+    for dtype in KERNEL_DTYPES:
         check(*three(dtype, (x, y, full)))
+        check(*three(dtype, (x, y, None)))
+    for dtype in OF_BOTH_SIZES:
         check(*three(dtype, (x, y, full), ("F", "offset", "C")))
         check(*three(dtype, (x, y, full), ("gate", "stepped", "reversed")))
         check(*three(dtype, (x, y, x)))
-        check(*three(dtype, (x, y, None)))
 
 
 @pytest.mark.parametrize("layout", LAYOUTS)
 def test_layouts(path, layout):
     for shape in ((7, 45), (3, 4, 21), (2, 300), (150, 2), (77,)):
-        for dtype in DTYPES:
+        for dtype in KERNEL_DTYPES:
             check(*three(dtype, [shape] * 3, [layout] * 3))
+        for dtype in OF_BOTH_SIZES:
             check(*three(dtype, [shape] * 3, ("C", layout, "C")))
             check(*three(dtype, [shape] * 3, (layout, "F", layout)))
 
@@ -235,7 +243,7 @@ def test_axes_in_any_order(path, axes):
 
 
 @pytest.mark.parametrize("streaming", [False, True])
-@pytest.mark.parametrize("dtype", DTYPES)
+@pytest.mark.parametrize("dtype", KERNEL_DTYPES)
 def test_large(dtype, streaming):
     # Shares, blocks and tiles as they are in earnest.
     path = replace(PATHS[-1], threads=2, streaming=streaming)
@@ -254,6 +262,10 @@ def test_integers_wrap(any_path):
         dx, dy = fastlayers.multiply_backward(x, x[::-1], np.full(300, info.min, dtype))
         assert np.all(dx == info.min)
         assert np.all(dy == 1)
+        least = np.full(300, info.min, dtype)
+        assert np.all(INSTALLED.subtract(least, 1) == info.max)
+        assert np.all(INSTALLED.negative(least) == info.min)
+        assert np.all(INSTALLED.subtract_backward(least)[1] == info.min)
 
 
 # ------------------------------------------------------------------------- what the kernels serve
@@ -264,35 +276,31 @@ def no_fall_back(monkeypatch):
     def refuse(*args, **kwargs):
         raise LookupError("fell through to plain NumPy")
 
-    for name in ("multiply", "add", "multiply_backward", "add_backward"):
-        monkeypatch.setattr(reference, name, refuse)
+    for function in FUNCTIONS:
+        monkeypatch.setattr(reference, function, refuse)
     # What NumPy computes is recycled, too, and for that NumPy is given another handler.
     monkeypatch.setattr(memory, "set_handler", refuse)
     with taken(PATHS[0]):
         yield
 
 
-def test_falling_through_is_noticed(no_fall_back):
+@pytest.mark.parametrize("function", FUNCTIONS)
+def test_falling_through_is_noticed(no_fall_back, function):
     x = np.ones(5, "D")
-    for function, operands, out in (
-        (fastlayers.multiply, (x, x), x.copy()),
-        (fastlayers.add, (x, x), x.copy()),
-        (fastlayers.multiply_backward, (x, x, x), (x.copy(), None)),
-        (fastlayers.add_backward, (x,), (x.copy(), None)),
-    ):
-        for given_out in (None, out):
-            with pytest.raises(LookupError, match="fell through"):
-                function(*operands, out=given_out)
+    out = (x.copy(), None) if function in PAIRED else x.copy()
+    for given_out in (None, out):
+        with pytest.raises(LookupError, match="fell through"):
+            getattr(INSTALLED, function)(*operands_of(function, x, x, x), out=given_out)
 
 
-@pytest.mark.parametrize("dtype", DTYPES)
+@pytest.mark.parametrize("dtype", KERNEL_DTYPES)
 @pytest.mark.parametrize("case", BROADCAST)
 def test_broadcasting_is_served(no_fall_back, case, dtype):
     x, y = BROADCAST[case]
     served(*three(dtype, (x, y, np.broadcast_shapes(x, y)), values="ordinary"))
 
 
-@pytest.mark.parametrize("dtype", DTYPES)
+@pytest.mark.parametrize("dtype", KERNEL_DTYPES)
 @pytest.mark.parametrize("layout", LAYOUTS)
 def test_layouts_are_served(no_fall_back, layout, dtype):
     for shape in ((7, 45), (3, 4, 21), (77,)):
@@ -309,9 +317,12 @@ def served(*operands):
     layer = fastlayers.AddLayer()
     out, other = (np.empty_like(layer.forward(x, y), order="A") for _ in range(2))
     layer.backward(dout)
-    fastlayers.multiply(x, y, out=out)
-    fastlayers.add(x, y, out=out)
-    fastlayers.multiply_backward(dout, x, y, out=(out, other))
+    for function in FUNCTIONS:
+        given, call = operands_of(function, dout, x, y), getattr(INSTALLED, function)
+        if any(isinstance(one, np.ndarray) and one.ndim for one in given):
+            call(*given)
+            if np.broadcast_shapes(*map(np.shape, given)) == out.shape:
+                call(*given, out=(out, other) if function in PAIRED else out)
 
 
 OUTPUTS = {  # of shape (7, 45)
@@ -324,23 +335,25 @@ OUTPUTS = {  # of shape (7, 45)
 }
 
 
-@pytest.mark.parametrize("dtype", DTYPES)
+@pytest.mark.parametrize("dtype", KERNEL_DTYPES)
 @pytest.mark.parametrize("y_shape", [(7, 45), (45,), (7, 1), None], ids=str)
 @pytest.mark.parametrize("layout", ["C", "F", "gate"])
 def test_outputs_of_any_layout_are_served(no_fall_back, layout, y_shape, dtype):
     operands = three(dtype, ((7, 45), y_shape, (7, 45)), (layout, "C", layout), "ordinary")
     x, y, dout = (one.build() for one in operands)
     for (first, make_first), (second, make_second) in itertools.product(OUTPUTS.items(), repeat=2):
-        dx, dy = make_first(dtype), make_second(dtype)
-        fastlayers.multiply(x, y, out=dx)
-        assert described(dx.base) == described(written(make_first(dtype), x * y)), first
-        fastlayers.multiply_backward(dout, x, y, out=(dx, dy))
-        assert described(dx.base) == described(written(make_first(dtype), dout * y)), first
-        assert described(dy.base) == described(written(make_second(dtype), dout * x)), second
-        fastlayers.multiply_backward(dout, x, y, out=(None, dy))
-        fresh, dy = fastlayers.multiply_backward(dout, x, y, out=(None, dy))
-        assert described(fresh) == described(dout * y)
-        assert described(dy.base) == described(written(make_second(dtype), dout * x)), second
+        for function in FUNCTIONS if first == second else PAIRED:
+            given, call = operands_of(function, dout, x, y), getattr(INSTALLED, function)
+            expected, out = expected_of(function, given), (make_first(dtype), make_second(dtype))
+            call(*given, out=out if function in PAIRED else out[0])
+            made = zip((make_first, make_second), out, expected, strict=False)
+            for make, result, values in made:
+                assert described(result.base) == described(written(make(dtype), values)), first
+            if function in PAIRED:
+                new, result = call(*given, out=(None, make_second(dtype)))
+                assert described(new) == described(expected[0])
+                there = written(make_second(dtype), expected[1])
+                assert described(result.base) == described(there), second
 
 
 def written(out, values):
@@ -349,37 +362,48 @@ def written(out, values):
     return out.base
 
 
-@pytest.mark.parametrize("dtype", DTYPES)
+@pytest.mark.parametrize("dtype", KERNEL_DTYPES)
 @pytest.mark.parametrize("layout", ["gate", "every second", "transposed", "channels last"])
 def test_outputs_of_any_layout(path, layout, dtype):
     make = OUTPUTS[layout]
     x, y, dout = (one.build() for one in three(dtype, [(7, 45)] * 3, values="bits"))
     with np.errstate(all="ignore"):
-        expected = [written(make(dtype), product) for product in (dout * y, dout * x)]
-        results = fastlayers.multiply_backward(dout, x, y, out=(make(dtype), make(dtype)))
-    assert [described(one.base) for one in results] == [described(one) for one in expected]
+        for function in FUNCTIONS:
+            given, call = operands_of(function, dout, x, y), getattr(INSTALLED, function)
+            expected = [written(make(dtype), one) for one in expected_of(function, given)]
+            out = (make(dtype), make(dtype)) if function in PAIRED else make(dtype)
+            results = arrays_in(call(*given, out=out))
+            assert described([one.base for one in results]) == described(expected)
 
 
 @pytest.mark.parametrize("strides", [(1, 1), (2, 3), (5, 9), (0, 1), (1, 0), (-4, 1), (1, -4)])
 def test_outputs_that_overlap_themselves(strides):
     # The element that is written last remains: that is NumPy's to choose.
     x = np.arange(200.0).reshape(40, 5)
-    memories = np.full((3, 600), -1.0)
-    outs = [
-        np.lib.stride_tricks.as_strided(memory[200:], (40, 5), [8 * step for step in strides])
-        for memory in memories
-    ]
-    np.multiply(x, x, out=outs[0])
-    with taken(PATHS[0]):
-        fastlayers.multiply(x, x, out=outs[1])
-        fastlayers.multiply_backward(x, x, x, out=(outs[2], None))
-    assert np.array_equal(memories[1], memories[0])
-    assert np.array_equal(memories[2], memories[0])
+
+    def overlapping(memory):
+        bytes_of = [8 * step for step in strides]
+        return np.lib.stride_tricks.as_strided(memory[200:], (40, 5), bytes_of)
+
+    for function in FUNCTIONS:
+        given, memories = operands_of(function, x, x, x), np.full((2, 600), -1.0)
+        ufunc, inputs = ufunc_calls(function, given)[0]
+        ufunc(*inputs, out=overlapping(memories[0]))
+        out = overlapping(memories[1])
+        with taken(PATHS[0]):
+            getattr(INSTALLED, function)(*given, out=(out, None) if function in PAIRED else out)
+        assert np.array_equal(memories[1], memories[0])
 
 
 # ------------------------------------------------------------------------ floating-point exceptions
 
-CATEGORIES = {"over": ("max", "max"), "under": ("tiny", "tiny"), "invalid": ("inf", "zero")}
+TROUBLE = [  # x, y, and what raises which exception for them
+    ("over", "max", "max", ("multiply", "add", "multiply_backward")),
+    ("under", "tiny", "tiny", ("multiply", "multiply_backward")),
+    ("invalid", "inf", "zero", ("multiply", "multiply_backward")),
+    ("over", "max", "-max", ("multiply", "subtract", "multiply_backward")),
+    ("invalid", "inf", "inf", ("subtract",)),
+]
 # Elements of 5 x 90: the first and the last, each of five threads' shares, vectors and their tail.
 POSITIONS = [0, 63, 64, 89, 90, 140, 225, 333, 440, 447, 448, 449]
 ARRANGEMENTS = {  # y's shape and layout, x's layout
@@ -395,7 +419,8 @@ ARRANGEMENTS = {  # y's shape and layout, x's layout
 def troubled(dtype, shape, layout, value, position):
     """Ones, and at one position a value at which arithmetic goes wrong."""
     info = np.finfo(dtype)
-    value = {"max": info.max, "tiny": info.tiny, "inf": np.inf, "zero": 0}[value]
+    values = {"max": info.max, "-max": -info.max, "tiny": info.tiny, "inf": np.inf, "zero": 0}
+    value = values[value]
     if shape is None:
         return float(value)
     array = Operand(dtype, shape, layout).build()
@@ -413,24 +438,23 @@ def test_errors_in_one_place(path, arrangement, mode):
     shape, layout, x_layout = ARRANGEMENTS[arrangement]
     with taken(replace(path, streaming=True)):
         for i, position in enumerate(POSITIONS):
-            category, dtype = list(CATEGORIES)[i % 3], DTYPES[i % 2]
-            operands, expected = errors(
-                arrangement, shape, layout, x_layout, category, dtype, position, mode
-            )
-            assert everything(fastlayers, *operands, {"all": "ignore", category: mode}) == expected
+            trouble, dtype = TROUBLE[i % len(TROUBLE)], FLOATS[i % 2]
+            operands, expected = errors(shape, layout, x_layout, trouble, dtype, position, mode)
+            errstate = {"all": "ignore", trouble[0]: mode}
+            assert everything(INSTALLED, *operands, errstate) == expected
             with np.errstate(all="ignore"):
                 actual = fastlayers.multiply(*operands[:2])
                 assert described(actual) == described(plain.multiply(*operands[:2]))
 
 
 @cache
-def errors(arrangement, shape, layout, x_layout, category, dtype, position, mode):
-    first, second = CATEGORIES[category]
+def errors(shape, layout, x_layout, trouble, dtype, position, mode):
+    category, first, second, raising = trouble
     x = troubled(dtype, (5, 90), x_layout, first, position)
     y = troubled(dtype, shape, layout, second, position)
     operands = x, y, np.array(x)
     expected = everything(plain, *operands, {"all": "ignore", category: mode})
-    for name in ("multiply", "multiply_backward"):
+    for name in raising:
         one = expected[name]
         assert one.exception or one.warnings or one.handled
     return operands, expected
@@ -440,22 +464,28 @@ def errors(arrangement, shape, layout, x_layout, category, dtype, position, mode
 def test_errors_with_out(any_path, mode):
     for position in (0, 299, 512, 599):
         x = np.ones(600)
-        x[position] = 1e200
-        out, pair = np.full(600, -1.0), (np.full(600, -1.0), np.full(600, -1.0))
-        expected = outcome(np.multiply, x, x, out=np.empty(600), errstate={"all": mode})
-        actual = outcome(fastlayers.multiply, x, x, out=out, errstate={"all": mode})
-        assert actual == expected
+        x[position] = np.finfo("f8").max
+        for function, y in (("multiply", x), ("add", x), ("subtract", -x)):
+            ufunc, result = getattr(np, function), np.full(600, -1.0)
+            expected = outcome(ufunc, x, y, out=np.empty(600), errstate={"all": mode})
+            assert (expected.warnings + expected.handled == ()) == (mode in ("ignore", "raise"))
+            actual = outcome(
+                getattr(INSTALLED, function), x, y, out=result, errstate={"all": mode}
+            )
+            assert actual == expected
+            assert actual.value is (None if mode == "raise" else result)
+        expected = outcome(np.multiply, x, x, errstate={"all": mode})
+        pair = np.full(600, -1.0), np.full(600, -1.0)
         both = outcome(fastlayers.multiply_backward, x, x, x, out=pair, errstate={"all": mode})
         assert both.exception == expected.exception
         assert both.warnings == expected.warnings * 2
         assert both.handled == expected.handled * 2
         if mode != "raise":
-            assert actual.value is out
             assert described(pair) == described((expected.value, expected.value))
 
 
 @pytest.mark.parametrize("values", ["special", "spot"])
-@pytest.mark.parametrize("dtype", ["f4", "f8"])
+@pytest.mark.parametrize("dtype", FLOATS)
 def test_special_values(path, dtype, values):
     modes = ["warn", "raise", "call"]
     for n in (3, 17, 70, 300):
@@ -472,23 +502,24 @@ def test_special_values(path, dtype, values):
 def test_out(path, case):
     shapes = BROADCAST[case]
     full = np.broadcast_shapes(*shapes)
-    for dtype, order in itertools.product(DTYPES, ("C", "F")):
+    for dtype, order in itertools.product(KERNEL_DTYPES, ("C", "F")):
         (x, y, dout), _ = operands_and_expected(*three(dtype, (*shapes, full)))
         with np.errstate(all="ignore"):
-            results = [np.empty(full, dtype, order) for _ in range(4)]
-            expected = [x * y, x + y, dout * y, dout * x]
-            assert fastlayers.multiply(x, y, out=results[0]) is results[0]
-            assert fastlayers.add(x, y, out=results[1]) is results[1]
-            pair = fastlayers.multiply_backward(dout, x, y, out=(results[2], results[3]))
-            assert pair[0] is results[2]
-            assert pair[1] is results[3]
-            assert values_of(results) == values_of(expected)
-            pair = fastlayers.add_backward(dout, out=(results[0], None))
-            assert pair[0] is results[0]
-            assert described(pair[1]) == described(dout * 1)
-            assert values_of(pair) == values_of([dout, dout])
+            for function in FUNCTIONS:
+                given, call = operands_of(function, dout, x, y), getattr(INSTALLED, function)
+                out = np.empty(full, dtype, order), np.empty(full, dtype, order)
+                results = call(*given, out=out if function in PAIRED else out[0])
+                results = results if function in PAIRED else (results,)
+                for result, one, values in zip(
+                    results, out, expected_of(function, given), strict=False
+                ):
+                    assert result is one
+                    assert values_of(result) == values_of(np.broadcast_to(values, full))
+            first, second = INSTALLED.subtract_backward(dout, out=(out[0], None))
+            assert first is out[0]
+            assert described(second) == described(dout * -1)
 
 
-def values_of(arrays):
-    """What arrays hold, whatever their memory order."""
-    return [described(np.array(array, order="C")).values for array in arrays]
+def values_of(array):
+    """What an array holds, whatever its memory order."""
+    return described(np.array(array, order="C")).values

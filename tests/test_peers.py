@@ -8,7 +8,7 @@ from __future__ import annotations
 from importlib.util import find_spec
 
 import pytest
-from fresh import output_of
+from fresh import FORK, output_of
 
 import fastlayers
 
@@ -50,9 +50,9 @@ PEERS = {
     + "def peer():\n    torch_peer(), numba_peer()\n",
 }
 
-OURS = """
-import os
-import signal
+OURS = (
+    FORK
+    + """
 import threading
 import numpy as np
 import fastlayers
@@ -75,6 +75,7 @@ def ours():
 
 with_one_thread = []
 """
+)
 USE = """
 fastlayers.set_num_threads(1)
 ours()
@@ -100,16 +101,7 @@ for thread in threads:
 for thread in threads:
     thread.join()
 
-child = os.fork()
-if child == 0:
-    signal.alarm(30)  # ends a child that hangs
-    code = 1
-    try:
-        ours()
-        code = 0
-    finally:
-        os._exit(code)
-code = os.waitstatus_to_exitcode(os.waitpid(child, 0)[1])
+code = wait(fork(ours))
 peer(), ours()
 print(*sorted(map(str, done)), code, fastlayers.get_num_threads() - before)
 """

@@ -60,7 +60,6 @@ def test_numbers_of_threads_that_are_not_integers(n):
 @needs_openmp
 def test_default_number_of_threads():
     cpus = limits.cpu_quota()
-    assert output_of(SHOW_THREADS) == [str(cpus)]
     assert output_of(SHOW_THREADS, FASTLAYERS_NUM_THREADS="") == [str(cpus)]
     assert output_of(SHOW_THREADS, OMP_NUM_THREADS="1") == ["1"]
     # OpenMP's number may be larger than what the process may use.
@@ -68,18 +67,22 @@ def test_default_number_of_threads():
 
 
 @needs_openmp
-@pytest.mark.parametrize("openmp", ["1", "4"])
-@pytest.mark.parametrize("n", ["1", "3", "1024"])
+@pytest.mark.parametrize(("n", "openmp"), [("1", "4"), ("3", "1"), ("1024", "4")])
 def test_number_of_threads_from_the_environment(n, openmp):
     assert output_of(SHOW_THREADS, FASTLAYERS_NUM_THREADS=n, OMP_NUM_THREADS=openmp) == [n]
 
 
+def test_bad_number_of_threads_in_the_environment():
+    error = last_line_of_error("import fastlayers", FASTLAYERS_NUM_THREADS="two")
+    assert error.startswith("ValueError: FASTLAYERS_NUM_THREADS is 'two'")
+
+
 @pytest.mark.parametrize("value", ["0", "-1", "two", "1.5", "1025", "99999999999999999999"])
-def test_bad_number_of_threads_in_the_environment(value):
-    error = last_line_of_error("import fastlayers", FASTLAYERS_NUM_THREADS=value)
-    assert error.startswith("ValueError: ")
-    assert "FASTLAYERS_NUM_THREADS" in error
-    assert value in error
+def test_a_number_of_threads_that_is_none(monkeypatch, value):
+    monkeypatch.setenv("FASTLAYERS_NUM_THREADS", value)
+    with pytest.raises(ValueError, match="integer from 1 to 1024") as caught:
+        config._threads_from_environment()
+    assert str(caught.value).startswith(f"FASTLAYERS_NUM_THREADS is {value!r}")
 
 
 @needs_openmp
@@ -307,7 +310,6 @@ print(simd.in_use())
 def test_available_instruction_sets():
     assert set(simd.available()) <= set(simd.built())
     assert simd.in_use() in simd.available()
-    assert output_of(SHOW_SIMD) == [simd.available()[-1]]
     assert output_of(SHOW_SIMD, FASTLAYERS_SIMD="") == [simd.available()[-1]]
 
 
@@ -316,15 +318,23 @@ def test_instruction_set_from_the_environment(level):
     assert output_of(SHOW_SIMD, FASTLAYERS_SIMD=level) == [level]
 
 
-@pytest.mark.parametrize("value", ["x86-64-v9", "avx512", "X86-64-V3", "0"])
 @pytest.mark.parametrize("implementation", ["", "native"])
-def test_unknown_instruction_set(value, implementation):
+def test_unknown_instruction_set(implementation):
     error = last_line_of_error(
-        "import fastlayers", FASTLAYERS_SIMD=value, FASTLAYERS_IMPLEMENTATION=implementation
+        "import fastlayers", FASTLAYERS_SIMD="avx512", FASTLAYERS_IMPLEMENTATION=implementation
     )
-    assert error.startswith("ValueError: FASTLAYERS_SIMD")
-    assert repr(value) in error
-    assert all(level in error for level in simd.available())
+    assert error.startswith("ValueError: FASTLAYERS_SIMD is 'avx512'")
+
+
+@pytest.mark.parametrize("value", ["x86-64-v9", "avx512", "X86-64-V3", "0"])
+def test_names_of_no_instruction_set(monkeypatch, value):
+    before = simd.in_use()
+    monkeypatch.setenv("FASTLAYERS_SIMD", value)
+    with pytest.raises(ValueError, match="^FASTLAYERS_SIMD") as caught:
+        simd.use_preferred()
+    assert repr(value) in str(caught.value)
+    assert all(level in str(caught.value) for level in simd.available())
+    assert simd.in_use() == before
 
 
 def test_level_that_the_cpu_does_not_have(monkeypatch):

@@ -9,6 +9,7 @@ import ast
 import re
 import shutil
 import sys
+from importlib.util import resolve_name
 from pathlib import Path
 
 import fresh
@@ -42,20 +43,28 @@ def run(code, variable=None, **variables):
 def test_chosen(implementation):
     chosen = {"native": [None, "", "native"], "reference": ["reference"]}
     where = {"native": "fastlayers._core", "reference": "fastlayers.reference"}
+    code = "print(fastlayers.MulLayer().forward(100, 2), fastlayers.multiply.__module__)"
     for variable in chosen[implementation.name]:
-        result = run(REPORT + "print(fastlayers.MulLayer().forward(100, 2))", variable)
-        assert (result.stdout.split(), result.stderr) == ([implementation.name, "200"], "")
-        result = run("import fastlayers; print(fastlayers.multiply.__module__)", variable)
-        assert result.stdout.startswith(where[implementation.name])
+        result = run(REPORT + code, variable)
+        name, product, module = result.stdout.split()
+        assert (name, product, result.stderr) == (implementation.name, "200", "")
+        assert module.startswith(where[implementation.name])
 
 
-@pytest.mark.parametrize("value", ["nonsense", "Native", "native ", "0"])
-def test_unknown_value(value):
-    result = run("import fastlayers", value)
-    assert result.returncode == 1
-    error = result.stderr.splitlines()[-1]
-    assert error.startswith("ValueError: FASTLAYERS_IMPLEMENTATION")
-    assert all(part in error for part in (repr(value), "'native'", "'reference'"))
+def test_unknown_values():
+    code = """
+import os
+for value in ("nonsense", "Native", "native ", "0"):
+    os.environ["FASTLAYERS_IMPLEMENTATION"] = value
+    try:
+        import fastlayers
+    except ValueError as error:
+        print(error)
+"""
+    errors = run(code).stdout.splitlines()
+    for value, error in zip(("nonsense", "Native", "native ", "0"), errors, strict=True):
+        assert error.startswith("FASTLAYERS_IMPLEMENTATION")
+        assert all(part in error for part in (repr(value), "'native'", "'reference'"))
 
 
 def test_broken_build_warns_once_and_runs_on():
@@ -116,25 +125,23 @@ def test_reference_does_not_load_the_compiled_part():
 # -------------------------------------------------------------------------------------- variables
 
 
-@pytest.mark.parametrize(
-    ("name", "nearest"),
-    [
-        ("FASTLAYERS_THREADS", "FASTLAYERS_NUM_THREADS"),
-        ("FASTLAYERS_IMPLEMENTATON", "FASTLAYERS_IMPLEMENTATION"),
-        ("FASTLAYERS_CACHE", "FASTLAYERS_CACHE_LIMIT"),
-        ("FASTLAYERS_simd", "FASTLAYERS_SIMD"),
-    ],
-)
-def test_variables_that_nobody_reads(name, nearest):
-    for implementation in ("native", "reference"):
-        if implementation == "native" and fastlayers.IMPLEMENTATION != "native":
-            continue
-        result = run(REPORT, implementation, **{name: "3"})
-        assert result.stderr == ""
-        assert result.stdout.splitlines() == [
-            implementation,
-            f"RuntimeWarning {name} is set, which fastlayers does not know; is {nearest} meant?",
-        ]
+MEANT = {
+    "FASTLAYERS_THREADS": "FASTLAYERS_NUM_THREADS",
+    "FASTLAYERS_IMPLEMENTATON": "FASTLAYERS_IMPLEMENTATION",
+    "FASTLAYERS_CACHE": "FASTLAYERS_CACHE_LIMIT",
+    "FASTLAYERS_simd": "FASTLAYERS_SIMD",
+}
+
+
+def test_variables_that_nobody_reads(implementation):
+    result = run(REPORT, implementation.name, **dict.fromkeys(MEANT, "3"))
+    assert result.stderr == ""
+    first, *warnings = result.stdout.splitlines()
+    assert first == implementation.name
+    assert sorted(warnings) == sorted(
+        f"RuntimeWarning {name} is set, which fastlayers does not know; is {nearest} meant?"
+        for name, nearest in MEANT.items()
+    )
 
 
 def test_variables_that_somebody_reads():
@@ -157,7 +164,7 @@ native_only = pytest.mark.skipif(
 
 
 def modules(core, name):
-    """The files of compiled modules, as installed."""
+    """The files of compiled modules, as installed; ``name`` is one of a folder's, or ``**/*``."""
     return [path for path in core.glob(f"{name}.*") if path.suffix in (".so", ".pyd")]
 
 
@@ -183,13 +190,15 @@ def rename_for_another_python(core, name):
 
 
 DAMAGES = {
-    "no dispatcher": (remove, "dispatch", "fastlayers._core.dispatch"),
+    "no functions": (remove, "frontend/dispatch", "fastlayers._core.frontend.dispatch"),
+    "no schedule": (remove, "frontend/schedule", "fastlayers._core.frontend.schedule"),
+    "no operations": (remove, "program/operations", "fastlayers._core.program.operations"),
     "no memory": (remove, "memory", "fastlayers._core.memory"),
-    "no kernels": (remove, "kernels_*", "no kernels for this CPU"),
-    "for another Python": (rename_for_another_python, "*", "fastlayers._core.dispatch"),
-    "dispatcher overwritten": (overwrite, "dispatch", "dispatch"),
-    "kernels overwritten": (overwrite, "kernels_*", "kernels_"),
-    "memory cut off": (cut_off, "memory", "memory"),
+    "no kernels": (remove, "engine/kernels_*", "no kernels for this CPU"),
+    "for another Python": (rename_for_another_python, "**/*", "fastlayers._core."),
+    "functions overwritten": (overwrite, "frontend/dispatch", "dispatch"),
+    "kernels overwritten": (overwrite, "engine/kernels_*", "kernels_"),
+    "dtypes cut off": (cut_off, "frontend/dtypes", "dtypes"),
 }
 
 
@@ -201,8 +210,19 @@ def copy_of_package(tmp_path):
     libraries = source.parent / "fastlayers.libs"  # which a repaired wheel brings
     if libraries.exists():
         shutil.copytree(libraries, tmp_path / libraries.name)
-    assert len(modules(copy / "_core", "*")) >= 3
+    assert len(modules(copy / "_core", "**/*")) >= 6
     return copy
+
+
+# Then again, in the same interpreter, where there is no doing without.
+DEMAND = """
+import os, sys
+print(fastlayers.__file__)
+os.environ["FASTLAYERS_IMPLEMENTATION"] = "native"
+for name in [name for name in sys.modules if name.partition(".")[0] == "fastlayers"]:
+    del sys.modules[name]
+import fastlayers
+"""
 
 
 @native_only
@@ -211,14 +231,13 @@ def test_partly_broken_build(copy_of_package, damage):
     break_module, name, reason = DAMAGES[damage]
     break_module(copy_of_package / "_core", name)
     path = str(copy_of_package.parent)
-    result = run(REPORT + "print(fastlayers.__file__)", PYTHONPATH=path)
+    result = run(REPORT + DEMAND, PYTHONPATH=path)
     implementation, *warnings, file = result.stdout.splitlines()
     assert file.startswith(path)
     assert implementation == "reference"
     assert len(warnings) == 1
     assert warnings[0].startswith("RuntimeWarning the compiled part of fastlayers cannot be")
     assert reason in warnings[0]
-    result = run("import fastlayers", "native", PYTHONPATH=path)
     assert result.returncode == 1
     error = result.stderr.splitlines()[-1]
     assert error.startswith("ImportError: FASTLAYERS_IMPLEMENTATION=native")
@@ -252,7 +271,7 @@ def test_instruction_set_that_was_not_built(copy_of_package):
     *others, best = simd.available()
     if not others:
         pytest.skip("there is one only")
-    remove(copy_of_package / "_core", f"kernels_{best.replace('-', '_')}")
+    remove(copy_of_package / "_core", f"engine/kernels_{best.replace('-', '_')}")
     code = REPORT + "from fastlayers._core import simd; print(simd.in_use())"
     result = run(code, "native", PYTHONPATH=str(copy_of_package.parent))
     assert (result.stdout.split(), result.stderr) == (["native", others[-1]], "")
@@ -265,22 +284,23 @@ DIGEST = """
 from hashlib import sha256
 from itertools import product
 import numpy as np, fastlayers, plain
-from operands import Operand
+from implementations import INSTALLED
+from operands import FLOATS, KERNEL_DTYPES, Operand
 from outcome import described, everything
 
 digest = sha256()
-served = [*product(("f4", "f8", "i4", "i8"), ("bits", "special"))]
+served = [*product(KERNEL_DTYPES, ("bits", "special"))]
 others = [(dtype, "ordinary") for dtype in ("?", "i2", "u8", "f2", "F", "D", "g", ">f8", "m8[s]")]
 shapes = [(131,), (131,)], [(20_001,), ()], [(33, 70), (33, 1)]
 layouts = ("C", "stepped")
 for (dtype, values), (shape, narrower), layout in product(served + others, shapes, layouts):
     x, dout = (Operand(dtype, shape, layout, values, seed).build() for seed in range(2))
     y = Operand(dtype, narrower, "C", values, 2).build()
-    outcomes = everything(fastlayers, x, y, dout, {"all": "ignore"})
+    outcomes = everything(INSTALLED, x, y, dout, {"all": "ignore"})
     assert outcomes == everything(plain, x, y, dout, {"all": "ignore"})
     if (dtype, values) in served:
         digest.update(repr(outcomes).encode())
-    if dtype in ("f4", "f8") and values == "bits":
+    if dtype in FLOATS and values == "bits":
         with np.errstate(all="ignore"):
             x, y, dout = (np.nan_to_num(np.clip(one, -9, 9)) for one in (x, y, dout))
             sums = fastlayers.multiply_backward(dout, x, y, sum_to_shape=True)
@@ -321,6 +341,14 @@ def test_frozen_programs_find_the_kernels():
         if isinstance(node, ast.ImportFrom)
     ]
     imported = {
-        f"{'.' * s.level}{s.module or ''}{alias.name}" for s in statements for alias in s.names
+        resolve_name("." * node.level + f"{node.module}.{alias.name}", simd.__package__)
+        for node in statements
+        if node.level
+        for alias in node.names
     }
-    assert {f".kernels_{name.replace('-', '_')}" for name in simd.LEVELS} <= imported
+    assert set(map(simd._module, simd.LEVELS)) <= imported
+    # Those that were built are there.
+    assert set(map(simd._module, simd.built())) <= {
+        f"{simd.__package__}.engine.{path.name.partition('.')[0]}"
+        for path in modules(Path(simd.__file__).parent, "engine/kernels_*")
+    }

@@ -12,9 +12,11 @@ import numpy as np
 import pytest
 from hypothesis import given, note
 from hypothesis import strategies as st
-from operands import LAYOUTS, Operand, command
+from implementations import INSTALLED, LAYERS, PAIRED, REFERENCE
+from operands import KERNEL_DTYPES, LAYOUTS, FLOATS, Operand, command
 from outcome import arrays_in, described, outcome, sharing
 from paths import ANY_PATH, PATHS, taken
+from plain import ufunc_calls
 
 import fastlayers
 from fastlayers import gradcheck, reference
@@ -51,7 +53,6 @@ SHAPES = {  # of x and of y, None for a Python number; dout has the shape of the
     "many chunks, row": ((1_000, 257), (257,)),
     "many chunks, column": ((1_000, 257), (1_000, 1)),
 }
-SERVED = ["f4", "f8"]
 
 
 def full_shape(x, y):
@@ -92,13 +93,23 @@ def cancelling(shape, dtype="f8", seed=0):
     return values.astype(dtype).reshape(shape)
 
 
-def gradients(implementation, dout, x, y, layer):
-    """By the function or the layer, whose results ought to be the same."""
-    if not layer:
-        return implementation.multiply_backward(dout, x, y, sum_to_shape=True)
-    layer = implementation.MulLayer(sum_to_shape=True)
+# The functions, and the layers whose gradients are those of one.
+WAYS = dict(zip([*PAIRED, *LAYERS], [*PAIRED, *PAIRED], strict=False))
+each_way = pytest.mark.parametrize("way", WAYS)
+each_function = pytest.mark.parametrize("function", PAIRED)
+
+
+def gradients(implementation, way, dout, x, y, out=None):
+    if way in PAIRED:
+        return getattr(implementation, way)(dout, x, y, out=out, sum_to_shape=True)
+    layer = getattr(implementation, way)(sum_to_shape=True)
     layer.forward(x, y)
-    return layer.backward(dout)
+    return layer.backward(dout, out=out)
+
+
+def all_gradients(implementation, dout, x, y, out=None):
+    """Those of all functions, in a list."""
+    return [one for way in PAIRED for one in gradients(implementation, way, dout, x, y, out)]
 
 
 def groups(products, shape):
@@ -119,29 +130,38 @@ def axes_of(products, shape):
     return kept, [axis for axis in range(products.ndim) if axis not in kept]
 
 
-def both_products(dout, x, y):
-    """dout * y and dout * x of the full shape, and the shapes that these are summed to."""
+def products_of(way, dout, x, y):
+    """The two products of the full shape, and the shapes that these are summed to."""
     full = np.broadcast_shapes(np.shape(dout), np.shape(x), np.shape(y))
+    calls = ufunc_calls(WAYS[way], (dout, x, y))
     return [
-        (np.broadcast_to(dout * y, full), np.shape(x)),
-        (np.broadcast_to(dout * x, full), np.shape(y)),
+        (np.broadcast_to(ufunc(*inputs), full), np.shape(operand))
+        for operand, (ufunc, inputs) in zip((x, y), calls, strict=True)
     ]
 
 
 # ------------------------------------------------------------------------------- shapes and types
 
 
-@pytest.mark.parametrize("layer", [False, True], ids=["function", "layer"])
-@pytest.mark.parametrize("dtype", ["f4", "f8", "i4", "i8", "f2", "D"])
-@pytest.mark.parametrize("case", SHAPES)
-def test_shapes_dtypes_and_whole_numbers(implementation, case, dtype, layer):
+# Chunks there are where the kernels sum.
+SHAPES_AND_DTYPES = [
+    (case, dtype)
+    for case in SHAPES
+    for dtype in (*KERNEL_DTYPES, "f2", "D")
+    if dtype in FLOATS or "chunks" not in case
+]
+
+
+@each_way
+@pytest.mark.parametrize(("case", "dtype"), SHAPES_AND_DTYPES)
+def test_shapes_dtypes_and_whole_numbers(implementation, case, dtype, way):
     dout, x, y = operands_of(case, dtype, whole)
     before = described((dout, x, y))
-    results = gradients(implementation, dout, x, y, layer)
+    results = gradients(implementation, way, dout, x, y)
     assert type(results) is tuple
     with np.errstate(over="ignore"):
         for result, operand, (products, shape) in zip(
-            results, (x, y), both_products(dout, x, y), strict=True
+            results, (x, y), products_of(way, dout, x, y), strict=True
         ):
             assert np.shape(result) == shape
             assert np.ravel(result).tolist() == numpy_sums(products, shape).tolist()
@@ -149,23 +169,6 @@ def test_shapes_dtypes_and_whole_numbers(implementation, case, dtype, layer):
             assert isinstance(result, np.ndarray) == (shape != ())
     assert described((dout, x, y)) == before
     assert sharing(arrays_in(results), arrays_in((dout, x, y))) == []
-
-
-@pytest.mark.parametrize("dtype", ["f4", "f8", "i4", "D"])
-@pytest.mark.parametrize("case", SHAPES)
-def test_sums_of_the_gradient_of_a_sum(implementation, case, dtype):
-    dout, x, y = operands_of(case, dtype, whole)
-    layer = implementation.AddLayer(sum_to_shape=True)
-    layer.forward(x, y)
-    for results in (
-        implementation.add_backward(dout, x, y, sum_to_shape=True),
-        layer.backward(dout),
-    ):
-        for result, operand in zip(results, (x, y), strict=True):
-            assert np.shape(result) == np.shape(operand)
-            expected = numpy_sums(dout, np.shape(operand)).tolist()
-            assert np.ravel(result).tolist() == expected
-        assert sharing(arrays_in(results), arrays_in((dout, x, y))) == []
 
 
 ROW = np.arange(3.0)
@@ -191,13 +194,13 @@ KINDS = {  # dout, x, y; the types of dx and dy
 }
 
 
-@pytest.mark.parametrize("layer", [False, True], ids=["function", "layer"])
+@pytest.mark.parametrize("way", ["multiply_backward", "MulLayer"])
 @pytest.mark.parametrize("case", KINDS)
-def test_types_of_gradients(implementation, case, layer):
+def test_types_of_gradients(implementation, case, way):
     dout, x, y, *kinds = KINDS[case]
-    results = gradients(implementation, dout, x, y, layer)
+    results = gradients(implementation, way, dout, x, y)
     assert [type(result) for result in results] == kinds
-    products = both_products(dout, x, y)
+    products = products_of(way, dout, x, y)
     for result, (product, shape) in zip(results, products, strict=True):
         assert np.ravel(result).tolist() == numpy_sums(product, shape).tolist()
 
@@ -226,20 +229,11 @@ def test_dout_of_another_shape(implementation, dout, x, y):
         value if not isinstance(value, tuple) else whole(value, seed=seed)
         for seed, value in enumerate((dout, 4.0 if x is None else x, 5.0 if y is None else y))
     )
-    for results in (
-        implementation.multiply_backward(dout, x, y, sum_to_shape=True),
-        gradients(implementation, dout, x, y, layer=True),
-    ):
-        for result, (products, shape) in zip(results, both_products(dout, x, y), strict=True):
+    for way in WAYS:
+        results = gradients(implementation, way, dout, x, y)
+        for result, (products, shape) in zip(results, products_of(way, dout, x, y), strict=True):
             assert np.shape(result) == shape
             assert np.ravel(result).tolist() == numpy_sums(products, shape).tolist()
-    for result, operand in zip(
-        implementation.add_backward(dout, x, y, sum_to_shape=True), (x, y), strict=True
-    ):
-        full = np.broadcast_shapes(np.shape(dout), np.shape(x), np.shape(y))
-        expected = numpy_sums(np.broadcast_to(dout, full), np.shape(operand))
-        assert np.shape(result) == np.shape(operand)
-        assert np.ravel(result).tolist() == expected.tolist()
 
 
 OWNED = {
@@ -257,10 +251,7 @@ OWNED = {
 @pytest.mark.parametrize("case", OWNED)
 def test_gradients_are_owned_and_writable(implementation, case, dtype):
     dout, x, y = (whole(shape, dtype, seed) for seed, shape in enumerate(OWNED[case]))
-    results = [
-        *implementation.multiply_backward(dout, x, y, sum_to_shape=True),
-        *implementation.add_backward(dout, x, y, sum_to_shape=True),
-    ]
+    results = all_gradients(implementation, dout, x, y)
     arrays = [result for result in results if isinstance(result, np.ndarray)]
     assert [array.flags.writeable for array in arrays] == [True] * len(arrays)
     assert [array.flags.owndata for array in arrays] == [True] * len(arrays)
@@ -276,6 +267,7 @@ def test_gradients_of_a_number_are_owned_and_writable(implementation, number):
         implementation.multiply_backward(number, x, 2.0, sum_to_shape=True),
         implementation.add_backward(number, x, x, sum_to_shape=True),
         implementation.add_backward(number, x, 2.0, sum_to_shape=True),
+        implementation.subtract_backward(number, x, x, sum_to_shape=True),
     ):
         arrays = arrays_in(results)
         assert len(arrays) >= 1
@@ -303,26 +295,36 @@ ACCURACY = [
 ]
 
 
-@pytest.mark.parametrize("dtype", SERVED)
+@pytest.mark.parametrize("dtype", FLOATS)
 @pytest.mark.parametrize(("case", "make"), ACCURACY)
 def test_at_least_as_accurate_as_numpy(case, make, dtype):
     dout, x, y = operands_of(case, dtype, make)
     orders = [dout] if dout.size > 10_000 else [dout, np.array(dout, order="F")]
     for gradient in orders:
         results = fastlayers.multiply_backward(gradient, x, y, sum_to_shape=True)
-        for result, (products, shape) in zip(results, both_products(gradient, x, y), strict=True):
-            assert_accurate(result, products, shape)
+        products = products_of("multiply_backward", gradient, x, y)
+        for result, (product, shape) in zip(results, products, strict=True):
+            assert_accurate(result, product, shape)
     results = fastlayers.add_backward(dout, x, y, sum_to_shape=True)
     for result, operand in zip(results, (x, y), strict=True):
         assert_accurate(result, dout, np.shape(operand))
+    # Rounding knows no signs.
+    dx, dy = INSTALLED.subtract_backward(dout, x, y, sum_to_shape=True)
+    assert np.array_equal(dx, results[0])
+    assert np.array_equal(dy, np.negative(results[1]))
 
 
 def assert_accurate(result, products, shape):
     """No farther from the exact sum than NumPy's sum of the same products and half an ulp."""
     result, by_numpy = np.ravel(result), numpy_sums(products, shape)
-    rows = groups(products, shape).tolist()
-    errors = distances(result, rows)
-    allowed = distances(by_numpy, rows) + 0.5 * np.spacing(np.abs(by_numpy)).astype("f8")
+    terms = groups(products, shape)
+    if terms.shape[1] == 1:  # nothing was summed
+        assert np.array_equal(result, terms[:, 0])
+        return
+    errors = distances(result, terms.tolist())
+    allowed = 0.5 * np.spacing(np.abs(by_numpy)).astype("f8")
+    over = np.flatnonzero(~(errors <= allowed))  # the others NumPy need not be looked at for
+    allowed[over] += distances(by_numpy[over], terms[over].tolist())
     worst = np.argmax(errors - allowed)
     assert np.all(errors <= allowed), (
         f"{np.count_nonzero(errors > allowed)} of {len(errors)} sums are too far off; the worst is "
@@ -356,7 +358,7 @@ def test_nothing_is_lost_to_cancellation(shape):
 
 
 @native_only
-@pytest.mark.parametrize("dtype", SERVED)
+@pytest.mark.parametrize("dtype", FLOATS)
 @pytest.mark.parametrize("case", SHAPES)
 def test_same_bits_on_every_path(case, dtype):
     dout, x, y = operands_of(case, dtype, wide)
@@ -366,11 +368,8 @@ def test_same_bits_on_every_path(case, dtype):
         with taken(path):
             seen.append(
                 described(
-                    [
-                        fastlayers.multiply_backward(dout, x, y, sum_to_shape=True),
-                        fastlayers.add_backward(dout, x, y, sum_to_shape=True),
-                        fastlayers.multiply_backward(transposed, x, y, sum_to_shape=True),
-                    ]
+                    all_gradients(INSTALLED, dout, x, y)
+                    + all_gradients(INSTALLED, transposed, x, y)
                 )
             )
     assert [one == seen[0] for one in seen] == [True] * len(PATHS)
@@ -380,7 +379,7 @@ SUBCLASSES = ["tagged", "answering", "retreating", "matrix", "masked", "mapped"]
 PLAIN_LAYOUTS = [name for name in LAYOUTS if name not in SUBCLASSES]
 
 
-@pytest.mark.parametrize("dtype", SERVED)
+@pytest.mark.parametrize("dtype", FLOATS)
 @pytest.mark.parametrize("layout", [*PLAIN_LAYOUTS, "tagged", "masked"])
 def test_layouts(implementation, layout, dtype):
     # Whole numbers: exact, in whichever order a layout is walked.
@@ -390,8 +389,8 @@ def test_layouts(implementation, layout, dtype):
             for seed, shape in enumerate((x_shape, x_shape, y_shape))
         )
         for operands in ((dout, x, y), (whole(x_shape, dtype), x, y), (dout, np.array(x), y)):
-            expected = reference.multiply_backward(*operands, sum_to_shape=True)
-            actual = implementation.multiply_backward(*operands, sum_to_shape=True)
+            expected = all_gradients(REFERENCE, *operands)
+            actual = all_gradients(implementation, *operands)
             for one, other in zip(actual, expected, strict=True):
                 assert type(one) is type(other)
                 assert one.dtype == other.dtype
@@ -439,19 +438,11 @@ def check_random(path, shapes, layouts, dtype, values):
     make = {"normal": normal, "wide": wide, "cancelling": cancelling}.get(values, whole)
     make = whole if dtype == "i4" else make
     dout, x, y = (LAYOUTS[layouts[i]](np.asarray(make(shapes[i], dtype, i))) for i in range(3))
-    full = np.broadcast_to(dout, np.broadcast_shapes(*shapes))
-    products = [*both_products(dout, x, y), *((full, one) for one in shapes[1:])]
-
-    def sums(implementation):
-        return [
-            *implementation.multiply_backward(dout, x, y, sum_to_shape=True),
-            *implementation.add_backward(dout, x, y, sum_to_shape=True),
-        ]
-
+    products = [product for way in PAIRED for product in products_of(way, dout, x, y)]
     with taken(path):
-        results = sums(fastlayers)
-    assert described(results) == described(sums(fastlayers))
-    plain = sums(reference)
+        results = all_gradients(INSTALLED, dout, x, y)
+    assert described(results) == described(all_gradients(INSTALLED, dout, x, y))
+    plain = all_gradients(REFERENCE, dout, x, y)
     for result, by_numpy, (product, shape) in zip(results, plain, products, strict=True):
         assert np.shape(result) == shape
         if make is whole:
@@ -467,24 +458,24 @@ def test_equal_shapes_have_nothing_to_sum(implementation, layout, dtype):
     for shape in ((77,), (7, 45), (3, 4, 21), (400, 200)):
         dout, x, y = (Operand(dtype, shape, layout, seed=seed).build() for seed in range(3))
         for errstate in ({"all": "ignore"}, {"all": "raise"}):
-            for function, operands in (
-                (implementation.multiply_backward, (dout, x, y)),
-                (implementation.add_backward, (dout, x, y)),
-            ):
-                expected = outcome(function, *operands, errstate=errstate)
-                actual = outcome(function, *operands, sum_to_shape=True, errstate=errstate)
+            for name in PAIRED:
+                function = getattr(implementation, name)
+                expected = outcome(function, dout, x, y, errstate=errstate)
+                actual = outcome(function, dout, x, y, sum_to_shape=True, errstate=errstate)
                 assert actual == expected
 
 
-@pytest.mark.parametrize("dtype", ["f4", "f8", "i4", "i8"])
+@pytest.mark.parametrize("dtype", KERNEL_DTYPES)
 def test_equal_shapes_are_left_to_the_kernels(dtype, monkeypatch):
-    monkeypatch.setattr(reference, "multiply_backward", None)
-    monkeypatch.setattr(reference, "add_backward", None)
+    for function in PAIRED:
+        monkeypatch.setattr(reference, function, None)
     dout, x, y = (whole((7, 45), dtype, seed) for seed in range(3))
     results = fastlayers.multiply_backward(dout, x, y, sum_to_shape=True)
     assert described(results) == described((dout * y, dout * x))
     results = fastlayers.add_backward(dout, x, y, sum_to_shape=True)
     assert described(results) == described((dout, dout))
+    results = INSTALLED.subtract_backward(dout, x, y, sum_to_shape=True)
+    assert described(results) == described((dout, dout * -1))
 
 
 # The kinds of array that one and the same program gets in different processes.
@@ -500,38 +491,32 @@ KINDS_OF_ARRAY = {
 
 
 @native_only
-@pytest.mark.parametrize("dtype", SERVED)
+@pytest.mark.parametrize("dtype", FLOATS)
 @pytest.mark.parametrize("case", ["row", "column", "number", "no axes", "several chunks, both"])
 def test_sums_do_not_depend_on_the_kind_of_array(case, dtype):
     operands = operands_of(case, dtype, wide)
 
-    def sums(dout, x, y, out=None):
-        return [
-            *fastlayers.multiply_backward(dout, x, y, out, sum_to_shape=True),
-            *fastlayers.add_backward(dout, x, y, out, sum_to_shape=True),
-        ]
-
-    expected = sums(*operands)
+    expected = all_gradients(INSTALLED, *operands)
     for kinds in itertools.product(KINDS_OF_ARRAY, repeat=3):
         given = [
             KINDS_OF_ARRAY[kind](one) if isinstance(one, np.ndarray) else one
             for kind, one in zip(kinds, operands, strict=True)
         ]
-        assert described(sums(*given)) == described(expected)
+        assert described(all_gradients(INSTALLED, *given)) == described(expected)
     # Nor do they if they are to be written somewhere.
-    out = tuple(np.empty(np.shape(one), dtype) for one in expected[:2])
-    for result, one in zip(sums(*operands, out), expected[2:] * 2, strict=True):
-        assert np.array_equal(result, one)  # those of add_backward, which came last
-    # Of the operands of a sum the shapes count alone.
+    for way in PAIRED:
+        out = tuple(np.empty(np.shape(one), dtype) for one in expected[:2])
+        written = gradients(INSTALLED, way, *operands, out)
+        for one, other in zip(written, gradients(INSTALLED, way, *operands), strict=True):
+            assert np.array_equal(one, other)
+    # Of the operands of a sum, or of a difference, the shapes count alone.
     dout, x, y = operands
     others = [one.astype("D") if isinstance(one, np.ndarray) else one for one in (x, y)]
-    assert described(fastlayers.add_backward(dout, *others, sum_to_shape=True)) == described(
-        tuple(expected[2:])
-    )
+    assert described(all_gradients(INSTALLED, dout, *others)[2:]) == described(expected[2:])
 
 
 @native_only
-@pytest.mark.parametrize("dtype", SERVED)
+@pytest.mark.parametrize("dtype", FLOATS)
 @pytest.mark.parametrize("trouble", ["subnormal", "infinity", "overflow"])
 @pytest.mark.parametrize("mode", ["ignore", "warn"])
 def test_a_flag_leaves_the_other_sums_as_they_are(dtype, trouble, mode):
@@ -620,7 +605,7 @@ TROUBLE = {
 @pytest.mark.parametrize("trouble", TROUBLE)
 @pytest.mark.parametrize("case", ["row", "column", "number, first", "several chunks, both"])
 def test_exceptions_as_in_plain_numpy(case, trouble, mode):
-    for dtype in SERVED:
+    for dtype in FLOATS:
         dout, x, y = operands_of(case, dtype, whole)
         for where in (0, dout.size // 2, -1):
             factors = np.array(TROUBLE[trouble], "f8")
@@ -632,12 +617,12 @@ def test_exceptions_as_in_plain_numpy(case, trouble, mode):
             if x is None or isinstance(x, float):
                 operands[0] = float(factors[1])
             errstate = {"all": mode}
-            expected = plain_sums(reference.multiply_backward, gradient, *operands, errstate)
-            assert (
-                plain_sums(fastlayers.multiply_backward, gradient, *operands, errstate) == expected
-            )
-            expected = plain_sums(reference.add_backward, gradient, *operands, errstate)
-            assert plain_sums(fastlayers.add_backward, gradient, *operands, errstate) == expected
+            for name in PAIRED:
+                functions = getattr(REFERENCE, name), getattr(INSTALLED, name)
+                expected, actual = (
+                    plain_sums(function, gradient, *operands, errstate) for function in functions
+                )
+                assert actual == expected
 
 
 def plain_sums(function, dout, x, y, errstate):
@@ -651,13 +636,17 @@ def plain_sums(function, dout, x, y, errstate):
 
 @pytest.mark.parametrize("mode", ["ignore", "warn", "raise"])
 @pytest.mark.parametrize("shape", [(2, 40), (40, 2), (80,)])
-@pytest.mark.parametrize("dtype", SERVED)
+@pytest.mark.parametrize("dtype", FLOATS)
 def test_sums_that_overflow(shape, dtype, mode):
     dout = np.full(shape, np.finfo(dtype).max, dtype)
     ones = np.ones(shape, dtype)
     for y in (1.0, np.ones(shape[-1:], dtype), np.ones((*shape[:-1], 1), dtype)):
-        expected = plain_sums(reference.multiply_backward, dout, ones, y, {"all": mode})
-        assert plain_sums(fastlayers.multiply_backward, dout, ones, y, {"all": mode}) == expected
+        for name in PAIRED:
+            functions = getattr(REFERENCE, name), getattr(INSTALLED, name)
+            expected, actual = (
+                plain_sums(function, dout, ones, y, {"all": mode}) for function in functions
+            )
+            assert actual == expected
 
 
 def test_sum_that_overflows_on_the_way_only(implementation):
@@ -670,10 +659,11 @@ def test_sum_that_overflows_on_the_way_only(implementation):
 
 
 @pytest.mark.parametrize("operands", [(), (np.ones(3),), (None, np.ones(3)), (np.ones(3), None)])
-def test_add_backward_needs_the_operands(implementation, operands):
-    for dout in (np.ones((2, 3)), 1.0, np.ones(3, "D")):
-        with pytest.raises(TypeError, match="x and y"):
-            implementation.add_backward(dout, *operands, sum_to_shape=True)
+def test_sums_need_the_operands(implementation, operands):
+    for name in ("add_backward", "subtract_backward"):
+        for dout in (np.ones((2, 3)), 1.0, np.ones(3, "D")):
+            with pytest.raises(TypeError, match=f"^{name} needs x and y to sum"):
+                getattr(implementation, name)(dout, *operands, sum_to_shape=True)
     layer = implementation.AddLayer(sum_to_shape=True)
     with pytest.raises(TypeError, match="x and y"):
         layer.backward(np.ones(3))
@@ -686,8 +676,8 @@ def test_add_backward_needs_the_operands(implementation, operands):
 def test_shapes_that_do_not_broadcast(implementation, dout, x, y):
     operands = [np.ones(shape) for shape in (dout, x, y)]
     expected = outcome(np.broadcast_shapes, dout, x, y).exception
-    for function in (implementation.multiply_backward, implementation.add_backward):
-        one = outcome(function, *operands, sum_to_shape=True)
+    for function in PAIRED:
+        one = outcome(getattr(implementation, function), *operands, sum_to_shape=True)
         assert one.exception == expected
         assert one.exception[0] is ValueError
 
@@ -704,24 +694,21 @@ def test_layer_works_on_after_an_error(implementation):
 # ------------------------------------------------------------------------------------------- out
 
 
+@each_function
 @pytest.mark.parametrize("given_positions", [(), (0,), (1,), (0, 1)])
 @pytest.mark.parametrize(
     "case", ["row", "column", "row and column", "channel", "no axes", "number"]
 )
-def test_out(implementation, case, given_positions):
+def test_out(implementation, case, given_positions, function):
     for dtype in ("f4", "f8", "i4", "D"):
         dout, x, y = operands_of(case, dtype, whole)
-        expected = implementation.multiply_backward(dout, x, y, sum_to_shape=True)
-        out = tuple(
-            np.full(np.shape(one), -1, dtype) if i in given_positions else None
-            for i, one in enumerate((x, y))
-        )
-        layer = implementation.MulLayer(sum_to_shape=True)
-        layer.forward(x, y)
-        for results in (
-            implementation.multiply_backward(dout, x, y, out, True),
-            layer.backward(dout, out=out),
-        ):
+        expected = gradients(implementation, function, dout, x, y)
+        for way in [way for way in WAYS if WAYS[way] == function]:
+            out = tuple(
+                np.full(np.shape(one), -1, dtype) if i in given_positions else None
+                for i, one in enumerate((x, y))
+            )
+            results = gradients(implementation, way, dout, x, y, out)
             for i, (result, one) in enumerate(zip(results, expected, strict=True)):
                 assert (result is out[i]) == (i in given_positions)
                 assert np.array_equal(result, one)
@@ -749,13 +736,14 @@ def test_out_over_the_operands(implementation):
     assert described(list(results)) == expected
 
 
+@each_function
 @pytest.mark.parametrize("bad", [np.full(4, -1.0), np.full((4, 3), -1.0)[:, :2], np.full(3, -1)])
-def test_out_is_checked_before_anything_is_written(implementation, bad):
+def test_out_is_checked_before_anything_is_written(implementation, function, bad):
     x, y, dout = whole((4, 3)), whole(3, seed=1), whole((4, 3), seed=2)
     for out in ((np.full((4, 3), -1.0), bad), (bad, np.full(3, -1.0))):
         before = described(out)
         with pytest.raises((ValueError, TypeError)):
-            implementation.multiply_backward(dout, x, y, out=out, sum_to_shape=True)
+            gradients(implementation, function, dout, x, y, out)
         assert described(out) == before
 
 

@@ -17,6 +17,7 @@ from pathlib import Path
 from coverage import Coverage, CoveragePlugin, FileReporter
 
 CORE = Path("src/fastlayers/_core").absolute()
+SOURCES = {path.name: str(path) for path in CORE.rglob("*.*") if path.suffix != ".py"}
 COUNTERS = Path("build/coverage")
 
 # Cython writes above the C of a line where that stands. What is outside of functions has no counts.
@@ -48,8 +49,8 @@ def counts():
             for line in file["lines"]:
                 number = line["line_number"]
                 name, number = made_from.get(number) or (source.name, number)
-                if (path := CORE / name).is_file():
-                    found[str(path)][number] += line["count"]
+                if path := SOURCES.get(name):
+                    found[path][number] += line["count"]
     return found
 
 

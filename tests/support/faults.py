@@ -1,7 +1,7 @@
 """Makes calls while an allocation fails, each in turn, alone or with all after it.
 
-    python tests/faults.py
-    LD_PRELOAD=failing_allocators.so python tests/faults.py
+    python tests/support/faults.py
+    LD_PRELOAD=failing_allocators.so python tests/support/faults.py
 
 The allocations are Python's own, or with the library (built of failing_allocators.c) the large ones
 of the C library. A call must end in its result or in a MemoryError, leave nothing behind, and give

@@ -10,6 +10,7 @@ import warnings
 from types import SimpleNamespace
 
 import numpy as np
+from implementations import INSTALLED
 from operands import LAYOUTS
 from paths import PATHS, Path, taken
 
@@ -115,6 +116,8 @@ def passed(*operands, **options):
 
 multiply, multiply_backward = fastlayers.multiply, fastlayers.multiply_backward
 add, add_backward = fastlayers.add, fastlayers.add_backward
+subtract, subtract_backward = INSTALLED.subtract, INSTALLED.subtract_backward
+negative, negative_backward = INSTALLED.negative, INSTALLED.negative_backward
 
 # Each takes what `operands` gives. These are the kernels' alone; those are NumPy's, in the end.
 SERVED = {
@@ -122,6 +125,10 @@ SERVED = {
     "add": lambda o: add(o.x, o.y),
     "multiply_backward": lambda o: multiply_backward(o.x, o.y, o.x),
     "add_backward": lambda o: add_backward(o.x),
+    "subtract": lambda o: subtract(o.x, o.y),
+    "negative": lambda o: negative(o.x),
+    "subtract_backward": lambda o: subtract_backward(o.x),
+    "negative_backward": lambda o: negative_backward(o.x),
     "float32": lambda o: multiply_backward(o.float32, o.float32, o.float32),
     "int32": lambda o: multiply(o.int32, o.int32),
     "int64": lambda o: multiply_backward(o.int64, o.int64, 3),
@@ -138,11 +145,13 @@ SERVED = {
     "short rows": lambda o: multiply(o.short, o.short_row),
     "9-d": lambda o: multiply(o.deep, o.deep),
     "out": lambda o: multiply(o.x, o.y, out=o.out),
+    "out, of one operand": lambda o: negative(o.stepped, out=o.out),
     "out with axes": lambda o: add(o.x, o.row, out=o.stepped_out),
     "out, a pair": lambda o: multiply_backward(o.x, o.y, o.x, out=(o.out, o.other_out)),
     "out, half a pair": lambda o: add_backward(o.x, out=(None, o.out)),
     "summed to a row": lambda o: multiply_backward(o.x, o.row, o.y, sum_to_shape=True),
     "summed to a column": lambda o: add_backward(o.x, o.column, o.y, sum_to_shape=True),
+    "a difference's sums": lambda o: subtract_backward(o.x, o.column, o.row, sum_to_shape=True),
     "summed to a number": lambda o: multiply_backward(o.x, 2.0, o.scalar, sum_to_shape=True),
     "summed in float32": lambda o: multiply_backward(
         o.float32, o.float32_row, o.float32, sum_to_shape=True
@@ -163,6 +172,8 @@ FALLEN_THROUGH = {
         multiply_backward, o.huge, o.huge, 1e300, sum_to_shape=True
     ),
     "complex": lambda o: multiply_backward(o.complex, o.complex, o.x),
+    "negative of what is complex": lambda o: negative(o.complex),
+    "out, the operand itself": lambda o: subtract(o.level, 0.0, out=o.level),
     "mixed": lambda o: multiply(o.float32, o.x),
     "byte-swapped": lambda o: add(o.float32_swapped, o.float32_swapped),
     "unaligned": lambda o: add_backward(o.unaligned),
@@ -186,6 +197,8 @@ FAILING = {
     "shapes of backward": lambda o: multiply_backward(o.x, o.wrong_shape, o.x),
     "shapes of sums": lambda o: multiply_backward(o.row, o.x, o.y[:2, :3], sum_to_shape=True),
     "None": lambda o: add(o.x, None),
+    "negative of text": lambda o: negative(o.text),
+    "a difference's sums, of none": lambda o: subtract_backward(o.x, sum_to_shape=True),
     "text": lambda o: multiply_backward(o.x, o.text, o.x),
     "refused": lambda o: multiply(o.x, o.stubborn),
     "refused late": lambda o: multiply_backward(o.x, o.stubborn, o.y),

@@ -16,10 +16,14 @@ import numpy as np
 
 def command(check: Callable[..., None], *arguments: Any) -> str:
     """The line of Python, for the project's root, that makes one check again."""
-    start = "import sys; sys.path.insert(0, 'tests'); import fastlayers; from paths import Path"
+    modules = ("implementations", "paths", "random_calls", check.__module__)
+    imports = "; ".join(f"from {module} import *" for module in modules)
     call = f"{check.__name__}({', '.join(map(repr, arguments))})"
-    return f"{start}; from {check.__module__} import *; {call}"
+    return f"import sys; sys.path[:0] = ['tests', 'tests/support']; {imports}; {call}"
 
+
+KERNEL_DTYPES = ["f4", "f8", "i4", "i8"]
+FLOATS = ["f4", "f8"]  # of which the kernels sum gradients, too
 
 NAMES = {"np": np, "inf": math.inf, "nan": math.nan, "Decimal": Decimal, "Fraction": Fraction}
 

@@ -7,15 +7,36 @@ import subprocess
 import sys
 from pathlib import Path
 
-TESTS = Path(__file__).parent
+SUPPORT = Path(__file__).parent
+
+# Code for interpreters that fork.
+FORK = """
+import os
+import signal
+
+def fork(function):
+    child = os.fork()
+    if child == 0:
+        signal.alarm(30)  # ends a child that hangs
+        code = 1
+        try:
+            function()
+            code = 0
+        finally:
+            os._exit(code)
+    return child
+
+def wait(child):
+    return os.waitstatus_to_exitcode(os.waitpid(child, 0)[1])
+"""
 
 
 def environment(**variables):
-    """The variables of a fresh interpreter, which can import what stands in this folder."""
+    """The variables of a fresh interpreter, which can import the tests and what they share."""
     kept = {
         k: v for k, v in os.environ.items() if not k.startswith(("FASTLAYERS_", "OMP_", "GOMP_"))
     }
-    path = os.pathsep.join([str(TESTS), *filter(None, [os.environ.get("PYTHONPATH")])])
+    path = os.pathsep.join([str(SUPPORT), str(SUPPORT.parent), *filter(None, [os.environ.get("PYTHONPATH")])])
     return kept | {"OMP_WAIT_POLICY": "passive", "PYTHONPATH": path} | variables
 
 

@@ -11,6 +11,7 @@ from dataclasses import dataclass, field, fields
 from typing import Any
 
 import numpy as np
+from implementations import PARAMETERS
 
 
 @dataclass(frozen=True)
@@ -56,10 +57,10 @@ def everything(implementation, x, y, dout, errstate=None, change="") -> dict[str
     mul, add = implementation.MulLayer(), implementation.AddLayer()
     names = {"x": x, "y": y, "dout": dout}
     calls = {
-        "multiply": (implementation.multiply, x, y),
-        "add": (implementation.add, x, y),
-        "multiply_backward": (implementation.multiply_backward, dout, x, y),
-        "add_backward": (implementation.add_backward, dout),
+        function: (getattr(implementation, function), *(names[name] for name in parameters))
+        for function, parameters in PARAMETERS.items()
+    }
+    calls |= {
         "MulLayer.forward": (mul.forward, x, y),
         "MulLayer changed": (exec, change, {"layer": mul, **names}),
         "MulLayer.backward": (mul.backward, dout),

@@ -11,7 +11,7 @@ from random import Random
 from typing import Any
 
 import numpy as np
-from operands import LAYOUTS, NAMES, Literal, Operand
+from operands import KERNEL_DTYPES, LAYOUTS, NAMES, Literal, Operand
 from outcome import sharing
 
 ERRSTATES = [
@@ -25,7 +25,6 @@ OPERATIONS = [*["{x} * {y}"] * 8, *["{x} + {y}"] * 6, *["{x} - {y}"] * 4, *["-{x
 NUMBERS = ["2", "-1", "0.5", "1.1", "3", "-0.0", "0", "1e16", "-1e16", "True", "1e300", "inf"]
 TYPED_NUMBERS = ["np.float64(1.1)", "np.float32(0.1)", "np.int64(3)", "np.float32(3e38)", "2j"]
 
-KERNEL_DTYPES = ["f4", "f8", "i4", "i8"]
 DTYPES = ["?", "i1", "u1", "i2", "u2", "f2", "u4", "u8", "q", "g", "F", "D", ">f4", ">f8", ">i4"]
 # Answering and retreating ones have no shape that a gradient could be summed to.
 ANY_LAYOUT = [name for name in LAYOUTS if name not in ("answering", "retreating", "matrix")]

@@ -1,6 +1,6 @@
 """Makes every call of calls.py a million times, and looks for what is left behind.
 
-    python tests/leaks.py [calls]
+    python tests/support/leaks.py [calls]
 
 Half of them with memory of NumPy's, half with memory from the recycler, which here serves small
 results too. What stays of one call in a thousand is found: references by their counts, Python's and
@@ -21,13 +21,14 @@ from typing import NamedTuple
 
 import numpy as np
 from calls import NAMES, make, operands
+from operands import KERNEL_DTYPES
 from paths import Path, taken
 
 import fastlayers
 from fastlayers._core import memory, simd
 
 # Of which every call takes and drops references.
-SHARED = [None, True, *map(np.dtype, ("f4", "f8", "i4", "i8")), memory.recycling_handler()]
+SHARED = [None, True, *map(np.dtype, KERNEL_DTYPES), memory.recycling_handler()]
 
 
 class State(NamedTuple):
