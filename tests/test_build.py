@@ -87,7 +87,11 @@ def short_sources(sources):
 def test_an_old_compiler_and_flags_that_change_results(short_sources):
     core = short_sources / "built/fastlayers/_core"
     (core / "engine").mkdir(parents=True)
-    stale = [core / "engine/kernels_x86_64_v4.so", core.parent / "gone.py", core.parent / "gone.pyi"]
+    stale = [
+        core / "engine/kernels_x86_64_v4.so",
+        core.parent / "gone.py",
+        core.parent / "gone.pyi",
+    ]
     for path in stale:
         path.write_text("of an earlier build", encoding="ascii")
     compiler = script(short_sources / "cc", OLD_COMPILER)

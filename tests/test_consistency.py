@@ -61,7 +61,9 @@ def test_star_import_hides_nothing_of_numpy():
 
 def test_names_that_completion_offers():
     offered = dir(fastlayers)
-    assert set(fastlayers.__all__) | {*PUBLIC_FUNCTIONS, "IMPLEMENTATION", "reference"} < set(offered)
+    assert set(fastlayers.__all__) | {*PUBLIC_FUNCTIONS, "IMPLEMENTATION", "reference"} < set(
+        offered
+    )
     assert offered == sorted(set(offered))
     modules = [name for name in offered if inspect.ismodule(getattr(fastlayers, name))]
     assert modules == ["reference"]

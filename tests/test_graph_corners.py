@@ -9,7 +9,7 @@ from concurrent.futures import ThreadPoolExecutor
 import numpy as np
 import pytest
 from fresh import lines_of
-from operands import KERNEL_DTYPES, LAYOUTS, FLOATS, Operand
+from operands import FLOATS, KERNEL_DTYPES, LAYOUTS, Operand
 from outcome import arrays_in, described, sharing
 from paths import PATHS, taken
 from plain_graph import PlainGraph, assert_same

@@ -469,9 +469,7 @@ def test_errors_with_out(any_path, mode):
             ufunc, result = getattr(np, function), np.full(600, -1.0)
             expected = outcome(ufunc, x, y, out=np.empty(600), errstate={"all": mode})
             assert (expected.warnings + expected.handled == ()) == (mode in ("ignore", "raise"))
-            actual = outcome(
-                getattr(INSTALLED, function), x, y, out=result, errstate={"all": mode}
-            )
+            actual = outcome(getattr(INSTALLED, function), x, y, out=result, errstate={"all": mode})
             assert actual == expected
             assert actual.value is (None if mode == "raise" else result)
         expected = outcome(np.multiply, x, x, errstate={"all": mode})

@@ -330,7 +330,7 @@ def test_unknown_instruction_set(implementation):
 def test_names_of_no_instruction_set(monkeypatch, value):
     before = simd.in_use()
     monkeypatch.setenv("FASTLAYERS_SIMD", value)
-    with pytest.raises(ValueError, match="^FASTLAYERS_SIMD") as caught:
+    with pytest.raises(ValueError, match=r"^FASTLAYERS_SIMD") as caught:
         simd.use_preferred()
     assert repr(value) in str(caught.value)
     assert all(level in str(caught.value) for level in simd.available())

@@ -13,7 +13,7 @@ import pytest
 from hypothesis import given, note
 from hypothesis import strategies as st
 from implementations import INSTALLED, LAYERS, PAIRED, REFERENCE
-from operands import KERNEL_DTYPES, LAYOUTS, FLOATS, Operand, command
+from operands import FLOATS, KERNEL_DTYPES, LAYOUTS, Operand, command
 from outcome import arrays_in, described, outcome, sharing
 from paths import ANY_PATH, PATHS, taken
 from plain import ufunc_calls

@@ -36,7 +36,9 @@ def environment(**variables):
     kept = {
         k: v for k, v in os.environ.items() if not k.startswith(("FASTLAYERS_", "OMP_", "GOMP_"))
     }
-    path = os.pathsep.join([str(SUPPORT), str(SUPPORT.parent), *filter(None, [os.environ.get("PYTHONPATH")])])
+    path = os.pathsep.join(
+        [str(SUPPORT), str(SUPPORT.parent), *filter(None, [os.environ.get("PYTHONPATH")])]
+    )
     return kept | {"OMP_WAIT_POLICY": "passive", "PYTHONPATH": path} | variables
 
 
