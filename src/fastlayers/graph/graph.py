@@ -12,6 +12,7 @@ import numpy as np
 
 from .. import ops, reference
 from ..base import BaseLayer
+from . import passes
 from .dot import to_dot
 from .drawing import Drawing, draw
 from .gradients import graph_of_gradients
@@ -25,12 +26,6 @@ from .results import (
     stored,
     type_of_gradients,
 )
-
-
-if ops.IMPLEMENTATION == "native":
-    from . import passes
-else:
-    passes = None
 
 
 class Kept(NamedTuple):
@@ -115,7 +110,7 @@ class Graph(BaseLayer):
         self._needed = frozenset(operand for node in products for operand in node.operands)
         self._reached = reference.reached(nodes, range(len(nodes.inputs)))
         self._kept: Kept | None = None
-        self._fused = self._operations is ops.OPERATIONS and passes and not self._layers
+        self._fused = self._operations is ops.OPERATIONS and passes.COMPILED and not self._layers
         self._entries: dict[Any, Any] = {}
 
     @property
@@ -241,9 +236,8 @@ class Graph(BaseLayer):
         """
         if self._fused and out is None and not named:
             names = self._named(wrt)
-            both = self._entry(True, names)(operands, dout) if names else None
-            if both is not None:
-                return both
+            if names and (both := self._entry(True, names)(operands, dout)) is not None:
+                return both[0], both[1]
         operands = self._bound(operands, named)
         if recording := _recording_of(operands):
             recording.refuse(

@@ -11,10 +11,16 @@ from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any, NamedTuple
 
-from .. import reference
-from .._core.frontend.passes import Entry, Pass
-from .._core.program.operations import NUMBERS
+from .. import ops, reference
 from .nodes import Nodes
+
+COMPILED = ops.IMPLEMENTATION == "native"
+
+if COMPILED:
+    from .._core.frontend.passes import Entry, Pass
+    from .._core.program.operations import NUMBERS
+
+
 # What operands are, as `Entry` tells; and what comes of them: numbers and sums after the pass.
 NUMBER, WHOLE, SMALL, ONE, LATE = range(5)
 
@@ -106,8 +112,8 @@ class Builder(dict[str, Callable[..., Any]]):
 
         return note
 
-    def _sum_to(self, value: Any, like: Any, other: Any = None) -> Value:
-        value, like = self.value_of(value), self.value_of(like)
+    def _sum_to(self, summed: Any, to: Any, other: Any = None) -> Value:
+        value, like = self.value_of(summed), self.value_of(to)
         if value.kind == LATE or value.kind == like.kind != SMALL:
             return value
         if value.kind != WHOLE or like.kind == LATE:
@@ -116,8 +122,8 @@ class Builder(dict[str, Callable[..., Any]]):
         self.sums.append((result.place, value.place, like.place))
         return result
 
-    def _broadcast_to(self, value: Any, like: Any) -> Value:
-        value, like = self.value_of(value), self.value_of(like)
+    def _broadcast_to(self, broadcast: Any, to: Any) -> Value:
+        value, like = self.value_of(broadcast), self.value_of(to)
         if value.kind == like.kind != SMALL:
             return value
         if value.kind == NUMBER and like.kind == WHOLE:
@@ -135,7 +141,7 @@ class Builder(dict[str, Callable[..., Any]]):
 
 
 class Result(NamedTuple):
-    """A result of a pass: the value that it is, its place among all, to whose shape it is summed."""
+    """A result of a pass: which value it is, its place among all, to whose shape it is summed."""
 
     value: int
     place: int
@@ -198,6 +204,9 @@ class Plan:
                 value = builder.apart(result.place, done)
                 done.append(Result(value, value))
                 results[i] = Value(value, WHOLE)
+        if SMALL in kinds and any(kinds[like : like + 1] != [SMALL] for *_, like in builder.sums):
+            # The layers run over all elements as one row then, where a pass has rows.
+            raise Unserved("sums to several shapes")
         for total, value, like in builder.sums:
             done.append(Result(builder.apart(value, done), total, like))
         # All that is asked for the value may warn, whether a result depends on it or not.
@@ -257,9 +266,7 @@ class Plan:
             values.append(self.run[step.operation](*operands))
 
 
-def _results(
-    graph: Nodes, builder: Builder, values: bool, wanted: Sequence[int]
-) -> list[Value]:
+def _results(graph: Nodes, builder: Builder, values: bool, wanted: Sequence[int]) -> list[Value]:
     """The outputs' values, if they are asked for, and the gradients of the inputs wanted."""
     count = len(graph.inputs)
     everything = reference.evaluate(graph, builder.inputs[:count], builder)
@@ -289,7 +296,7 @@ def needed(steps: Sequence[Step], results: set[int], loud: Sequence[Step]) -> li
     return kept[::-1]
 
 
-# What a sum or a difference is called with products for its operands: for both, the first, the second.
+# What a sum or a difference is with products for operands: for both, the first, the second.
 COMPOUNDS = {
     "add": ("add_products", "multiply_add", "multiply_add"),
     "subtract": ("subtract_products", "multiply_subtract", "subtract_product"),

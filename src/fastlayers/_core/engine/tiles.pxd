@@ -70,7 +70,7 @@ cdef inline void run_tiles(
     cdef char *slots[MAX_SLOTS]
     cdef Py_ssize_t steps[MAX_SLOTS]    # bytes from an element to the next
     cdef bint buffered[MAX_OPERANDS]
-    cdef Py_ssize_t most = STREAMED_TILE if streaming else SEGMENT
+    cdef Py_ssize_t most = STREAMED_TILE if streaming and job.program.direct else SEGMENT
     cdef Py_ssize_t distance = most * job.item_bytes + CACHE_LINE
     cdef Py_ssize_t start = 0
     cdef Py_ssize_t length

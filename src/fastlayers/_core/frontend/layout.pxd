@@ -102,7 +102,7 @@ cdef inline bint has_shape(const Operand *operand, const Call *call) noexcept:
 
 
 cdef inline bint is_in_order(const Call *call, bint contiguous) noexcept:
-    """Whether all inputs lie in C order, so that whatever is computed of them does, step by step."""
+    """Whether all inputs lie in C order; so does then what is computed of them, step by step."""
     cdef int slot, axis
     cdef Py_ssize_t stride, before
     for slot in range(call.input_count):
@@ -113,8 +113,10 @@ cdef inline bint is_in_order(const Call *call, bint contiguous) noexcept:
         before = PY_SSIZE_T_MAX
         for axis in range(call.ndim):
             stride = magnitude(call.job.strides[axis][slot])
-            if stride > before or (stride == 0 and call.whole >> slot & 1 and call.shape[axis] > 1):
+            if stride > before:
                 return False
+            if stride == 0 and call.whole >> slot & 1 and call.shape[axis] > 1:
+                return False  # it says nothing of the order, but to a copy
             before = stride or before
     return True
 

@@ -150,9 +150,9 @@ cdef class Pass:
         cdef int slot
         for slot in range(len(values)):
             given[slot] = <PyObject *> values[slot]
-        return self.execute(given)
+        return self.run_on(given)
 
-    cdef object execute(self, PyObject **values):
+    cdef object run_on(self, PyObject **values):
         cdef Given given
         cdef bint warned = False
         cdef int slot
@@ -206,7 +206,7 @@ cdef class Entry:
         self.gradients = gradients
 
     def __call__(self, tuple operands, dout=None):
-        """Return the value, the gradients or both; None where the nodes are to be run one by one."""
+        """Return the value, the gradients or both; None where nodes are to be run one by one."""
         cdef PyObject *given[MOST_VALUES]
         cdef int count = self.inputs
         cdef int slot
@@ -237,7 +237,7 @@ cdef class Entry:
             fused = <Pass> plan
             for slot in range(fused.constant_count):
                 given[count + slot] = <PyObject *> (<tuple> fused.constants)[slot]
-            results = fused.execute(given)
+            results = fused.run_on(given)
         else:
             results = plan(operands + (dout,) * (count - self.inputs))
         if results is None:

@@ -64,7 +64,6 @@ cdef int assemble(Program *program, tuple inputs, tuple results, list steps) exc
     read = [name for operation, *names in steps for name in names[:len(READS[operation][0])]]
     constants = list(dict.fromkeys(name for name in read if not isinstance(name, str)))
     names = [*inputs, *constants, *results]
-    operands = len(names)
     slot = {name: number for number, name in enumerate(names)}
     temporaries = place_temporaries(slot, steps)
     if (

@@ -1,0 +1,26 @@
+from collections.abc import Callable, Sequence
+from typing import Any
+
+class Pass:
+    def __init__(
+        self,
+        inputs: tuple[str, ...],
+        results: tuple[str, ...],
+        steps: list[Any],
+        sources: Sequence[int],
+        sum_to: Sequence[int],
+        constants: tuple[Any, ...],
+    ) -> None: ...
+    def run(self, values: tuple[Any, ...]) -> tuple[Any, ...] | None: ...
+
+class Entry:
+    def __init__(
+        self,
+        plan: Callable[[list[int]], Any],
+        inputs: int,
+        outputs: int,
+        single: bool,
+        values: bool,
+        gradients: Any,
+    ) -> None: ...
+    def __call__(self, operands: tuple[Any, ...], dout: Any = None) -> Any: ...

@@ -1,0 +1,207 @@
+"""Graphs that are run in one pass over memory: that they are, and give what their nodes give."""
+
+from __future__ import annotations
+
+import gc
+import tracemalloc
+import weakref
+
+import numpy as np
+import pytest
+from operands import FLOATS, KERNEL_DTYPES
+from outcome import described
+from paths import PATHS, taken
+
+import fastlayers
+from fastlayers import Graph, reference
+
+if fastlayers.IMPLEMENTATION != "native":
+    pytest.skip("plain NumPy runs the nodes one by one", allow_module_level=True)
+
+
+def shop(a, b, c, d, e):
+    return (a * b + c * d) * e
+
+
+def horner(x, a, b, c):
+    return ((c * x + b) * x + a) * x - 2
+
+
+def gates(f, c, g, i):
+    return f * c + g * i
+
+
+def momentum(w, v, g, mu, lr):
+    v = mu * v - lr * g
+    return w + v, v
+
+
+def averages(m, v, g):
+    return m * 0.75 + g * 0.25, v * 0.5 + g * g * 0.5
+
+
+def fans(x, y):
+    t = x * y - y
+    return t * t - (-t) * x + t, t
+
+
+ALL = [shop, horner, gates, momentum, averages, fans]
+INTEGRAL = [shop, horner, gates, fans]
+SIZES = [1, 31, 255, 256, 257, 1_000, 5_003]
+
+
+@pytest.fixture
+def in_one_pass(monkeypatch):
+    """A node that is run by itself is an error."""
+
+    def refused(self, operands, out=None):
+        raise AssertionError("the nodes are run one by one")
+
+    monkeypatch.setattr(Graph, "_evaluated", refused)
+    monkeypatch.setattr(Graph, "_values", refused)
+
+
+class PlainGraph(Graph):
+    """A graph of which the nodes are run one by one, by plain NumPy."""
+
+    _operations = reference.OPERATIONS
+    _evaluated, _values = Graph._evaluated, Graph._values
+
+
+def inputs(function, shape, dtype, layout="C"):
+    count = function.__code__.co_argcount
+    rng = np.random.default_rng(0)
+    return [np.array(rng.integers(-9, 10, shape) / 4, dtype, order=layout) for _ in range(count)]
+
+
+def outcomes(graph, operands, dout):
+    value = graph.forward(*operands)
+    return described(
+        [value, graph.backward(dout), graph.value_and_grad(*operands), graph(*operands)]
+    )
+
+
+@pytest.mark.parametrize("path", PATHS, ids=str)
+@pytest.mark.parametrize("dtype", KERNEL_DTYPES)
+def test_bits_of_the_nodes(in_one_pass, path, dtype):
+    for function in ALL if dtype in FLOATS else INTEGRAL:
+        for size in SIZES:
+            operands = inputs(function, size, dtype)
+            expected = outcomes(PlainGraph(function), operands, 3)
+            with taken(path):
+                assert outcomes(Graph(function), operands, 3) == expected
+
+
+@pytest.mark.parametrize("layout", ["C", "F", "strided", "reversed"])
+def test_layouts(in_one_pass, layout):
+    for function in ALL:
+        operands = inputs(function, (6, 40), "f8", "F" if layout == "F" else "C")
+        if layout == "strided":
+            operands = [np.stack([one] * 2, axis=-1)[..., 0] for one in operands]
+        if layout == "reversed":
+            operands = [one[:, ::-1] for one in operands]
+        dout = operands[0]
+        if isinstance(function(*operands), tuple):
+            dout = 1
+        assert outcomes(Graph(function), operands, dout) == outcomes(
+            PlainGraph(function), operands, dout
+        )
+
+
+@pytest.mark.parametrize("dtype", FLOATS)
+@pytest.mark.parametrize("numbers", [(2.5, 1), (1, -3.0), (0.0, 2)])
+def test_numbers(in_one_pass, numbers, dtype):
+    graphs = [kind(momentum) for kind in (Graph, PlainGraph)]
+    w, v, g, *_ = inputs(momentum, 300, dtype)
+    ours, plain = (graph.value_and_grad(w, v, g, *numbers) for graph in graphs)
+    assert described(ours[0]) == described(plain[0])
+    assert described(ours[1][:3]) == described(plain[1][:3])
+    assert [type(one) for one in ours[1]] == [type(one) for one in plain[1]]
+
+
+def row_and_layers(x, gamma, beta):
+    """The gradients of ``x * gamma + beta`` by layers."""
+    mul, add = (layer(sum_to_shape=True) for layer in (fastlayers.MulLayer, fastlayers.AddLayer))
+    value = add.forward(mul.forward(x, gamma), beta)
+    dproduct, dbeta = add.backward(x)
+    return value, (*mul.backward(dproduct), dbeta)
+
+
+@pytest.mark.parametrize("path", PATHS, ids=str)
+@pytest.mark.parametrize(
+    "shapes", [((300, 257), (257,)), ((300, 257), (300, 1)), ((70_000,), (1,))]
+)
+@pytest.mark.parametrize("dtype", FLOATS)
+def test_sums_of_the_layers(in_one_pass, path, shapes, dtype):
+    rng = np.random.default_rng(0)
+    # All magnitudes: another order of additions would show.
+    x = (rng.standard_normal(shapes[0]) * 2.0 ** rng.integers(-40, 41, shapes[0])).astype(dtype)
+    gamma, beta = (rng.standard_normal(shapes[1]).astype(dtype) for _ in range(2))
+    graph = Graph(lambda x, gamma, beta: x * gamma + beta)
+    expected = row_and_layers(x, gamma, beta)
+    with taken(path):
+        value, gradients = graph.value_and_grad(x, gamma, beta, dout=x)
+    assert described((value, tuple(gradients))) == described(expected)
+
+
+def test_long_graphs_are_run_node_by_node():
+    def long(x, y):
+        for _ in range(200):
+            x = x * y + y
+        return x
+
+    x, y = inputs(shop, 50, "f8")[:2]
+    assert described(Graph(long)(x, y / 8)) == described(PlainGraph(long)(x, y / 8))
+
+
+def test_memory_peaks_at_the_results(in_one_pass):
+    graph, operands = Graph(shop), inputs(shop, 100_000, "f8")
+    graph.value_and_grad(*operands)
+    fastlayers.empty_cache()
+    tracemalloc.start()
+    try:
+        before = tracemalloc.get_traced_memory()[0]
+        results = graph.value_and_grad(*operands)
+        peak = tracemalloc.get_traced_memory()[1] - before
+    finally:
+        tracemalloc.stop()
+    assert len(results[1]) == 5
+    assert peak < 6.2 * operands[0].nbytes
+
+
+def test_nothing_is_kept_alive():
+    graph, operands = Graph(shop), inputs(shop, 300, "f8")
+    results = graph.value_and_grad(*operands)
+    alive = [weakref.ref(one) for one in (*operands, results[0], *results[1])]
+    del operands, results
+    gc.collect()
+    assert [one() for one in alive] == [None] * len(alive)
+
+
+def test_what_the_value_takes_may_warn_in_vain():
+    x = np.array([1e200, 1.0])
+    graph = Graph(lambda x: (x * x) * 0.0 + x)
+    with (
+        np.errstate(over="raise"),
+        pytest.raises(FloatingPointError, match="in multiply") as caught,
+    ):
+        graph(x)
+    assert "t0 = x * x" in caught.value.__notes__[0]
+    graph.forward(np.array([1.0]))
+    with np.errstate(over="ignore", invalid="ignore"):
+        assert np.isnan(graph(x)[0])
+
+
+def test_products_and_sums_are_rounded_each():
+    a, b = np.array([1 + 2.0**-30]), np.array([-1.0 - 2.0**-29])
+    assert Graph(lambda a, b: a * a + b)(a, b) == 0.0  # 2**-60 if they were not
+    big, less = np.array([1e20]), np.array([-1e20])
+    assert Graph(lambda a, b, c: a * c + b * c)(big, less, np.array([1e10])) == 0.0
+
+
+def test_graphs_of_gradients_are_planned_or_left():
+    # Some of their operations have no place in a pass.
+    graph = Graph(lambda x, y: x * y * x).grad("x").grad("y")
+    x, y = inputs(gates, (4, 6), "f8")[:2]
+    for operands in ((x, y), (x, y[0]), (x, 2.0), (2.0, y), (2.0, 3.0)):
+        assert described(graph(*operands)) == described(PlainGraph(graph)(*operands))
