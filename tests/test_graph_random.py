@@ -2,7 +2,7 @@
 
 ``make fuzz`` goes deeper, and for many thousands of graphs without hypothesis there is
 
-    python tests/test_graph_random.py --graphs 20000 --seed 1
+    PYTHONPATH=tests/support python tests/test_graph_random.py --graphs 20000 --seed 1
 
 A failure is printed as a few lines of Python, which make the calls again.
 """

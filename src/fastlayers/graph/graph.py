@@ -136,10 +136,10 @@ class Graph(BaseLayer):
         ndarray or scalar, or a tuple of these
             Arrays that share memory with nothing else.
         """
-        if self._fused and out is None and not named:
+        if self._fused and not named:
             value = self._entry(True, ())(operands)
             if value is not None:
-                return value
+                return value if out is None else self._value_in(value, out)
         operands = self._bound(operands, named)
         if recording := _recording_of(operands):
             return recording.inline(self._nodes, operands, out)
@@ -150,11 +150,11 @@ class Graph(BaseLayer):
 
         The values of your own layers are kept, too; nothing else is.
         """
-        if self._fused and out is None and not named:
+        if self._fused and not named:
             value = self._entry(True, ())(operands)
             if value is not None:
                 self._kept = Kept(operands, {})
-                return value
+                return value if out is None else self._value_in(value, out)
         operands = self._bound(operands, named)
         if recording := _recording_of(operands):
             return recording.inline(self._nodes, operands, out)
@@ -193,16 +193,15 @@ class Graph(BaseLayer):
                 f"{self._nodes.name}.backward: call forward first; it keeps the operands"
             )
         operands, layer_values = self._kept
-        if out is None and self._fused:
+        if self._fused:
             gradients = self._entry(False, self._nodes.inputs)(operands, dout)
             if gradients is not None:
-                return gradients
+                return gradients if out is None else self._gradients_in(gradients, out)
         with np.errstate(all="ignore"):
             values = self._evaluated(operands, layer_values)
         douts = self._douts(dout, values)
         gradients = self._gradients(operands, values, douts, self._nodes.inputs)
-        outputs = outputs_for(gradients, out, "gradients")
-        return gradients_of(self._nodes.inputs, stored(gradients, outputs))
+        return self._gradients_in(gradients, out)
 
     def value_and_grad(
         self,
@@ -234,26 +233,25 @@ class Graph(BaseLayer):
         gradients : named tuple
             As from `backward`, for the parameters ``wrt`` in that order.
         """
-        if self._fused and out is None and not named:
+        if self._fused and not named:
             names = self._named(wrt)
             if names and (both := self._entry(True, names)(operands, dout)) is not None:
-                return both[0], both[1]
+                if out is None:
+                    return both[0], both[1]
+                results = (both[0],) if self._nodes.single else both[0]
+                return self._both_in(results, both[1], names, pair_of_outputs(out))
         operands = self._bound(operands, named)
         if recording := _recording_of(operands):
             recording.refuse(
                 "value_and_grad", "call graph.grad(…) outside, and what it returns here"
             )
         names = self._named(wrt)
-        value_out, gradients_out = pair_of_outputs(out)
+        outs = pair_of_outputs(out)
         values = self._evaluated(operands)
         results = self._results(operands, values)
         douts = self._douts(dout, values)
         gradients = self._gradients(operands, values, douts, names)
-        outputs = outputs_for(results, value_out, "values", self._nodes.single)
-        outputs += outputs_for(gradients, gradients_out, "gradients")
-        everything = stored([*results, *gradients], outputs)
-        count = len(results)
-        return self._returned(everything[:count]), gradients_of(names, everything[count:])
+        return self._both_in(results, gradients, names, outs)
 
     def grad(self, *names: str) -> Graph:
         """Return the graph of the gradients of the sum of all values.
@@ -392,10 +390,8 @@ class Graph(BaseLayer):
         """The value to return, and the values of the user's layers."""
         values = reference.evaluate(self._nodes, operands, self._operations, self._layers)
         results = self._results(operands, values)
-        outputs = outputs_for(results, out, "values", self._nodes.single)
-        return self._returned(stored(results, outputs)), {
-            layer: values[layer] for layer in self._layers
-        }
+        value = results[0] if self._nodes.single else results
+        return self._value_in(value, out), {layer: values[layer] for layer in self._layers}
 
     def _entry(self, values: bool, names: tuple[str, ...]) -> Any:
         """What to call for the values, the gradients by some parameters, or both.
@@ -481,6 +477,30 @@ class Graph(BaseLayer):
         zeros_like = self._operations["zeros_like"]
         found = [zeros_like(operands[i]) if gradients[i] is None else gradients[i] for i in inputs]
         return apart(found, (*operands, *douts))
+
+    def _value_in(self, value: Any, out: Any) -> Any:
+        """A value, in the outputs that were given for it."""
+        results = (value,) if self._nodes.single else value
+        return self._returned(
+            stored(results, outputs_for(results, out, "values", self._nodes.single))
+        )
+
+    def _gradients_in(self, gradients: Sequence[Any], out: Any) -> Any:
+        outputs = outputs_for(gradients, out, "gradients")
+        return gradients_of(self._nodes.inputs, stored(gradients, outputs))
+
+    def _both_in(
+        self,
+        results: Sequence[Any],
+        gradients: Sequence[Any],
+        names: tuple[str, ...],
+        outs: tuple[Any, Any],
+    ) -> tuple[Any, Any]:
+        outputs = outputs_for(results, outs[0], "values", self._nodes.single)
+        outputs += outputs_for(gradients, outs[1], "gradients")
+        everything = stored([*results, *gradients], outputs)
+        count = len(results)
+        return self._returned(everything[:count]), gradients_of(names, everything[count:])
 
     def _returned(self, results: Sequence[Any]) -> Any:
         return results[0] if self._nodes.single else tuple(results)

@@ -11,8 +11,11 @@ from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any, NamedTuple
 
+import numpy as np
+
 from .. import ops, reference
 from .nodes import Nodes
+from .results import apart
 
 COMPILED = ops.IMPLEMENTATION == "native"
 
@@ -47,13 +50,15 @@ class Step(NamedTuple):
 class Builder(dict[str, Callable[..., Any]]):
     """Operations that note what is asked of them.
 
-    ``constants`` are numbers that stand in the graph, by their places; ``sums`` what is summed: the
-    place of the sum, that of the value, that of the operand to whose shape.
+    What is of numbers and small arrays alone is ``early``, what is of sums ``late``; ``steps`` are
+    the pass. ``constants`` are numbers that stand in the graph, by their places; ``sums`` what is
+    summed: the place of the sum, that of the value, that of the operand to whose shape.
     """
 
     def __init__(self, kinds: Sequence[int]) -> None:
         self.inputs = [Value(i, NUMBER if kind == ONE else kind) for i, kind in enumerate(kinds)]
         self.ones = {place for place, kind in enumerate(kinds) if kind == ONE}
+        self.small = {place for place, kind in enumerate(kinds) if kind == SMALL}
         self.places = len(kinds)
         self.constants: dict[int, Any] = {}
         self._known: dict[Any, Value] = {}
@@ -62,17 +67,14 @@ class Builder(dict[str, Callable[..., Any]]):
         self.forward: list[Step] = []
         self.late: list[Step] = []
         self.sums: list[tuple[int, int, int]] = []
-        for operation in ("multiply", "add", "subtract", "negative"):
-            self[operation] = self._arithmetic(operation)
-        self["positive"] = lambda x: self["multiply"](x, 1)
+        self["multiply"] = self._multiply
+        self["positive"] = lambda x: self._multiply(x, 1)
         self["sum_to"] = self._sum_to
-        self["multiply_to"] = lambda dout, factor, like: self._sum_to(
-            self["multiply"](dout, factor), like
-        )
+        self["multiply_to"] = self._multiply_to
         self["broadcast_to"] = self._broadcast_to
 
-    def __missing__(self, operation: str) -> Any:
-        raise Unserved(operation)
+    def __missing__(self, operation: str) -> Callable[..., Value]:
+        return lambda *operands: self._note(operation, *operands)
 
     def _new(self, kind: int) -> Value:
         self.places += 1
@@ -90,32 +92,42 @@ class Builder(dict[str, Callable[..., Any]]):
                 self.ones.add(self._known[key].place)
         return self._known[key]
 
-    def _arithmetic(self, operation: str) -> Callable[..., Value]:
-        def note(*operands: Any) -> Value:
-            values = [self.value_of(operand) for operand in operands]
-            kinds = {value.kind for value in values}
-            if kinds == {NUMBER}:
-                kind, steps = NUMBER, self.early
-            elif LATE in kinds and kinds <= {NUMBER, LATE}:
-                kind, steps = LATE, self.late
-            elif WHOLE in kinds and LATE not in kinds:
-                kind, steps = WHOLE, self.steps
-                if operation == "multiply":
-                    for value, other in (values, values[::-1]):
-                        if value.kind == WHOLE and other.place in self.ones:
-                            return value
-            else:
+    def _note(self, operation: str, *operands: Any) -> Value:
+        values = [self.value_of(operand) for operand in operands]
+        kinds = {value.kind for value in values}
+        if WHOLE in kinds:
+            if LATE in kinds or operation not in NUMBERS:
                 raise Unserved(operation)
-            result = self._new(kind)
-            steps.append(Step(operation, tuple(v.place for v in values), (result.place,)))
-            return result
+            kind, steps = WHOLE, self.steps
+        elif LATE in kinds:
+            kind, steps = LATE, self.late
+        else:
+            kind, steps = max(kinds), self.early
+        result = self._new(kind)
+        if kind == SMALL:
+            self.small.add(result.place)
+        steps.append(Step(operation, tuple(value.place for value in values), (result.place,)))
+        return result
 
-        return note
+    def _multiply(self, x: Any, y: Any) -> Value:
+        values = self.value_of(x), self.value_of(y)
+        for value, other in (values, values[::-1]):
+            if value.kind == WHOLE and other.place in self.ones:
+                return value
+        return self._note("multiply", *values)
+
+    def _multiply_to(self, dout: Any, factor: Any, to: Any) -> Value:
+        values = self.value_of(dout), self.value_of(factor), self.value_of(to)
+        if WHOLE in (values[0].kind, values[1].kind):
+            return self._sum_to(self._multiply(*values[:2]), to)
+        return self._note("multiply_to", *values)
 
     def _sum_to(self, summed: Any, to: Any, other: Any = None) -> Value:
         value, like = self.value_of(summed), self.value_of(to)
-        if value.kind == LATE or value.kind == like.kind != SMALL:
+        if value.kind == like.kind != LATE:
             return value
+        if value.kind == LATE and like.kind != WHOLE:
+            return self._note("sum_to", value, like)
         if value.kind != WHOLE or like.kind == LATE:
             raise Unserved("sum_to")
         result = self._new(LATE)
@@ -124,11 +136,11 @@ class Builder(dict[str, Callable[..., Any]]):
 
     def _broadcast_to(self, broadcast: Any, to: Any) -> Value:
         value, like = self.value_of(broadcast), self.value_of(to)
-        if value.kind == like.kind != SMALL:
-            return value
         if value.kind == NUMBER and like.kind == WHOLE:
             return Value(value.place, WHOLE)
-        raise Unserved("broadcast_to")
+        if value.kind == like.kind:
+            return value
+        return self._note("broadcast_to", value, like)
 
     def apart(self, place: int, done: Sequence[Result]) -> int:
         """The value, or its double: if it is not computed here, or a result already."""
@@ -198,13 +210,11 @@ class Plan:
         results = _results(graph, builder, values, wanted)
         done: list[Result] = []
         for i, result in enumerate(results):
-            if result.kind == SMALL:
-                raise Unserved("a result of a small shape")
             if result.kind == WHOLE:
                 value = builder.apart(result.place, done)
                 done.append(Result(value, value))
                 results[i] = Value(value, WHOLE)
-        if SMALL in kinds and any(kinds[like : like + 1] != [SMALL] for *_, like in builder.sums):
+        if builder.small and any(like not in builder.small for *_, like in builder.sums):
             # The layers run over all elements as one row then, where a pass has rows.
             raise Unserved("sums to several shapes")
         for total, value, like in builder.sums:
@@ -218,6 +228,7 @@ class Plan:
         if all(kinds[place] != WHOLE for place in read if place < len(kinds)):
             raise Unserved("nothing of the whole shape")
         self.run = run
+        self.silent = not values
         self.early, self.late = builder.early, builder.late
         self.constants = tuple(builder.constants.values())
         places = [
@@ -250,20 +261,26 @@ class Plan:
             raise Unserved(str(error)) from None
 
     def __call__(self, operands: tuple[Any, ...]) -> Any:
-        """The results in their order; None where the pass is not served on these operands."""
+        """The results in their order; None where the nodes are to be run one by one."""
         values = [*operands, *self.constants]
-        self._compute(self.early, values)
-        found = self.fused.run(tuple(values))
-        if found is None:
+        try:
+            self._compute(self.early, values, self.silent)
+            found = self.fused.run(tuple(values))
+            if found is None:
+                return None
+            values += found
+            self._compute(self.late, values, False)
+        except Exception:  # what it is and of which node is told by who runs the nodes one by one
             return None
-        values += found
-        self._compute(self.late, values)
-        return tuple([values[i] for i in self.order])
+        return tuple(apart([values[i] for i in self.order], operands))
 
-    def _compute(self, steps: Sequence[Step], values: list[Any]) -> None:
-        for step in steps:
-            operands = [values[self.index[place]] for place in step.reads]
-            values.append(self.run[step.operation](*operands))
+    def _compute(self, steps: Sequence[Step], values: list[Any], silent: bool) -> None:
+        if not steps:
+            return
+        with np.errstate(**(SILENT if silent else _raised())):
+            for step in steps:
+                operands = [values[self.index[place]] for place in step.reads]
+                values.append(self.run[step.operation](*operands))
 
 
 def _results(graph: Nodes, builder: Builder, values: bool, wanted: Sequence[int]) -> list[Value]:
@@ -273,6 +290,11 @@ def _results(graph: Nodes, builder: Builder, values: bool, wanted: Sequence[int]
     builder.forward = list(builder.steps)
     results = [builder.value_of(everything[output]) for output in graph.outputs] if values else []
     if wanted:
+        if any(
+            value.kind == SMALL
+            for value in (builder.value_of(everything[o]) for o in graph.outputs)
+        ):
+            raise Unserved("a gradient of a small shape to begin with")
         douts = [
             builder["broadcast_to"](dout, everything[output])
             for dout, output in zip(builder.inputs[count:], graph.outputs, strict=True)
@@ -283,6 +305,15 @@ def _results(graph: Nodes, builder: Builder, values: bool, wanted: Sequence[int]
             raise Unserved("an input that no output depends on")
         results += [builder.value_of(gradients[i]) for i in wanted]
     return results
+
+
+SILENT: Any = {"all": "ignore"}
+
+
+def _raised() -> Any:
+    """Modes in which an error is whatever the user wants to hear of."""
+    modes = np.geterr()
+    return {name: "ignore" if mode == "ignore" else "raise" for name, mode in modes.items()}
 
 
 def needed(steps: Sequence[Step], results: set[int], loud: Sequence[Step]) -> list[Step]:
