@@ -110,8 +110,19 @@ class Graph(BaseLayer):
         self._needed = frozenset(operand for node in products for operand in node.operands)
         self._reached = reference.reached(nodes, range(len(nodes.inputs)))
         self._kept: Kept | None = None
+        self._forget()
+
+    def _forget(self) -> None:
+        """Begin with no plans. They are of this process, and not kept by pickles and copies."""
         self._fused = self._operations is ops.OPERATIONS and passes.COMPILED and not self._layers
         self._entries: dict[Any, Any] = {}
+
+    def __getstate__(self) -> dict[str, Any]:
+        return {**self.__dict__, "_entries": {}}
+
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        self.__dict__.update(state)
+        self._forget()
 
     @property
     def inputs(self) -> tuple[str, ...]:

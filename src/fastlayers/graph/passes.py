@@ -67,14 +67,11 @@ class Builder(dict[str, Callable[..., Any]]):
         self.forward: list[Step] = []
         self.late: list[Step] = []
         self.sums: list[tuple[int, int, int]] = []
-        self["multiply"] = self._multiply
-        self["positive"] = lambda x: self._multiply(x, 1)
-        self["sum_to"] = self._sum_to
-        self["multiply_to"] = self._multiply_to
-        self["broadcast_to"] = self._broadcast_to
 
     def __missing__(self, operation: str) -> Callable[..., Value]:
-        return lambda *operands: self._note(operation, *operands)
+        # Nothing is kept here: that would be a cycle, and wait for the garbage collector.
+        special: Callable[..., Value] | None = getattr(self, f"_{operation}", None)
+        return special or (lambda *operands: self._note(operation, *operands))
 
     def _new(self, kind: int) -> Value:
         self.places += 1
@@ -115,6 +112,9 @@ class Builder(dict[str, Callable[..., Any]]):
             if value.kind == WHOLE and other.place in self.ones:
                 return value
         return self._note("multiply", *values)
+
+    def _positive(self, x: Any) -> Value:
+        return self._multiply(x, 1)
 
     def _multiply_to(self, dout: Any, factor: Any, to: Any) -> Value:
         values = self.value_of(dout), self.value_of(factor), self.value_of(to)
