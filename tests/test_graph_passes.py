@@ -9,7 +9,7 @@ import weakref
 import numpy as np
 import pytest
 from operands import FLOATS, KERNEL_DTYPES
-from outcome import described
+from outcome import described, outcome
 from paths import PATHS, taken
 
 import fastlayers
@@ -142,6 +142,51 @@ def test_sums_of_the_layers(in_one_pass, path, shapes, dtype):
     with taken(path):
         value, gradients = graph.value_and_grad(x, gamma, beta, dout=x)
     assert described((value, tuple(gradients))) == described(expected)
+
+
+@pytest.mark.parametrize("dout", [1, 1.0, -0.0, 3, 2**70])
+@pytest.mark.parametrize("numbers", [(100, 2, 150, 3, 1.1), (2**80, -0.0, 1, 0, 7), (1e308,) * 5])
+def test_numbers_alone(in_one_pass, numbers, dout):
+    for function in ALL:
+        operands = numbers[: function.__code__.co_argcount]
+        graphs = Graph(function), PlainGraph(function)
+        ours, plain = (outcomes(graph, operands, dout) for graph in graphs)
+        assert ours == plain
+        assert repr(graphs[0].value_and_grad(*operands)) == repr(
+            graphs[1].value_and_grad(*operands)
+        )
+
+
+def test_errors_of_numbers_name_their_node():
+    with pytest.raises(OverflowError, match="too large") as caught:
+        Graph(shop).value_and_grad(10**400, 2, 150, 3, 1.1)
+    assert caught.value.__notes__[0].startswith("node t3 = t2 * e of shop")
+
+
+def test_small_parts_are_computed_first(in_one_pass):
+    # alpha is (rows, columns, 1): so is 1 - alpha, and its gradient.
+    rng = np.random.default_rng(0)
+    alpha, x, y = (rng.random((20, 30, n), dtype="f4") for n in (1, 3, 3))
+
+    def blend(alpha, x, y):
+        return alpha * x + (1 - alpha) * y
+
+    layers = fastlayers.MulLayer(sum_to_shape=True), fastlayers.MulLayer(sum_to_shape=True)
+    rest = 1 - alpha
+    value = layers[0].forward(alpha, x) + layers[1].forward(rest, y)
+    (dalpha, dx), (drest, dy) = (layer.backward(np.ones_like(x)) for layer in layers)
+    expected = value, (drest * -1 + dalpha, dx, dy)
+    value, gradients = Graph(blend).value_and_grad(alpha, x, y)
+    assert described((value, tuple(gradients))) == described(expected)
+
+
+@pytest.mark.parametrize("mode", ["raise", "warn"])
+def test_small_parts_warn_as_nodes_do(mode):
+    x, row = np.ones((4, 3)), np.array([1e200, 1, 2])
+    graph, plain = (kind(lambda x, row: x * (row * row)) for kind in (Graph, PlainGraph))
+    calls = [outcome(one, x, row, errstate={"over": mode}) for one in (graph, plain)]
+    assert calls[0] == calls[1]
+    assert calls[0].exception or len(calls[0].warnings) == 1
 
 
 def test_long_graphs_are_run_node_by_node():

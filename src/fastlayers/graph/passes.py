@@ -8,13 +8,13 @@ of sums after it, and all between by the pass.
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any, NamedTuple
 
 import numpy as np
 
 from .. import ops, reference
-from .nodes import Nodes
+from .nodes import FORMATS, Nodes
 from .results import apart
 
 COMPILED = ops.IMPLEMENTATION == "native"
@@ -109,16 +109,28 @@ class Builder(dict[str, Callable[..., Any]]):
     def _multiply(self, x: Any, y: Any) -> Value:
         values = self.value_of(x), self.value_of(y)
         for value, other in (values, values[::-1]):
-            if value.kind == WHOLE and other.place in self.ones:
+            if other.place in self.ones and (
+                value.kind == WHOLE or (other.kind == NUMBER and self._is_plain(value))
+            ):
                 return value
         return self._note("multiply", *values)
+
+    def _is_plain(self, value: Value) -> bool:
+        """Whether a value is an int or a float: those that are given are, and their products."""
+        numbers = (type(number) for number in self.constants.values())
+        return value.kind == NUMBER and all(one in (int, float) for one in numbers)
 
     def _positive(self, x: Any) -> Value:
         return self._multiply(x, 1)
 
+    def _zeros_like(self, x: Any) -> Value:
+        value = self.value_of(x)
+        return self.value_of(0) if value.kind == NUMBER else self._note("zeros_like", value)
+
     def _multiply_to(self, dout: Any, factor: Any, to: Any) -> Value:
         values = self.value_of(dout), self.value_of(factor), self.value_of(to)
-        if WHOLE in (values[0].kind, values[1].kind):
+        kinds = {value.kind for value in values}
+        if WHOLE in kinds or kinds == {NUMBER}:
             return self._sum_to(self._multiply(*values[:2]), to)
         return self._note("multiply_to", *values)
 
@@ -152,6 +164,37 @@ class Builder(dict[str, Callable[..., Any]]):
         return double.place
 
 
+def of_numbers(
+    graph: Nodes, kinds: Sequence[int], values: bool, wanted: Sequence[int]
+) -> Callable[[tuple[Any, ...]], Any]:
+    """A function that computes a graph's values and gradients of Python numbers, from a tuple.
+
+    It is compiled from the lines that one would write by hand. Where it would raise, it returns
+    None: of which node the error is, is told by who runs the nodes one by one.
+    """
+    builder = Builder(kinds)
+    results = _results(graph, builder, values, wanted)
+    if any(type(number) not in (int, float) for number in builder.constants.values()):
+        raise Unserved("a number of NumPy's")
+    lines = [f"{_list(range(len(kinds)))} = operands"]
+    for step in builder.early:
+        line = FORMATS[step.operation].format(*(f"v{place}" for place in step.reads))
+        lines.append(f"v{step.writes[0]} = {line}")
+    lines.append(f"return {_list(result.place for result in results)}")
+    body = "\n        ".join(lines)
+    source = (
+        f"def run(operands):\n    try:\n        {body}\n    except Exception:\n        return None"
+    )
+    names: dict[str, Any] = {f"v{place}": number for place, number in builder.constants.items()}
+    exec(source, names)
+    function: Callable[[tuple[Any, ...]], Any] = names["run"]
+    return function
+
+
+def _list(places: Iterable[int]) -> str:
+    return "(" + "".join(f"v{place}, " for place in places) + ")"
+
+
 class Result(NamedTuple):
     """A result of a pass: which value it is, its place among all, to whose shape it is summed."""
 
@@ -168,6 +211,8 @@ def entry(
 
     def plan(kinds: list[int]) -> Any:
         try:
+            if WHOLE not in kinds:
+                return of_numbers(graph, kinds, values, wanted)
             made = Plan(graph, kinds, values, wanted, run)
         except Unserved:
             return None
@@ -301,9 +346,12 @@ def _results(graph: Nodes, builder: Builder, values: bool, wanted: Sequence[int]
         ]
         reached = reference.reached(graph, wanted)
         gradients = reference.differentiate(graph, everything, douts, reached, builder)
-        if any(gradients[i] is None for i in wanted):
-            raise Unserved("an input that no output depends on")
-        results += [builder.value_of(gradients[i]) for i in wanted]
+        results += [
+            builder["zeros_like"](builder.inputs[i])
+            if gradients[i] is None
+            else builder.value_of(gradients[i])
+            for i in wanted
+        ]
     return results
 
 

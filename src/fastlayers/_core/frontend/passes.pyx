@@ -31,7 +31,8 @@ cdef enum:
 cdef Py_ssize_t key_of(PyObject *const *operands, int count, int douts) noexcept:
     """The kinds of operands, of which the last ones are outputs' gradients; or UNPLANNED.
 
-    Arrays are of one dtype, and of two shapes at most, of which one broadcasts to the other.
+    There may be numbers alone. Arrays are of one dtype, and of two shapes at most, of which one
+    broadcasts to the other.
     """
     cdef Array *array
     cdef Array *largest = NULL
@@ -46,7 +47,7 @@ cdef Py_ssize_t key_of(PyObject *const *operands, int count, int douts) noexcept
                 PyArray_NDIM(array) <= PyArray_NDIM(largest) and fits_in(array, largest)
             ):
                 largest = array
-    if largest == NULL or PyArray_NDIM(largest) == 0 or array_dtype(largest) == UNSERVED:
+    if largest != NULL and (PyArray_NDIM(largest) == 0 or array_dtype(largest) == UNSERVED):
         return UNPLANNED
     for slot in range(count):
         if not PyArray_CheckExact(operands[slot]):
