@@ -212,15 +212,15 @@ def seem_to_have_taken(double seconds):
 
 
 cdef int run_large(Job *job) noexcept:
-    cdef Py_ssize_t size = job.size * job.item_bytes
+    cdef Py_ssize_t work = work_of(job)
     cdef Py_ssize_t threaded = load_size(&thresholds.threads)
     cdef int raised
-    job.streaming = size >= streamed_bytes() and job.chunks == 0
+    job.streaming = work >= streamed_bytes() and job.chunks == 0
     # Give each thread at least half the work that justifies two. Sums are shared out by chunks.
-    if size < threaded:
+    if work < threaded:
         job.threads = job.team = 1
     else:
-        share_out(job, job.chunks if job.chunks else 2 * size // max(threaded, 1))
+        share_out(job, job.chunks if job.chunks else 2 * work // max(threaded, 1))
     with nogil:
         raised = run_timed(job)
     return raised
