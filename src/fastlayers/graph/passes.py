@@ -28,6 +28,10 @@ if COMPILED:
 NUMBER, WHOLE, SMALL, ONE, LATE = range(5)
 
 
+# What is longer than this before steps are joined is not for one pass.
+MOST_STEPS = 200
+
+
 class Unserved(Exception):
     """The graph cannot be run in one pass on such operands."""
 
@@ -253,6 +257,8 @@ class Plan:
     ) -> None:
         builder = Builder(kinds)
         results = _results(graph, builder, values, wanted)
+        if len(builder.steps) > MOST_STEPS:
+            raise Unserved("too many steps")
         done: list[Result] = []
         for i, result in enumerate(results):
             if result.kind == WHOLE:
@@ -289,14 +295,14 @@ class Plan:
         self.simple = not (self.early or self.late) and (
             self.order == list(range(first, first + len(done)))
         )
-        numbers = {place for place in read if place >= len(kinds) or kinds[place] in (NUMBER, ONE)}
+        arrays = {place for place, kind in enumerate(kinds) if kind == WHOLE} | builder.small
         try:
             self.fused = Pass(
                 tuple(map(str, read)),
                 tuple(str(result.value) for result in done),
                 [
                     (NUMBERS[step.operation], *map(str, step.reads), *map(str, step.writes))
-                    for step in joined(steps, numbers, {result.value for result in done})
+                    for step in joined(steps, set(read) - arrays, {result.value for result in done})
                 ],
                 [self.index[place] for place in read],
                 [-1 if result.like is None else self.index[result.like] for result in done],
