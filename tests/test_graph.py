@@ -709,6 +709,7 @@ def test_numbers_that_python_does_not_write(implementation):
     assert str(graph).splitlines()[1] == "    t0 = x * <int of 16610 bits>"
     assert "16610 bits" in str(graph.draw())
     assert graph.forward(10**5_000) == 10**10_000
+    assert graph.grad("x")(2) == 10**5_000
     assert "x: <int of 16610 bits>" in str(graph)
     assert str(graph.draw(10**5_000)).startswith("<svg")
 

@@ -10,7 +10,7 @@ from collections.abc import Callable, Sequence
 from typing import Any, NamedTuple
 
 from .. import reference
-from .nodes import Node, Nodes
+from .nodes import Node, Nodes, key_of
 
 
 class Value(NamedTuple):
@@ -73,8 +73,7 @@ def simplified(graph: Nodes) -> Nodes:
         if position not in needed and position >= len(graph.inputs):
             continue
         operands = tuple([moved[operand] for operand in node.operands])
-        # Numbers compare by type and repr: 1, 1.0 and True differ, as do 0.0 and -0.0.
-        key = node.operation, operands, type(node.detail), repr(node.detail)
+        key = node.operation, operands, key_of(node.detail)
         if key not in known:
             known[key] = len(nodes)
             nodes.append(node._replace(operands=operands))

@@ -115,6 +115,12 @@ def summary(value: Any) -> str:
     return type(value).__name__
 
 
+def key_of(number: Any) -> tuple[type, Any]:
+    """What tells a number from all others: 1, 1.0 and True are three, as are 0.0 and -0.0."""
+    # The repr of an int may be too long to be written.
+    return type(number), number if isinstance(number, int) else repr(number)
+
+
 def number_text(value: Any, written: Callable[[Any], str]) -> str:
     """A number as ``str`` or ``repr`` writes it; an int with too many digits for that by size."""
     try:

@@ -14,7 +14,7 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from .. import ops, reference
-from .nodes import FORMATS, Nodes
+from .nodes import FORMATS, Nodes, key_of
 from .results import apart
 
 COMPILED = ops.IMPLEMENTATION == "native"
@@ -84,12 +84,11 @@ class Builder(dict[str, Callable[..., Any]]):
     def value_of(self, operand: Any) -> Value:
         if isinstance(operand, Value):
             return operand
-        # A number by its type and its repr: 1, 1.0 and True are three, as are 0.0 and -0.0.
-        key = type(operand), repr(operand)
+        key = key_of(operand)
         if key not in self._known:
             self._known[key] = self._new(NUMBER)
             self.constants[self._known[key].place] = operand
-            if key == (int, "1"):
+            if key == (int, 1):
                 self.ones.add(self._known[key].place)
         return self._known[key]
 
