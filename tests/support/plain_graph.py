@@ -206,7 +206,8 @@ class PlainGraph:
         with warnings.catch_warnings(action="ignore"), np.errstate(all="ignore"):
             if operation == "multiply":
                 return self.layers.multiply_backward(dout, *operands, sum_to_shape=True)[which]
-            return self.layers.multiply_backward(dout, operand, factor, sum_to_shape=True)[0]
+            like = operand if has_shape(operand) else 1  # the other gradient is not asked for
+            return self.layers.multiply_backward(dout, like, factor, sum_to_shape=True)[0]
 
 
 @cache
