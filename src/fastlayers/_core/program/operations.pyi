@@ -1,1 +1,5 @@
+from typing import Any
+
+READS: dict[int, Any]
 NUMBERS: dict[str, int]
+GRADIENTS: dict[int, Any]
