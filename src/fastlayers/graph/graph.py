@@ -24,7 +24,6 @@ from .results import (
     outputs_for,
     pair_of_outputs,
     stored,
-    type_of_gradients,
 )
 
 
@@ -114,11 +113,12 @@ class Graph(BaseLayer):
 
     def _forget(self) -> None:
         """Begin with no plans. They are of this process, and not kept by pickles and copies."""
-        self._fused = self._operations is ops.OPERATIONS and passes.COMPILED and not self._layers
-        self._entries: dict[Any, Any] = {}
+        self._passes: passes.Passes | None = None
+        if self._operations is ops.OPERATIONS and passes.COMPILED and not self._layers:
+            self._passes = passes.Passes(self._nodes, self._operations)
 
     def __getstate__(self) -> dict[str, Any]:
-        return {**self.__dict__, "_entries": {}}
+        return {**self.__dict__, "_passes": None}
 
     def __setstate__(self, state: dict[str, Any]) -> None:
         self.__dict__.update(state)
@@ -147,8 +147,8 @@ class Graph(BaseLayer):
         ndarray or scalar, or a tuple of these
             Arrays that share memory with nothing else.
         """
-        if self._fused and not named:
-            value = self._entry(True, ())(operands)
+        if self._passes and not named:
+            value = self._passes.value(operands)
             if value is not None:
                 return value if out is None else self._value_in(value, out)
         operands = self._bound(operands, named)
@@ -161,8 +161,8 @@ class Graph(BaseLayer):
 
         The values of your own layers are kept, too; nothing else is.
         """
-        if self._fused and not named:
-            value = self._entry(True, ())(operands)
+        if self._passes and not named:
+            value = self._passes.value(operands)
             if value is not None:
                 self._kept = Kept(operands, {})
                 return value if out is None else self._value_in(value, out)
@@ -204,8 +204,8 @@ class Graph(BaseLayer):
                 f"{self._nodes.name}.backward: call forward first; it keeps the operands"
             )
         operands, layer_values = self._kept
-        if self._fused:
-            gradients = self._entry(False, self._nodes.inputs)(operands, dout)
+        if self._passes:
+            gradients = self._passes.gradients(operands, dout)
             if gradients is not None:
                 return gradients if out is None else self._gradients_in(gradients, out)
         with np.errstate(all="ignore"):
@@ -244,13 +244,14 @@ class Graph(BaseLayer):
         gradients : named tuple
             As from `backward`, for the parameters ``wrt`` in that order.
         """
-        if self._fused and not named:
-            names = self._named(wrt)
-            if names and (both := self._entry(True, names)(operands, dout)) is not None:
+        if self._passes and not named:
+            passed = self._passes.both if wrt is None else self._passes.by(self._named(wrt))
+            if (both := passed(operands, dout)) is not None:
+                value, gradients = both
                 if out is None:
-                    return both[0], both[1]
-                results = (both[0],) if self._nodes.single else both[0]
-                return self._both_in(results, both[1], names, pair_of_outputs(out))
+                    return value, gradients
+                results = (value,) if self._nodes.single else value
+                return self._both_in(results, gradients, self._named(wrt), pair_of_outputs(out))
         operands = self._bound(operands, named)
         if recording := _recording_of(operands):
             recording.refuse(
@@ -403,22 +404,6 @@ class Graph(BaseLayer):
         results = self._results(operands, values)
         value = results[0] if self._nodes.single else results
         return self._value_in(value, out), {layer: values[layer] for layer in self._layers}
-
-    def _entry(self, values: bool, names: tuple[str, ...]) -> Any:
-        """What to call for the values, the gradients by some parameters, or both.
-
-        It returns None where the nodes are to be run one by one.
-        """
-        key = values, names
-        if key not in self._entries:
-            self._entries[key] = passes.entry(
-                self._nodes,
-                self._operations,
-                values,
-                names,
-                type_of_gradients(names) if names else None,
-            )
-        return self._entries[key]
 
     def _evaluated(
         self, operands: tuple[Any, ...], layer_values: Mapping[int, Any] | None = None

@@ -15,7 +15,7 @@ import numpy as np
 
 from .. import ops, reference
 from .nodes import FORMATS, Nodes, key_of
-from .results import apart
+from .results import apart, type_of_gradients
 
 COMPILED = ops.IMPLEMENTATION == "native"
 
@@ -206,22 +206,50 @@ class Result(NamedTuple):
     like: int | None = None
 
 
-def entry(
-    graph: Nodes, run: reference.Operations, values: bool, names: Sequence[str], gradients: Any
-) -> Entry:
-    """What a graph is called by, for its values, the gradients by some inputs, or both."""
-    wanted = [graph.inputs.index(name) for name in names]
+class Passes:
+    """What a graph is called by. Each returns None where the nodes are to be run one by one.
 
-    def plan(kinds: list[int]) -> Any:
-        try:
-            if WHOLE not in kinds:
-                return of_numbers(graph, kinds, values, wanted)
-            made = Plan(graph, kinds, values, wanted, run)
-        except Unserved:
-            return None
-        return made.fused if made.simple else made
+    Attributes
+    ----------
+    value : Entry
+        For the value, of operands.
+    gradients : Entry
+        For the gradients by all inputs, of operands and a ``dout``.
+    both : Entry
+        For the value and the gradients by all inputs.
+    """
 
-    return Entry(plan, len(graph.inputs), len(graph.outputs), graph.single, values, gradients)
+    def __init__(self, graph: Nodes, run: reference.Operations) -> None:
+        self._graph, self._run = graph, run
+        self._others: dict[tuple[str, ...], Entry] = {}
+        self.value = self._entry(True, None)
+        self.gradients = self._entry(False, graph.inputs)
+        self.both = self._entry(True, graph.inputs)
+
+    def by(self, names: tuple[str, ...]) -> Entry:
+        """For the value and the gradients by some inputs."""
+        if names not in self._others:
+            self._others[names] = self._entry(True, names)
+        return self._others[names]
+
+    def _entry(self, values: bool, names: tuple[str, ...] | None) -> Entry:
+        graph, run = self._graph, self._run
+        wanted = [graph.inputs.index(name) for name in names or ()]
+
+        def plan(kinds: list[int]) -> Any:
+            if names == ():
+                return None  # what is wrong with dout is told nevertheless
+            try:
+                if WHOLE not in kinds:
+                    return of_numbers(graph, kinds, values, wanted)
+                made = Plan(graph, kinds, values, wanted, run)
+            except Unserved:
+                return None
+            return made.fused if made.simple else made
+
+        gradients = None if names is None else type_of_gradients(names)
+        inputs, outputs = len(graph.inputs), len(graph.outputs)
+        return Entry(plan, inputs, outputs, graph.single, values, gradients)
 
 
 class Plan:
