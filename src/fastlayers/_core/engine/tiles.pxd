@@ -1,8 +1,7 @@
 """Rows of a job, run straight on the operands or tile by tile through buffers in the caches."""
 
 from ..program.program cimport (
-    MAX_INPUTS, MAX_OPERANDS, MAX_RESULTS, MAX_SLOTS, MAX_TEMPORARIES, STEP_SLOTS, Job, Loop,
-    Program, Step, Sum,
+    MAX_OPERANDS, MAX_RESULTS, MAX_SLOTS, MAX_STEPS, STEP_SLOTS, Job, Loop, Step, Sum,
 )
 from .kernels cimport SEGMENT
 
@@ -26,21 +25,83 @@ cdef enum:
     ALL_BUFFERS = (16 + 16) * (256 * 8 + 64) + 64
 
 
-cdef inline void row(const Job *job, char **data, Py_ssize_t n) noexcept nogil:
+# How the rows of a job are run tile by tile: worked out once for all of them.
+cdef struct Tiles:
+    Py_ssize_t most                 # elements of a tile
+    char *slots[MAX_SLOTS]          # where the steps find each slot's part of a tile
+    Py_ssize_t steps[MAX_SLOTS]     # bytes from an element to the next
+    int straight_count
+    int straight[MAX_OPERANDS]      # operands that are read and written where they lie
+    int buffered_count
+    int buffered[MAX_RESULTS]       # results that go through a buffer
+    Loop loops[MAX_STEPS]
+    Py_ssize_t strides[MAX_STEPS][STEP_SLOTS]
+
+# What a thread needs to run rows: tiles to store, and to stream; and the memory of their buffers.
+cdef struct Workspace:
+    Tiles stored
+    Tiles streamed
+    char memory[ALL_BUFFERS]
+
+
+cdef inline void prepare(Workspace *workspace, const Job *job) noexcept nogil:
+    """Work out the tiles, if the job needs any."""
+    if not job.program.direct or job.chunks:
+        prepare_tiles(&workspace.stored, job, workspace.memory, False)
+    if job.streaming:
+        prepare_tiles(&workspace.streamed, job, workspace.memory, True)
+
+
+cdef inline void prepare_tiles(
+    Tiles *tiles, const Job *job, char *memory, bint streaming
+) noexcept nogil:
+    cdef char *buffer = memory + (-<Py_ssize_t> memory & (CACHE_LINE - 1))
+    cdef Py_ssize_t distance
+    cdef const Step *step
+    cdef int slot, result, i, j
+    tiles.most = STREAMED_TILE if streaming and job.program.direct else SEGMENT
+    distance = tiles.most * job.item_bytes + CACHE_LINE
+    tiles.straight_count = tiles.buffered_count = 0
+    for slot in range(job.operands + job.program.temporaries):
+        result = slot - job.first_result
+        if slot < job.operands:
+            if result < 0 or not (streaming or (job.chunks and job.sums[result].wanted)):
+                tiles.straight[tiles.straight_count] = slot
+                tiles.straight_count += 1
+                tiles.steps[slot] = job.strides[job.ndim - 1][slot]
+                continue
+            tiles.buffered[tiles.buffered_count] = slot
+            tiles.buffered_count += 1
+        tiles.slots[slot] = buffer
+        tiles.steps[slot] = job.item_bytes
+        buffer += distance
+    for i in range(job.program.step_count):
+        step = &job.program.steps[i]
+        tiles.loops[i] = job.engine.loops[step.operation][job.dtype]
+        for j in range(step.slot_count):
+            tiles.strides[i][j] = tiles.steps[step.slots[j]]
+
+
+cdef inline void row(
+    const Job *job, Workspace *workspace, char **data, Py_ssize_t n
+) noexcept nogil:
     """Run the program over n elements of the innermost axis."""
     cdef const Py_ssize_t *strides = job.strides[job.ndim - 1]
     cdef char *rest[MAX_OPERANDS]
     cdef int operand
     cdef Py_ssize_t head
     if n < ALIGNED_ROW or job.chunks or strides[job.first_result] != job.item_bytes:
-        run_span(job, data, n, False)
+        run_span(job, workspace, data, n)
         return
     head = (-<Py_ssize_t> data[job.first_result] & (CACHE_LINE - 1)) // job.item_bytes
     if head:
-        run_span(job, data, head, False)
+        run_span(job, workspace, data, head)
     for operand in range(job.operands):
         rest[operand] = data[operand] + head * strides[operand]
-    run_span(job, rest, n - head, CAN_STREAM and job.streaming and is_streamable(job, rest))
+    if CAN_STREAM and job.streaming and is_streamable(job, rest):
+        run_tiles(job, &workspace.streamed, rest, n - head, True)
+    else:
+        run_span(job, workspace, rest, n - head)
 
 
 cdef inline bint is_streamable(const Job *job, char **data) noexcept nogil:
@@ -53,75 +114,49 @@ cdef inline bint is_streamable(const Job *job, char **data) noexcept nogil:
 
 
 cdef inline void run_span(
-    const Job *job, char **data, Py_ssize_t n, bint streaming
+    const Job *job, Workspace *workspace, char **data, Py_ssize_t n
 ) noexcept nogil:
-    if job.program.direct and not streaming and not job.chunks:
+    if job.program.direct and not job.chunks:
         job.loop(data, &n, job.strides[job.ndim - 1], NULL)
     else:
-        run_tiles(job, data, n, streaming)
+        run_tiles(job, &workspace.stored, data, n, False)
 
 
 cdef inline void run_tiles(
-    const Job *job, char **data, Py_ssize_t n, bint streaming
+    const Job *job, Tiles *tiles, char **data, Py_ssize_t n, bint streaming
 ) noexcept nogil:
-    cdef char memory[ALL_BUFFERS]
-    cdef char *buffer = memory + (-<Py_ssize_t> &memory[0] & (CACHE_LINE - 1))
     cdef const Py_ssize_t *strides = job.strides[job.ndim - 1]
-    cdef char *slots[MAX_SLOTS]
-    cdef Py_ssize_t steps[MAX_SLOTS]    # bytes from an element to the next
-    cdef bint buffered[MAX_OPERANDS]
-    cdef Py_ssize_t most = STREAMED_TILE if streaming and job.program.direct else SEGMENT
-    cdef Py_ssize_t distance = most * job.item_bytes + CACHE_LINE
     cdef Py_ssize_t start = 0
     cdef Py_ssize_t length
-    cdef int slot
-    for slot in range(job.operands + job.program.temporaries):
-        if slot < job.first_result:
-            buffered[slot] = False
-        elif slot < job.operands:
-            buffered[slot] = streaming or (
-                job.chunks and job.sums[slot - job.first_result].wanted)
-        if slot < job.operands and not buffered[slot]:
-            steps[slot] = strides[slot]
-            continue
-        slots[slot] = buffer
-        steps[slot] = job.item_bytes
-        buffer += distance
+    cdef int slot, i
     while start < n:
-        length = min(most, n - start)
-        for slot in range(job.operands):
-            if not buffered[slot]:
-                slots[slot] = data[slot] + start * steps[slot]
-        run_steps(job, slots, steps, length)
-        for slot in range(job.first_result, job.operands):
-            if not buffered[slot]:
-                continue
+        length = min(tiles.most, n - start)
+        for i in range(tiles.straight_count):
+            slot = tiles.straight[i]
+            tiles.slots[slot] = data[slot] + start * tiles.steps[slot]
+        run_steps(job, tiles, length)
+        for i in range(tiles.buffered_count):
+            slot = tiles.buffered[i]
             if streaming:
                 stream_copy(
-                    data[slot] + start * job.item_bytes, slots[slot], length * job.item_bytes)
+                    data[slot] + start * job.item_bytes, tiles.slots[slot],
+                    length * job.item_bytes)
             else:
                 add_to_sums(
-                    job, &job.sums[slot - job.first_result], slots[slot], length,
+                    job, &job.sums[slot - job.first_result], tiles.slots[slot], length,
                     data[slot] + start * strides[slot], strides[slot])
         start += length
 
 
-cdef inline void run_steps(
-    const Job *job, char **slots, const Py_ssize_t *strides, Py_ssize_t n
-) noexcept nogil:
+cdef inline void run_steps(const Job *job, Tiles *tiles, Py_ssize_t n) noexcept nogil:
     cdef const Step *step
     cdef char *data[STEP_SLOTS]
-    cdef Py_ssize_t its_strides[STEP_SLOTS]
     cdef int i, j
-    if job.program.direct:
-        job.loop(slots, &n, strides, NULL)
-        return
     for i in range(job.program.step_count):
         step = &job.program.steps[i]
         for j in range(step.slot_count):
-            data[j] = slots[step.slots[j]]
-            its_strides[j] = strides[step.slots[j]]
-        job.engine.loops[step.operation][job.dtype](data, &n, its_strides, NULL)
+            data[j] = tiles.slots[step.slots[j]]
+        tiles.loops[i](data, &n, tiles.strides[i], NULL)
 
 
 cdef inline void add_to_sums(

@@ -4,7 +4,7 @@ from cython.parallel cimport prange
 
 from ..program.program cimport MAX_DIMS, MAX_OPERANDS, Job, Sum
 from .kernels cimport add_exactly
-from .tiles cimport row
+from .tiles cimport Workspace, prepare, row
 
 cdef extern from "fpstatus.h" nogil:
     ctypedef struct fp_environment:
@@ -27,6 +27,8 @@ cdef inline void walk(const Job *job, Py_ssize_t start, Py_ssize_t stop) noexcep
     cdef Py_ssize_t rest = start
     cdef Py_ssize_t index[MAX_DIMS]
     cdef char *data[MAX_OPERANDS]
+    cdef Workspace workspace
+    prepare(&workspace, job)
     for operand in range(job.operands):
         data[operand] = job.data[operand]
     for axis in range(last, -1, -1):
@@ -36,7 +38,7 @@ cdef inline void walk(const Job *job, Py_ssize_t start, Py_ssize_t stop) noexcep
             data[operand] += index[axis] * job.strides[axis][operand]
     while True:
         n = min(job.shape[last] - index[last], stop - start)
-        row(job, data, n)
+        row(job, &workspace, data, n)
         start += n
         if start >= stop:
             return
@@ -88,6 +90,8 @@ cdef inline void walk_blocks(const Job *job, Py_ssize_t start, Py_ssize_t stop) 
     cdef Py_ssize_t block, top, left, rest, index, _row
     cdef int axis, operand
     cdef char *data[MAX_OPERANDS]
+    cdef Workspace workspace
+    prepare(&workspace, job)
     for block in range(start, stop):
         left = block % across * BLOCK_COLUMNS
         top = block // across % down * BLOCK_ROWS
@@ -103,7 +107,7 @@ cdef inline void walk_blocks(const Job *job, Py_ssize_t start, Py_ssize_t stop) 
             for operand in range(job.operands):
                 data[operand] += index * job.strides[axis][operand]
         for _row in range(min(<Py_ssize_t> BLOCK_ROWS, rows - top)):
-            row(job, data, min(<Py_ssize_t> BLOCK_COLUMNS, columns - left))
+            row(job, &workspace, data, min(<Py_ssize_t> BLOCK_COLUMNS, columns - left))
             for operand in range(job.operands):
                 data[operand] += job.strides[job.ndim - 2][operand]
 
@@ -200,7 +204,10 @@ cdef inline int run_job(const Job *job) noexcept nogil:
     cdef fp_environment callers
     if job.threads == 1 and job.ndim == 1 and not job.streaming and not job.chunks:
         fp_clear()
-        row(job, <char **> job.data, job.size)
+        if job.program.direct:
+            row(job, NULL, <char **> job.data, job.size)
+        elif job.size:
+            walk(job, 0, job.size)
         return fp_raised()
     fp_get(&callers)
     if job.chunks:
