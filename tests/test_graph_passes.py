@@ -157,6 +157,20 @@ def test_numbers_alone(in_one_pass, numbers, dout):
         )
 
 
+@pytest.mark.parametrize("count", [20, 40, 300])
+def test_many_numbers_before_and_among_arrays(count):
+    def graph(x, a):
+        for i in range(count):
+            a = a * (1 + 2.0**-i) - i
+        for i in range(count // 2):
+            x = x + (i + 0.5)
+        return x * a
+
+    x = inputs(gates, 300, "f8")[0]
+    ours, plain = (kind(graph).value_and_grad(x, 0.5) for kind in (Graph, PlainGraph))
+    assert described((ours[0], ours[1].x)) == described((plain[0], plain[1].x))
+
+
 def test_errors_of_numbers_name_their_node():
     with pytest.raises(OverflowError, match="too large") as caught:
         Graph(shop).value_and_grad(10**400, 2, 150, 3, 1.1)

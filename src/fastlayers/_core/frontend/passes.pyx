@@ -147,25 +147,35 @@ cdef class Pass:
 
     def run(self, tuple values):
         """Return the results, a tuple; None where the pass is not served, or NumPy must warn."""
-        cdef PyObject *given[MOST_VALUES]
-        cdef int slot
-        for slot in range(len(values)):
-            given[slot] = <PyObject *> values[slot]
-        return self.run_on(given)
-
-    cdef object run_on(self, PyObject **values):
         cdef Given given
-        cdef bint warned = False
+        cdef int slot
+        for slot in range(self.program.inputs):
+            given.operands[slot] = <PyObject *> values[self.sources[slot]]
+        for slot in range(self.program.results):
+            given.sum_to[slot] = NULL
+            if self.sum_to[slot] >= 0:
+                given.sum_to[slot] = <PyObject *> values[self.sum_to[slot]]
+        return self.run_on(&given)
+
+    cdef object run_on_array(self, PyObject **values):
+        """`run` of what Entry has at hand."""
+        cdef Given given
         cdef int slot
         for slot in range(self.program.inputs):
             given.operands[slot] = values[self.sources[slot]]
         for slot in range(self.program.results):
-            given.outs[slot] = NULL
             given.sum_to[slot] = values[self.sum_to[slot]] if self.sum_to[slot] >= 0 else NULL
+        return self.run_on(&given)
+
+    cdef object run_on(self, Given *given):
+        cdef bint warned = False
+        cdef int slot
+        for slot in range(self.program.results):
+            given.outs[slot] = NULL
         given.has_outs = False
         given.summing = self.summing
         given.copied = 0
-        results = execute(&self.program, &given, &warned)
+        results = execute(&self.program, given, &warned)
         if results is None or warned:
             return None
         return results if self.program.results > 1 else (results,)
@@ -238,7 +248,7 @@ cdef class Entry:
             fused = <Pass> plan
             for slot in range(fused.constant_count):
                 given[count + slot] = <PyObject *> (<tuple> fused.constants)[slot]
-            results = fused.run_on(given)
+            results = fused.run_on_array(given)
         else:
             results = plan(operands + (dout,) * (count - self.inputs))
         if results is None:
