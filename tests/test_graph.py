@@ -726,6 +726,14 @@ def make_list_shop():
     return shop
 
 
+def test_a_masked_array_is_copied_with_its_fill_value(implementation):
+    x = np.ma.array(np.ones(3, "f2"))  # whose fill value is 1e20, too large for its dtype
+    with np.errstate(all="raise"):
+        same, twice = implementation.Graph(lambda x: (x, x * 2))(x)
+    assert same is not x
+    assert described([same, twice]) == described([x, x * 2])
+
+
 def test_none_among_objects_is_a_gradient_like_any(implementation):
     nothing = np.array(None)
     graph = implementation.Graph(lambda x: x * 2)

@@ -703,6 +703,8 @@ def _backward_of_layer(layer: Any, dout: Any, operands: list[Any]) -> list[Any]:
 
 def copied(value: Any) -> Any:
     """A copy that shares memory with nothing; a number unchanged."""
-    if isinstance(value, np.ndarray | list | tuple):
-        return np.array(value, subok=True)
+    if isinstance(value, np.ndarray):
+        return value.copy(order="K")  # np.array would convert a masked array's fill value, too
+    if isinstance(value, list | tuple):
+        return np.array(value)
     return copy.copy(value) if hasattr(value, "dtype") else value
