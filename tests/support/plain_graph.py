@@ -204,9 +204,11 @@ class PlainGraph:
         elif np.ndim(product):
             self.layers.add_backward(product, operand, product, sum_to_shape=True)
         with warnings.catch_warnings(action="ignore"), np.errstate(all="ignore"):
+            # The other gradient is not asked for: a number may be too large for that.
+            like = operand if has_shape(operand) else 1
             if operation == "multiply":
-                return self.layers.multiply_backward(dout, *operands, sum_to_shape=True)[which]
-            like = operand if has_shape(operand) else 1  # the other gradient is not asked for
+                x, y = (like, factor) if which == 0 else (factor, like)
+                return self.layers.multiply_backward(dout, x, y, sum_to_shape=True)[which]
             return self.layers.multiply_backward(dout, like, factor, sum_to_shape=True)[0]
 
 

@@ -21,8 +21,7 @@ cdef enum:
 # segment of the sums. The buffers are a cache line further apart, so they do not collide in a page.
 cdef enum:
     STREAMED_TILE = 64      # elements
-    BUFFER_BYTES = 256 * 8 + 64
-    ALL_BUFFERS = (16 + 16) * (256 * 8 + 64) + 64
+    ALL_BUFFERS = (16 + 16) * (256 * 8 + 64) + 64   # bytes, of MAX_RESULTS and MAX_TEMPORARIES
 
 
 # How the rows of a job are run tile by tile: worked out once for all of them.
