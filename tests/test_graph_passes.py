@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import gc
 import tracemalloc
 import weakref
@@ -117,6 +118,96 @@ def test_numbers(in_one_pass, numbers, dtype):
     assert described(ours[0]) == described(plain[0])
     assert described(ours[1][:3]) == described(plain[1][:3])
     assert [type(one) for one in ours[1]] == [type(one) for one in plain[1]]
+
+
+@pytest.mark.parametrize("path", PATHS, ids=str)
+@pytest.mark.parametrize("dtype", FLOATS)
+def test_in_place(in_one_pass, path, dtype):
+    """Outputs may be operands, each of whichever result; others are new."""
+    for function in (momentum, averages, fans):
+        for size in SIZES:
+            operands = inputs(function, size, dtype)
+            if function is momentum:
+                operands[3:] = 0.5, -0.25
+            expected = described(PlainGraph(function)(*operands))
+            for places in ((0, 1), (1, 0), (None, 1)):
+                given = copy.deepcopy(operands)
+                out = tuple(None if place is None else given[place] for place in places)
+                with taken(path):
+                    values = Graph(function)(*given, out=out)
+                assert described(values) == expected
+                assert all(
+                    one is None or one is value for one, value in zip(out, values, strict=True)
+                )
+                for i, one in enumerate(given):
+                    if i not in places:
+                        assert described(one) == described(operands[i])
+
+
+def test_gradients_in_place(in_one_pass):
+    graph, plain = Graph(fans), PlainGraph(fans)
+    operands = x, y = inputs(fans, 1_000, "f4")
+    expected = plain.value_and_grad(*operands, dout=0.5)
+    z, t = np.empty_like(x), np.empty_like(x)
+    value, gradients = graph.value_and_grad(x, y, dout=0.5, out=((z, t), (y, x)))
+    assert described((value, gradients)) == described(expected)
+    assert value[0] is z
+    assert gradients[0] is y
+
+
+@pytest.mark.parametrize("path", [*PATHS, None], ids=str)
+@pytest.mark.parametrize("mode", ["warn", "print", "ignore", "raise", "call", "log"])
+def test_in_place_is_stopped_before_what_numpy_warns_of(path, mode):
+    """In any part of any thread's share, at the edges of tiles, and in several places."""
+    size = 5_000
+    for where in ([0], [255], [256], [4_999], [70, 1_200, 4_800], [2_559, 2_560]):
+        outcomes = []
+        for kind in (PlainGraph, Graph):
+            w, v, g, *_ = inputs(momentum, size, "f4")
+            v[where], g[where[:1]] = np.finfo("f4").max, -np.finfo("f4").max
+            w[where] = np.inf
+            with taken(path):
+                called = outcome(
+                    kind(momentum), w, v, g, 0.75, 4.0, out=(w, v), errstate={"all": mode}
+                )
+            outcomes.append((called, described((w, v, g))))
+        assert outcomes[0] == outcomes[1]
+        assert (outcomes[0][0].exception is not None) == (mode == "raise")
+
+
+def test_in_place_takes_no_memory(in_one_pass):
+    step = Graph(momentum)
+    w, v, g, *_ = inputs(momentum, 100_000, "f8")
+    step(w, v, g, 0.5, 0.25, out=(w, v))
+    fastlayers.empty_cache()
+    tracemalloc.start()
+    try:
+        before = tracemalloc.get_traced_memory()[0]
+        step(w, v, g, 0.5, 0.25, out=(w, v))
+        peak = tracemalloc.get_traced_memory()[1] - before
+    finally:
+        tracemalloc.stop()
+    assert peak < 10_000
+
+
+@pytest.mark.parametrize("shift", [-8, -1, 1, 8])
+def test_outputs_that_overlap_operands_in_part(in_one_pass, shift):
+    memory = np.zeros(1_100)
+    for place in range(2):
+        given = inputs(fans, 1_000, "f8")
+        expected = described(PlainGraph(fans)(*given))
+        x = memory[50:1_050]
+        out = memory[50 + shift : 1_050 + shift]
+        x[:], given[place] = given[place], x
+        values = Graph(fans)(*given, out=(out, None))
+        assert values[0] is out
+        assert described((out.copy(), values[1])) == expected
+
+
+def test_operands_by_name(in_one_pass):
+    w, v, g, *_ = inputs(momentum, 300, "f8")
+    expected = described(PlainGraph(momentum)(w, v, g, 0.5, 0.25))
+    assert described(Graph(momentum)(w, v, lr=0.25, mu=0.5, g=g)) == expected
 
 
 def row_and_layers(x, gamma, beta):

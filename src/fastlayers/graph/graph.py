@@ -20,6 +20,7 @@ from .nodes import Nodes
 from .recording import PACKAGE, Recording, Symbol, record
 from .results import (
     apart,
+    flat,
     gradients_of,
     outputs_for,
     pair_of_outputs,
@@ -147,11 +148,14 @@ class Graph(BaseLayer):
         ndarray or scalar, or a tuple of these
             Arrays that share memory with nothing else.
         """
-        if self._passes and not named:
-            value = self._passes.value(operands)
+        if named:
+            operands = self._bound(operands, named)
+        if self._passes:
+            outs = None if out is None else self._flat(out)
+            value = self._passes.value(operands, None, outs)
             if value is not None:
-                return value if out is None else self._value_in(value, out)
-        operands = self._bound(operands, named)
+                return value
+        operands = self._bound(operands, {})
         if recording := _recording_of(operands):
             return recording.inline(self._nodes, operands, out)
         return self._values(operands, out)[0]
@@ -161,12 +165,15 @@ class Graph(BaseLayer):
 
         The values of your own layers are kept, too; nothing else is.
         """
-        if self._passes and not named:
-            value = self._passes.value(operands)
+        if named:
+            operands = self._bound(operands, named)
+        if self._passes:
+            outs = None if out is None else self._flat(out)
+            value = self._passes.value(operands, None, outs)
             if value is not None:
                 self._kept = Kept(operands, {})
-                return value if out is None else self._value_in(value, out)
-        operands = self._bound(operands, named)
+                return value
+        operands = self._bound(operands, {})
         if recording := _recording_of(operands):
             return recording.inline(self._nodes, operands, out)
         # Like a layer, keep the operands even if the value cannot be computed.
@@ -205,9 +212,10 @@ class Graph(BaseLayer):
             )
         operands, layer_values = self._kept
         if self._passes:
-            gradients = self._passes.gradients(operands, dout)
+            outs = None if out is None else flat(out, len(self._nodes.inputs), False)
+            gradients = self._passes.gradients(operands, dout, outs)
             if gradients is not None:
-                return gradients if out is None else self._gradients_in(gradients, out)
+                return gradients
         with np.errstate(all="ignore"):
             values = self._evaluated(operands, layer_values)
         douts = self._douts(dout, values)
@@ -244,26 +252,26 @@ class Graph(BaseLayer):
         gradients : named tuple
             As from `backward`, for the parameters ``wrt`` in that order.
         """
-        if self._passes and not named:
+        if named:
+            operands = self._bound(operands, named)
+        if self._passes:
             passed = self._passes.both if wrt is None else self._passes.by(self._named(wrt))
-            if (both := passed(operands, dout)) is not None:
-                value, gradients = both
-                if out is None:
-                    return value, gradients
-                results = (value,) if self._nodes.single else value
-                return self._both_in(results, gradients, self._named(wrt), pair_of_outputs(out))
-        operands = self._bound(operands, named)
+            outs = None if out is None else self._flat_pair(out, wrt)
+            both: tuple[Any, Any] | None = passed(operands, dout, outs)
+            if both is not None:
+                return both
+        operands = self._bound(operands, {})
         if recording := _recording_of(operands):
             recording.refuse(
                 "value_and_grad", "call graph.grad(…) outside, and what it returns here"
             )
         names = self._named(wrt)
-        outs = pair_of_outputs(out)
+        places = pair_of_outputs(out)
         values = self._evaluated(operands)
         results = self._results(operands, values)
         douts = self._douts(dout, values)
         gradients = self._gradients(operands, values, douts, names)
-        return self._both_in(results, gradients, names, outs)
+        return self._both_in(results, gradients, names, places)
 
     def grad(self, *names: str) -> Graph:
         """Return the graph of the gradients of the sum of all values.
@@ -497,6 +505,13 @@ class Graph(BaseLayer):
         everything = stored([*results, *gradients], outputs)
         count = len(results)
         return self._returned(everything[:count]), gradients_of(names, everything[count:])
+
+    def _flat(self, out: Any) -> tuple[Any, ...]:
+        return flat(out, len(self._nodes.outputs), self._nodes.single)
+
+    def _flat_pair(self, out: Any, wrt: str | Sequence[str] | None) -> tuple[Any, ...]:
+        values, gradients = pair_of_outputs(out)
+        return self._flat(values) + flat(gradients, len(self._named(wrt)), False)
 
     def _returned(self, results: Sequence[Any]) -> Any:
         return results[0] if self._nodes.single else tuple(results)

@@ -169,8 +169,8 @@ class Builder(dict[str, Callable[..., Any]]):
 
 def of_numbers(
     graph: Nodes, kinds: Sequence[int], values: bool, wanted: Sequence[int]
-) -> Callable[[tuple[Any, ...]], Any]:
-    """A function that computes a graph's values and gradients of Python numbers, from a tuple.
+) -> Callable[..., Any]:
+    """A plan, like `Plan`, for values and gradients of Python numbers, which it does not write out.
 
     It is compiled from the lines that one would write by hand. Where it would raise, it returns
     None: of which node the error is, is told by who runs the nodes one by one.
@@ -186,11 +186,12 @@ def of_numbers(
     lines.append(f"return {_list(result.place for result in results)}")
     body = "\n        ".join(lines)
     source = (
-        f"def run(operands):\n    try:\n        {body}\n    except Exception:\n        return None"
+        "def run(operands, outs, rest):\n    if outs:\n        return None\n"
+        f"    try:\n        {body}\n    except Exception:\n        return None"
     )
     names: dict[str, Any] = {f"v{place}": number for place, number in builder.constants.items()}
     exec(source, names)
-    function: Callable[[tuple[Any, ...]], Any] = names["run"]
+    function: Callable[..., Any] = names["run"]
     return function
 
 
@@ -247,9 +248,46 @@ class Passes:
                 return None
             return made.fused if made.simple else made
 
+        def finish(operands: Any, douts: Any, results: Any, rest: Any) -> None:
+            parts = [part_of(operand, rest) for operand in operands]
+            with np.errstate(**({} if values else SILENT)):
+                evaluated = reference.evaluate(graph, parts, run, range(len(graph.nodes)))
+            found = [evaluated[output] for output in graph.outputs] if values else []
+            if wanted:
+                begun = [
+                    run["broadcast_to"](part_of(dout, rest), evaluated[output])
+                    for dout, output in zip(douts, graph.outputs, strict=True)
+                ]
+                reached = reference.reached(graph, wanted)
+                gradients = reference.differentiate(graph, evaluated, begun, reached, run)
+                found += [gradients[i] for i in wanted]
+            for result, one in zip(results, found, strict=True):
+                if isinstance(result, np.ndarray):
+                    put_back(one, result, rest)
+
         gradients = None if names is None else type_of_gradients(names)
         inputs, outputs = len(graph.inputs), len(graph.outputs)
-        return Entry(plan, inputs, outputs, graph.single, values, gradients)
+        return Entry(plan, inputs, outputs, graph.single, values, gradients, finish)
+
+
+Rest = Sequence[tuple[int, int]]
+
+
+def part_of(operand: Any, rest: Rest) -> Any:
+    """The elements of an operand that a pass in place has left out."""
+    if not isinstance(operand, np.ndarray):
+        return operand
+    row = operand.reshape(-1, order="A")
+    return np.concatenate([row[start:stop] for start, stop in rest])
+
+
+def put_back(part: Any, result: np.ndarray, rest: Rest) -> None:
+    row = result.reshape(-1, order="A")
+    done = 0
+    for start, stop in rest:
+        count = stop - start
+        row[start:stop] = part[done : done + count] if np.ndim(part) else part
+        done += count
 
 
 class Plan:
@@ -318,9 +356,10 @@ class Plan:
         ]
         self.index = {place: i for i, place in enumerate(places)}
         self.order = [self.index[result.place] for result in results]
-        first = len(kinds) + len(self.constants)
+        self.first = len(kinds) + len(self.constants) + len(self.early)
+        self.count = len(done)
         self.simple = not (self.early or self.late) and (
-            self.order == list(range(first, first + len(done)))
+            self.order == list(range(self.first, self.first + self.count))
         )
         arrays = {place for place, kind in enumerate(kinds) if kind == WHOLE} | builder.small
         try:
@@ -338,19 +377,44 @@ class Plan:
         except ValueError as error:  # too long
             raise Unserved(str(error)) from None
 
-    def __call__(self, operands: tuple[Any, ...]) -> Any:
-        """The results in their order; None where the nodes are to be run one by one."""
+    def __call__(self, operands: tuple[Any, ...], outs: Any, rest: list[Any]) -> Any:
+        """The results in their order; None where the nodes are to be run one by one.
+
+        ``operands`` include the gradients of the outputs; for ``outs`` and ``rest`` see `Pass`.
+        """
         values = [*operands, *self.constants]
+        passed = None if outs is None else self._outs_of_pass(outs)
+        if passed is None and outs is not None:
+            return None
         try:
             self._compute(self.early, values, self.silent)
-            found = self.fused.run(tuple(values))
+            found = self.fused.run(tuple(values), passed, rest)
             if found is None:
                 return None
             values += found
             self._compute(self.late, values, False)
         except Exception:  # what it is and of which node is told by who runs the nodes one by one
             return None
-        return tuple(apart([values[i] for i in self.order], operands))
+        results = [values[i] for i in self.order]
+        if outs is None:
+            return tuple(apart(results, operands))
+        others = [one if out is None else None for one, out in zip(results, outs, strict=True)]
+        return tuple(
+            one if out is None else out
+            for one, out in zip(apart(others, operands), outs, strict=True)
+        )
+
+    def _outs_of_pass(self, outs: Sequence[Any]) -> list[Any] | None:
+        """The outputs in the order of the pass's results; None if it does not compute them all."""
+        passed = [None] * self.count
+        if len(outs) != len(self.order):
+            return None
+        for i, out in zip(self.order, outs, strict=True):
+            if out is not None:
+                if not 0 <= i - self.first < self.count:
+                    return None
+                passed[i - self.first] = out
+        return passed
 
     def _compute(self, steps: Sequence[Step], values: list[Any], silent: bool) -> None:
         if not steps:

@@ -38,6 +38,15 @@ def pair_of_outputs(out: Any) -> tuple[Any, Any]:
     return out
 
 
+def flat(out: Any, count: int, single: bool) -> tuple[Any, ...]:
+    """An array or None for each of ``count`` results; another number of them where `outputs_for`
+    raises an error.
+    """
+    if isinstance(out, tuple):
+        return tuple(out)
+    return (None,) * count if out is None else (out,) if single else ()
+
+
 def outputs_for(
     results: Sequence[Any], out: Any, what: str, single: bool = False
 ) -> tuple[Any, ...]:

@@ -1,9 +1,14 @@
 """Rows of a job, run straight on the operands or tile by tile through buffers in the caches."""
 
+from libc.string cimport memcpy
+
 from ..program.program cimport (
     MAX_OPERANDS, MAX_RESULTS, MAX_SLOTS, MAX_STEPS, STEP_SLOTS, Job, Loop, Step, Sum,
 )
 from .kernels cimport SEGMENT
+
+cdef extern from "fpstatus.h" nogil:
+    int fp_raised()
 
 cdef extern from "stream.h" nogil:
     const bint CAN_STREAM
@@ -43,9 +48,14 @@ cdef struct Workspace:
     char memory[ALL_BUFFERS]
 
 
+cdef inline bint is_tiled(const Job *job) noexcept nogil:
+    """Whether rows are run tile by tile even if they are not streamed."""
+    return not job.program.direct or job.chunks or job.in_place
+
+
 cdef inline void prepare(Workspace *workspace, const Job *job) noexcept nogil:
     """Work out the tiles, if the job needs any."""
-    if not job.program.direct or job.chunks:
+    if is_tiled(job):
         prepare_tiles(&workspace.stored, job, workspace.memory, False)
     if job.streaming:
         prepare_tiles(&workspace.streamed, job, workspace.memory, True)
@@ -64,7 +74,10 @@ cdef inline void prepare_tiles(
     for slot in range(job.operands + job.program.temporaries):
         result = slot - job.first_result
         if slot < job.operands:
-            if result < 0 or not (streaming or (job.chunks and job.sums[result].wanted)):
+            if result < 0 or not (
+                streaming or job.in_place >> result & 1
+                or (job.chunks and job.sums[result].wanted)
+            ):
                 tiles.straight[tiles.straight_count] = slot
                 tiles.straight_count += 1
                 tiles.steps[slot] = job.strides[job.ndim - 1][slot]
@@ -81,26 +94,28 @@ cdef inline void prepare_tiles(
             tiles.strides[i][j] = tiles.steps[step.slots[j]]
 
 
-cdef inline void row(
+cdef inline Py_ssize_t row(
     const Job *job, Workspace *workspace, char **data, Py_ssize_t n
 ) noexcept nogil:
-    """Run the program over n elements of the innermost axis."""
+    """Run the program over n elements of the innermost axis; return how many were run.
+
+    All, unless the job works in place and meets an exception that is heeded: what it would
+    overwrite is still needed then.
+    """
     cdef const Py_ssize_t *strides = job.strides[job.ndim - 1]
     cdef char *rest[MAX_OPERANDS]
     cdef int operand
     cdef Py_ssize_t head
     if n < ALIGNED_ROW or job.chunks or strides[job.first_result] != job.item_bytes:
-        run_span(job, workspace, data, n)
-        return
+        return run_span(job, workspace, data, n)
     head = (-<Py_ssize_t> data[job.first_result] & (CACHE_LINE - 1)) // job.item_bytes
-    if head:
-        run_span(job, workspace, data, head)
+    if head and run_span(job, workspace, data, head) < head:
+        return 0
     for operand in range(job.operands):
         rest[operand] = data[operand] + head * strides[operand]
     if CAN_STREAM and job.streaming and is_streamable(job, rest):
-        run_tiles(job, &workspace.streamed, rest, n - head, True)
-    else:
-        run_span(job, workspace, rest, n - head)
+        return head + run_tiles(job, &workspace.streamed, rest, n - head, True)
+    return head + run_span(job, workspace, rest, n - head)
 
 
 cdef inline bint is_streamable(const Job *job, char **data) noexcept nogil:
@@ -112,16 +127,16 @@ cdef inline bint is_streamable(const Job *job, char **data) noexcept nogil:
     return True
 
 
-cdef inline void run_span(
+cdef inline Py_ssize_t run_span(
     const Job *job, Workspace *workspace, char **data, Py_ssize_t n
 ) noexcept nogil:
-    if job.program.direct and not job.chunks:
-        job.loop(data, &n, job.strides[job.ndim - 1], NULL)
-    else:
-        run_tiles(job, &workspace.stored, data, n, False)
+    if is_tiled(job):
+        return run_tiles(job, &workspace.stored, data, n, False)
+    job.loop(data, &n, job.strides[job.ndim - 1], NULL)
+    return n
 
 
-cdef inline void run_tiles(
+cdef inline Py_ssize_t run_tiles(
     const Job *job, Tiles *tiles, char **data, Py_ssize_t n, bint streaming
 ) noexcept nogil:
     cdef const Py_ssize_t *strides = job.strides[job.ndim - 1]
@@ -134,10 +149,16 @@ cdef inline void run_tiles(
             slot = tiles.straight[i]
             tiles.slots[slot] = data[slot] + start * tiles.steps[slot]
         run_steps(job, tiles, length)
+        if job.in_place and fp_raised() & job.heeded:
+            return start
         for i in range(tiles.buffered_count):
             slot = tiles.buffered[i]
             if streaming:
                 stream_copy(
+                    data[slot] + start * job.item_bytes, tiles.slots[slot],
+                    length * job.item_bytes)
+            elif job.in_place:
+                memcpy(
                     data[slot] + start * job.item_bytes, tiles.slots[slot],
                     length * job.item_bytes)
             else:
@@ -145,6 +166,7 @@ cdef inline void run_tiles(
                     job, &job.sums[slot - job.first_result], tiles.slots[slot], length,
                     data[slot] + start * strides[slot], strides[slot])
         start += length
+    return n
 
 
 cdef inline void run_steps(const Job *job, Tiles *tiles, Py_ssize_t n) noexcept nogil:

@@ -2,7 +2,7 @@
 
 from cython.parallel cimport prange
 
-from ..program.program cimport MAX_DIMS, MAX_OPERANDS, Job, Sum
+from ..program.program cimport MAX_DIMS, MAX_OPERANDS, Job, Share, Sum
 from .kernels cimport add_exactly
 from .tiles cimport Workspace, prepare, row
 
@@ -19,11 +19,14 @@ cdef extern from "stream.h" nogil:
     void stream_finish()
 
 
-cdef inline void walk(const Job *job, Py_ssize_t start, Py_ssize_t stop) noexcept nogil:
-    """Run the elements from start to stop, counted in the job's order, row by row."""
+cdef inline Py_ssize_t walk(const Job *job, Py_ssize_t start, Py_ssize_t stop) noexcept nogil:
+    """Run the elements from start to stop, counted in the job's order, row by row.
+
+    Return where they end; before that only if `row` stops before that.
+    """
     cdef int axis, operand
     cdef int last = job.ndim - 1
-    cdef Py_ssize_t n
+    cdef Py_ssize_t n, done
     cdef Py_ssize_t rest = start
     cdef Py_ssize_t index[MAX_DIMS]
     cdef char *data[MAX_OPERANDS]
@@ -38,10 +41,10 @@ cdef inline void walk(const Job *job, Py_ssize_t start, Py_ssize_t stop) noexcep
             data[operand] += index[axis] * job.strides[axis][operand]
     while True:
         n = min(job.shape[last] - index[last], stop - start)
-        row(job, &workspace, data, n)
-        start += n
-        if start >= stop:
-            return
+        done = row(job, &workspace, data, n)
+        start += done
+        if start >= stop or done < n:
+            return start
         # Back to the start of the row, then on to the next one, like an odometer.
         for operand in range(job.operands):
             data[operand] -= index[last] * job.strides[last][operand]
@@ -127,13 +130,16 @@ cdef inline int run_share(
     cdef Py_ssize_t share = (size // job.threads // unit + 1) * unit
     cdef Py_ssize_t start = min(part * share, size)
     cdef Py_ssize_t stop = min(start + share, size)
+    cdef Py_ssize_t reached = stop
     cdef fp_environment own
     fp_enter(callers, &own)
     if start < stop:
         if job.blocked:
             walk_blocks(job, start, stop)
         else:
-            walk(job, start, stop)
+            reached = walk(job, start, stop)
+    if job.in_place:
+        job.shares[part] = Share(reached, stop)
     if job.streaming:
         stream_finish()
     return fp_leave(&own)
@@ -202,7 +208,10 @@ cdef inline int run_job(const Job *job) noexcept nogil:
     cdef int raised = 0
     cdef int part
     cdef fp_environment callers
-    if job.threads == 1 and job.ndim == 1 and not job.streaming and not job.chunks:
+    if (
+        job.threads == 1 and job.ndim == 1 and not job.streaming and not job.chunks
+        and not job.in_place
+    ):
         fp_clear()
         if job.program.direct:
             row(job, NULL, <char **> job.data, job.size)

@@ -168,6 +168,7 @@ cdef inline object compute(Operation operation, object x, object y, object out):
     given.has_outs = out is not None
     given.summing = False
     given.copied = 0
+    given.shares = NULL
     result = attempt(&forward[operation], &given, &warned)
     if result is not None and not warned:
         return result
@@ -191,6 +192,7 @@ cdef inline object differentiate(
     given.has_outs = out is not None
     given.summing = False
     given.copied = 0
+    given.shares = NULL
     if out is not None:
         if type(out) is not tuple or len(out) != 2:
             return evaluate_backward(operation, dout, x, y, out, sum_to_shape)
@@ -245,6 +247,7 @@ def negative(x, out=None):
     given.has_outs = out is not None
     given.summing = False
     given.copied = 0
+    given.shares = NULL
     result = attempt(&forward[NEGATIVE], &given, &warned)
     if result is not None and not warned:
         return result
@@ -310,6 +313,7 @@ cdef object summed(const Program *program, Given *given, bint *warned):
     given.has_outs = False
     given.summing = True
     given.copied = 0
+    given.shares = NULL
     return attempt(program, given, warned)
 
 

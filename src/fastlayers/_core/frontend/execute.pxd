@@ -5,7 +5,7 @@ from cpython.tuple cimport PyTuple_New
 
 from ..memory cimport free_block
 from ..program.operations cimport summed_dtypes
-from ..program.program cimport MAX_INPUTS, MAX_RESULTS, UNSERVED, Job, Program
+from ..program.program cimport MAX_INPUTS, MAX_RESULTS, UNSERVED, Job, Program, Share
 from .dtypes cimport (
     Operand, array_dtype, describe, describe_shape, dtypes, store_number,
 )
@@ -30,13 +30,18 @@ cdef struct Given:
     PyObject *sum_to[MAX_RESULTS]   # if summing: the operand to whose shape, or NULL
     bint summing
     bint has_outs
+    # If outputs may lie where operands do: for what becomes of that, else NULL; and the exceptions
+    # that NumPy must warn of.
+    Share *shares
+    int heeded
     unsigned int copied             # a bit for each operand that is a copy of what was given
 
 
 cdef inline object execute(const Program *program, const Given *given, bint *warned):
     """The result of a program, or a tuple of its results; None if it is not served.
 
-    ``warned`` is set if a floating-point exception was raised that the user does not ignore.
+    ``warned`` is set if a floating-point exception was raised that the user does not ignore. If
+    an output lies where an operand does, nothing was overwritten from there on: see the shares.
     """
     if not given.summing and not given.copied:
         results = execute_row(program, given, warned)
@@ -102,7 +107,7 @@ cdef inline object execute_row(const Program *program, const Given *given, bint 
             return None
         if given.outs[result] == NULL:
             one = allocate(&call, order, NULL)
-        elif is_row_beside(&call, given, result, first, order):
+        elif is_row(&call, given, result, first, order):
             one = <object> given.outs[result]
         else:
             return None
@@ -113,6 +118,9 @@ cdef inline object execute_row(const Program *program, const Given *given, bint 
             set_item(results, result, one)
         else:
             results = one
+    if job.in_place:
+        job.shares = given.shares
+        job.heeded = given.heeded
     raised = run(job)
     warned[0] = raised != 0 and not is_ignored(raised)
     return results
@@ -129,23 +137,29 @@ cdef inline bint are_alike(Array *first, Array *other) noexcept:
     return True
 
 
-cdef inline bint is_row_beside(
-    const Call *call, const Given *given, int result, Array *first, int order
+cdef inline bint is_row(
+    Call *call, const Given *given, int result, Array *first, int order
 ) noexcept:
-    """Whether an output is a row like the inputs, and overlaps neither them nor another output."""
+    """Whether an output is a row like the inputs, and overlaps neither them nor another output.
+
+    It may lie exactly where inputs do, if that is served.
+    """
     cdef Array *array = <Array *> given.outs[result]
-    cdef const Job *job = &call.job
+    cdef Job *job = &call.job
     cdef Py_ssize_t bytes = job.size * job.item_bytes
     cdef char *data
     cdef int slot
     if not PyArray_CheckExact(given.outs[result]) or not are_alike(first, array):
         return False
-    if not is_writable(PyArray_FLAGS(array)) or not PyArray_FLAGS(array) & order:
+    if not is_writable(PyArray_FLAGS(array)) or ~PyArray_FLAGS(array) & (order | NPY_ARRAY_ALIGNED):
         return False
     data = <char *> PyArray_DATA(array)
     for slot in range(call.input_count):
-        if not call.numbers >> slot & 1 and meet(data, job.data[slot], bytes):
+        if call.numbers >> slot & 1 or not meet(data, job.data[slot], bytes):
+            continue
+        if data != job.data[slot] or given.shares == NULL:
             return False
+        job.in_place |= <unsigned int> 1 << result
     for slot in range(result):
         if meet(data, job.data[job.first_result + slot], bytes):
             return False

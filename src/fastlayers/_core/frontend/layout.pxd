@@ -30,6 +30,7 @@ cdef inline void begin_job(Call *call) noexcept:
     job.item_bytes = dtypes[call.dtype].item_bytes
     job.chunks = 0
     job.blocked = False
+    job.in_place = 0
 
 
 cdef inline int find_shared_order(const Call *call, unsigned int sources) noexcept:

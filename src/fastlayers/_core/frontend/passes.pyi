@@ -11,7 +11,9 @@ class Pass:
         sum_to: Sequence[int],
         constants: tuple[Any, ...],
     ) -> None: ...
-    def run(self, values: tuple[Any, ...]) -> tuple[Any, ...] | None: ...
+    def run(
+        self, values: tuple[Any, ...], outs: Sequence[Any] | None, rest: list[Any]
+    ) -> tuple[Any, ...] | None: ...
 
 class Entry:
     def __init__(
@@ -22,5 +24,8 @@ class Entry:
         single: bool,
         values: bool,
         gradients: Any,
+        finish: Callable[..., None],
     ) -> None: ...
-    def __call__(self, operands: tuple[Any, ...], dout: Any = None) -> Any: ...
+    def __call__(
+        self, operands: tuple[Any, ...], dout: Any = None, outs: tuple[Any, ...] | None = None
+    ) -> Any: ...

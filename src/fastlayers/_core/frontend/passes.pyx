@@ -2,17 +2,21 @@
 
 cimport numpy as cnp
 from cpython.object cimport PyObject, PyTypeObject
+from libc.string cimport memset
 
 from ..program.operations cimport assemble, find_dtypes_of
-from ..program.program cimport MAX_INPUTS, MAX_RESULTS, UNSERVED, Program
+from ..program.program cimport MAX_INPUTS, MAX_RESULTS, MAX_SHARES, UNSERVED, Program, Share
 from .dtypes cimport array_dtype, is_number
 from .execute cimport Given, execute
 from .ndarray cimport (
     Array, PyArray_CheckExact, PyArray_DESCR, PyArray_DIMS, PyArray_NDIM, set_item,
 )
+from .schedule cimport UNSTOPPABLE, exceptions_to_stop_before
 
 cdef extern from "Python.h":
     object PyType_GenericAlloc(PyTypeObject *, Py_ssize_t)
+
+from ... import reference
 
 cnp.import_array()
 
@@ -145,8 +149,19 @@ cdef class Pass:
             self.sum_to[slot] = sum_to[slot]
             self.summing |= sum_to[slot] >= 0
 
-    def run(self, tuple values):
-        """Return the results, a tuple; None where the pass is not served, or NumPy must warn."""
+    def run(self, tuple values, outs, list rest):
+        """Return the results, a tuple; None where the pass is not served, or NumPy must warn.
+
+        Parameters
+        ----------
+        values : tuple
+            The operands, and whatever else the pass reads.
+        outs : sequence of (ndarray or None), or None
+            Where the results go. They may lie where operands do.
+        rest : list
+            Gets a pair ``(start, stop)`` for each part of the results, in the order of memory, that
+            was not written because NumPy must warn of it. The operands are still whole there.
+        """
         cdef Given given
         cdef int slot
         for slot in range(self.program.inputs):
@@ -155,9 +170,9 @@ cdef class Pass:
             given.sum_to[slot] = NULL
             if self.sum_to[slot] >= 0:
                 given.sum_to[slot] = <PyObject *> values[self.sum_to[slot]]
-        return self.run_on(&given)
+        return self.run_on(&given, outs, rest)
 
-    cdef object run_on_array(self, PyObject **values):
+    cdef object run_on_array(self, PyObject **values, outs, list rest):
         """`run` of what Entry has at hand."""
         cdef Given given
         cdef int slot
@@ -165,20 +180,48 @@ cdef class Pass:
             given.operands[slot] = values[self.sources[slot]]
         for slot in range(self.program.results):
             given.sum_to[slot] = values[self.sum_to[slot]] if self.sum_to[slot] >= 0 else NULL
-        return self.run_on(&given)
+        return self.run_on(&given, outs, rest)
 
-    cdef object run_on(self, Given *given):
+    cdef object run_on(self, Given *given, outs, list rest):
+        cdef Share shares[MAX_SHARES]
         cdef bint warned = False
         cdef int slot
         for slot in range(self.program.results):
             given.outs[slot] = NULL
-        given.has_outs = False
+        given.has_outs = outs is not None
+        given.shares = NULL
+        if given.has_outs:
+            given.heeded = exceptions_to_stop_before()
+            if len(outs) != self.program.results or given.heeded == UNSTOPPABLE:
+                return None
+            for slot in range(self.program.results):
+                if outs[slot] is not None:
+                    if self.sum_to[slot] >= 0:
+                        return None
+                    given.outs[slot] = <PyObject *> outs[slot]
+            memset(shares, 0, sizeof(shares))
+            given.shares = shares
         given.summing = self.summing
         given.copied = 0
         results = execute(&self.program, given, &warned)
-        if results is None or warned:
+        if results is None:
             return None
+        if warned:
+            if given.has_outs:
+                for slot in range(MAX_SHARES):
+                    if shares[slot].reached < shares[slot].stop:
+                        rest.append((shares[slot].reached, shares[slot].stop))
+            if not rest:
+                return None
         return results if self.program.results > 1 else (results,)
+
+
+cdef inline object run_plan(
+    plan, PyObject **values, tuple operands, tuple douts, tuple outs, list rest
+):
+    if type(plan) is Pass:
+        return (<Pass> plan).run_on_array(values, outs, rest)
+    return plan(operands + douts, outs, rest)
 
 
 cdef class Entry:
@@ -197,9 +240,13 @@ cdef class Entry:
         Whether the value is asked for.
     gradients : type or None
         Of the named tuple of the gradients, if they are asked for.
+    finish : callable
+        Given the operands, the outputs' gradients, the results and the rest that `Pass.run` has
+        left, computes that rest.
     """
 
     cdef object plan
+    cdef object finish
     cdef dict plans
     cdef int inputs
     cdef int outputs
@@ -207,8 +254,11 @@ cdef class Entry:
     cdef bint values
     cdef object gradients
 
-    def __init__(self, plan, int inputs, int outputs, bint single, bint values, gradients):
+    def __init__(
+        self, plan, int inputs, int outputs, bint single, bint values, gradients, finish
+    ):
         self.plan = plan
+        self.finish = finish
         self.plans = {}
         self.inputs = inputs
         self.outputs = outputs
@@ -216,8 +266,11 @@ cdef class Entry:
         self.values = values
         self.gradients = gradients
 
-    def __call__(self, tuple operands, dout=None):
-        """Return the value, the gradients or both; None where nodes are to be run one by one."""
+    def __call__(self, tuple operands, dout=None, outs=None):
+        """Return the value, the gradients or both; None where nodes are to be run one by one.
+
+        ``outs`` has an array or None for each result: for the values, then for the gradients.
+        """
         cdef PyObject *given[MOST_VALUES]
         cdef int count = self.inputs
         cdef int slot
@@ -248,9 +301,12 @@ cdef class Entry:
             fused = <Pass> plan
             for slot in range(fused.constant_count):
                 given[count + slot] = <PyObject *> (<tuple> fused.constants)[slot]
-            results = fused.run_on_array(given)
+        if outs is not None:
+            results = self.run_into(plan, given, operands, (dout,) * (count - self.inputs), outs)
+        elif type(plan) is Pass:
+            results = fused.run_on_array(given, None, None)
         else:
-            results = plan(operands + (dout,) * (count - self.inputs))
+            results = plan(operands + (dout,) * (count - self.inputs), None, None)
         if results is None:
             return None
         if self.gradients is None:
@@ -258,6 +314,21 @@ cdef class Entry:
         if not self.values:
             return self.named(results, 0)
         return self.value_of(results), self.named(results, self.outputs)
+
+    cdef object run_into(self, plan, PyObject **given, tuple operands, tuple douts, tuple outs):
+        """The results in the outputs: written there by the pass or, where it cannot, copied."""
+        cdef list rest = []
+        results = run_plan(plan, given, operands, douts, outs, rest)
+        if rest:
+            self.finish(operands, douts, results, rest)
+        if results is None:
+            results = run_plan(plan, given, operands, douts, None, None)
+            if results is not None:
+                try:
+                    results = reference.store(results, outs)
+                except Exception:  # as it will, where the nodes are run one by one
+                    return None
+        return results
 
     cdef object value_of(self, tuple results):
         return results[0] if self.single else results[:self.outputs]

@@ -63,3 +63,7 @@ cdef inline int run(Job *job) noexcept:
 
 cdef int run_large(Job *job) noexcept
 cdef bint is_ignored(int raised) except -1
+cdef int exceptions_to_stop_before() except -1
+
+cdef enum:
+    UNSTOPPABLE = 1 << 8

@@ -8,7 +8,7 @@ that are not accessed through shared.h are written once, by the import, under it
 from cpython.pycapsule cimport PyCapsule_GetPointer
 
 from ..program.operations cimport find_dtypes
-from ..program.program cimport capsule_name
+from ..program.program cimport MAX_SHARES, capsule_name
 
 import numpy as np
 
@@ -221,15 +221,36 @@ cdef int run_large(Job *job) noexcept:
         job.threads = job.team = 1
     else:
         share_out(job, job.chunks if job.chunks else 2 * work // max(threaded, 1))
+        if job.in_place:
+            job.threads = min(job.threads, <int> MAX_SHARES)
     with nogil:
         raised = run_timed(job)
     return raised
 
 
 cdef bint is_ignored(int raised) except -1:
-    handling = np.geterr()
-    return not (
-        (raised & FP_OVERFLOW and handling["over"] != "ignore")
-        or (raised & FP_UNDERFLOW and handling["under"] != "ignore")
-        or (raised & FP_INVALID and handling["invalid"] != "ignore")
-    )
+    return not raised & heeded_exceptions(np.geterr())
+
+
+cdef int heeded_exceptions(dict modes) except -1:
+    """The floating-point exceptions that the user wants to hear of."""
+    cdef int heeded = 0
+    if modes["over"] != "ignore":
+        heeded |= FP_OVERFLOW
+    if modes["under"] != "ignore":
+        heeded |= FP_UNDERFLOW
+    if modes["invalid"] != "ignore":
+        heeded |= FP_INVALID
+    return heeded
+
+
+cdef int exceptions_to_stop_before() except -1:
+    """The same for work in place; `UNSTOPPABLE` if the user's answer to one may raise an error.
+
+    Whatever was overwritten by then would be lost.
+    """
+    modes = np.geterr()
+    for mode in modes.values():
+        if mode not in ("ignore", "warn", "print"):
+            return UNSTOPPABLE
+    return heeded_exceptions(modes)

@@ -41,6 +41,7 @@ cdef enum:
     MAX_SLOTS = 48
     MAX_STEPS = 64
     STEP_SLOTS = 5          # the most that an operation reads and writes
+    MAX_SHARES = 64         # of a job that works in place
 
 cdef struct Step:
     Operation operation
@@ -77,6 +78,11 @@ cdef struct Sum:
     int sets
     Py_ssize_t set_stride       # bytes from a set to the next one
 
+# A thread's part of a job, as elements in its order.
+cdef struct Share:
+    Py_ssize_t reached          # where it stopped
+    Py_ssize_t stop             # where it ends
+
 cdef struct Job:
     const Program *program
     const Engine *engine
@@ -98,6 +104,9 @@ cdef struct Job:
     char *data[MAX_OPERANDS]
     Py_ssize_t strides[MAX_DIMS][MAX_OPERANDS]  # in bytes; 0 repeats an element
     Sum sums[MAX_RESULTS]       # if chunks is not 0
+    unsigned int in_place       # a bit for each result that lies where an input does
+    int heeded                  # if in place: the exceptions before which a share stops
+    Share *shares               # if in place: what became of each share
 
 # What a kernel module offers, for one instruction set. A missing loop is NULL.
 cdef struct Engine:
