@@ -579,6 +579,11 @@ def test_no_flag_from_gradients_that_nobody_asked_for():
         assert gradients.x.tolist() == (dout * 1e-300).tolist()
         with pytest.raises(FloatingPointError):
             Graph(lambda x, y: x * y).value_and_grad(x, y, dout=dout)
+        # A number that no float32 can hold is not looked at, if no output depends on b.
+        with pytest.warns(UserWarning, match="no output depends on b"):
+            idle = Graph(lambda a, b: a * 2)
+        for a in (np.ones((0, 2), "f4"), np.ones(3, "f4"), np.ones(3, "f2")):
+            assert idle.value_and_grad(a, x, dout=1e300, wrt=("b",))[1].b.tolist() == [0] * 70
 
 
 @pytest.mark.parametrize("dtype", FLOATS)

@@ -69,6 +69,17 @@ class PlainGraph(Graph):
     _evaluated, _values = Graph._evaluated, Graph._values
 
 
+def layered(function):
+    """A graph whose nodes are run one by one by the layers: sums have their bits."""
+    graph = LayeredGraph(function)
+    graph._passes = None
+    return graph
+
+
+class LayeredGraph(Graph):
+    _evaluated, _values = Graph._evaluated, Graph._values
+
+
 def inputs(function, shape, dtype, layout="C"):
     count = function.__code__.co_argcount
     rng = np.random.default_rng(0)
@@ -294,14 +305,136 @@ def test_small_parts_warn_as_nodes_do(mode):
     assert calls[0].exception or len(calls[0].warnings) == 1
 
 
-def test_long_graphs_are_run_node_by_node():
-    def long(x, y):
-        for _ in range(200):
-            x = x * y + y
-        return x
+def chain(x, y):
+    for i in range(200):
+        x = x * y + y if i % 3 else x - x * y
+    return x
 
-    x, y = inputs(shop, 50, "f8")[:2]
-    assert described(Graph(long)(x, y / 8)) == described(PlainGraph(long)(x, y / 8))
+
+def sums(*operands):
+    """Of more operands than a pass takes, some used twice."""
+    total = operands[0]
+    for i, operand in enumerate(operands[1:]):
+        total = total + operand * operands[i // 2]
+    return total, total * total
+
+
+def forty(
+    a0,
+    a1,
+    a2,
+    a3,
+    a4,
+    a5,
+    a6,
+    a7,
+    a8,
+    a9,
+    b0,
+    b1,
+    b2,
+    b3,
+    b4,
+    b5,
+    b6,
+    b7,
+    b8,
+    b9,
+    c0,
+    c1,
+    c2,
+    c3,
+    c4,
+    c5,
+    c6,
+    c7,
+    c8,
+    c9,
+    d0,
+    d1,
+    d2,
+    d3,
+    d4,
+    d5,
+    d6,
+    d7,
+    d8,
+    d9,
+):
+    return sums(*locals().values())
+
+
+@pytest.mark.parametrize("path", PATHS, ids=str)
+@pytest.mark.parametrize("function", [chain, forty])
+def test_what_is_too_long_for_a_pass_takes_several(in_one_pass, function, path):
+    operands = inputs(function, (30, 20), "f8")
+    operands[1] = operands[1] / 8
+    for places in ((), (1,), (0, 1, len(operands) - 1)):
+        rows = [one[0] if i in places else one for i, one in enumerate(operands)]
+        rows = rows if len(places) < 3 or function is forty else operands
+        expected = outcomes(layered(function), rows, 0.5)
+        with taken(path):
+            assert outcomes(Graph(function), rows, 0.5) == expected
+
+
+def test_long_graphs_in_other_orders_are_run_node_by_node():
+    x, y = inputs(chain, (30, 20), "f8", "F")
+    y = y / 8
+    for operands in ((x, y), (np.ascontiguousarray(x), y), (x[::2], y[::2])):
+        expected = outcomes(layered(chain), operands, 0.5)
+        assert outcomes(Graph(chain), operands, 0.5) == expected
+
+
+def norm(x, mean, scale, gamma, beta):
+    """Of statistics by row, and parameters by column."""
+    return (x - mean) * scale * gamma + beta
+
+
+def outer(x, y, z):
+    return (x + y) * (x * z) - y
+
+
+SHAPES = {
+    norm: [
+        ((20, 30), (20, 1), (20, 1), (30,), (30,)),
+        ((20, 30), (20, 1), (20, 1), (1, 30), (30,)),
+        ((2, 10, 30), (2, 10, 1), (10, 1), (30,), (1, 1, 30)),
+        ((600, 300), (600, 1), (600, 1), (300,), (300,)),
+        ((1, 30), (1, 1), (1, 30), (30,), (30,)),
+        ((3, 30), (30,), (1,), (1, 1), (3, 1)),
+        ((4, 5, 6), (5, 1), (4, 1, 1), (4, 5, 6), (6,)),
+    ],
+    outer: [
+        ((20, 1), (30,), (20, 30)),
+        ((20, 1), (1, 30), (30,)),
+        ((4, 1, 6), (5, 1), (6,)),
+        ((4, 5, 6), (5, 1), (4, 1, 6)),
+        ((1,), (3, 1), (1, 1)),
+    ],
+}
+
+
+@pytest.mark.parametrize("path", [*PATHS, None], ids=str)
+@pytest.mark.parametrize("dtype", FLOATS)
+@pytest.mark.parametrize("function", SHAPES)
+def test_shapes(function, dtype, path):
+    rng = np.random.default_rng(0)
+    for shapes in SHAPES[function]:
+        operands = [rng.standard_normal(shape).astype(dtype) for shape in shapes]
+        expected = outcomes(layered(function), operands, 0.5)
+        with taken(path):
+            assert outcomes(Graph(function), operands, 0.5) == expected
+
+
+@pytest.mark.parametrize(
+    ("function", "which"), [(norm, 0), (norm, 1), (norm, 3), (outer, 0), (outer, 1)]
+)
+def test_several_shapes_are_one_pass(in_one_pass, function, which):
+    rng = np.random.default_rng(0)
+    operands = [rng.standard_normal(shape) for shape in SHAPES[function][which]]
+    value, gradients = Graph(function).value_and_grad(*operands)
+    assert described(value) == described(function(*operands))
+    assert [one.shape for one in gradients] == [one.shape for one in operands]
 
 
 def test_memory_peaks_at_the_results(in_one_pass):

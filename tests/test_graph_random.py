@@ -42,7 +42,8 @@ def test_graph_does_what_its_nodes_do(path, random):
 def reproducer(path: Path | None, call: GraphCall) -> str:
     return (
         "import sys; sys.path[:0] = ['tests', 'tests/support']\n"
-        f"from test_graph_random import *\ncheck({path!r}, {call!r})"
+        "from operands import *\nfrom test_graph_random import *\n"
+        f"check({path!r}, {call!r})"
     )
 
 

@@ -146,10 +146,10 @@ class PlainGraph:
 
         wanted = self._reached_by(names)
         given = dout if isinstance(dout, tuple) else (dout,) * len(self.outputs)
-        started = [self._start(values[i], d) for i, d in zip(self.outputs, given, strict=True)]
-        for i, contribution in zip(self.outputs, started, strict=True):
-            if i in wanted:
-                add(i, contribution)
+        pairs = zip(self.outputs, given, strict=True)
+        started = [(i, self._start(values[i], one)) for i, one in pairs if i in wanted]
+        for i, contribution in started:
+            add(i, contribution)
         for position in reversed(range(len(self.names), len(self.nodes))):
             node = self.nodes[position]
             if position not in gradients:
@@ -165,7 +165,7 @@ class PlainGraph:
         for i, value in enumerate(values[: len(self.names)]):
             if i not in gradients:
                 gradients[i] = np.zeros(value.shape, value.dtype) if has_shape(value) else 0
-            elif any(gradients[i] is one for one in started):
+            elif any(gradients[i] is one for _, one in started):
                 gradients[i] = copied(gradients[i])
         return gradients_of(names)(*(gradients[self.names.index(name)] for name in names))
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import sys
 import warnings
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from numbers import Number
 from typing import Any, NamedTuple
 
@@ -218,8 +218,7 @@ class Graph(BaseLayer):
                 return gradients
         with np.errstate(all="ignore"):
             values = self._evaluated(operands, layer_values)
-        douts = self._douts(dout, values)
-        gradients = self._gradients(operands, values, douts, self._nodes.inputs)
+        gradients = self._gradients(operands, values, dout, self._nodes.inputs)
         return self._gradients_in(gradients, out)
 
     def value_and_grad(
@@ -269,8 +268,7 @@ class Graph(BaseLayer):
         places = pair_of_outputs(out)
         values = self._evaluated(operands)
         results = self._results(operands, values)
-        douts = self._douts(dout, values)
-        gradients = self._gradients(operands, values, douts, names)
+        gradients = self._gradients(operands, values, dout, names)
         return self._both_in(results, gradients, names, places)
 
     def grad(self, *names: str) -> Graph:
@@ -353,7 +351,7 @@ class Graph(BaseLayer):
         gradients = reference.differentiate(
             self._nodes,
             list(values),
-            self._douts(dout, values),
+            self._douts(dout, values, self._reached),
             self._reached,
             self._operations,
             keep=True,
@@ -430,8 +428,8 @@ class Graph(BaseLayer):
             [self._nodes.nodes[output].operation == "layer" for output in outputs],
         )
 
-    def _douts(self, dout: Any, values: list[Any]) -> list[Any]:
-        """The gradients of the outputs, each in its output's shape."""
+    def _douts(self, dout: Any, values: list[Any], wanted: Collection[int]) -> list[Any]:
+        """The gradients of the outputs; of those that are wanted, each in its output's shape."""
         outputs = self._nodes.outputs
         if self._nodes.single:
             douts: Sequence[Any] = (dout,)
@@ -449,9 +447,12 @@ class Graph(BaseLayer):
                 f"{self._nodes.name} has {len(outputs)} values, but {len(douts)} gradients are in "
                 f"dout"
             )
-        return [self._dout(one, values[output]) for one, output in zip(douts, outputs, strict=True)]
+        return [
+            self._dout(one, values[output], output in wanted)
+            for one, output in zip(douts, outputs, strict=True)
+        ]
 
-    def _dout(self, dout: Any, value: Any) -> Any:
+    def _dout(self, dout: Any, value: Any, wanted: bool) -> Any:
         if isinstance(dout, list | tuple):
             dout = np.array(dout)
         if not (isinstance(dout, Number) or hasattr(dout, "dtype")):
@@ -459,7 +460,7 @@ class Graph(BaseLayer):
         if np.ndim(dout) == 0:
             # As in arithmetic: a scalar for an array without axes.
             number = dout[()] if type(dout) is np.ndarray else dout
-            return self._operations["broadcast_to"](number, value)
+            return self._operations["broadcast_to"](number, value) if wanted else number
         if np.shape(dout) != np.shape(value):
             raise ValueError(
                 f"dout has shape {np.shape(dout)}, but the value of {self._nodes.name} has "
@@ -471,12 +472,13 @@ class Graph(BaseLayer):
         self,
         operands: tuple[Any, ...],
         values: list[Any],
-        douts: list[Any],
+        dout: Any,
         names: tuple[str, ...],
     ) -> list[Any]:
         nodes = self._nodes
         inputs = [nodes.inputs.index(name) for name in names]
         wanted = self._reached if names is nodes.inputs else reference.reached(nodes, inputs)
+        douts = self._douts(dout, values, wanted)
         gradients = reference.differentiate(nodes, values, douts, wanted, self._operations)
         zeros_like = self._operations["zeros_like"]
         found = [zeros_like(operands[i]) if gradients[i] is None else gradients[i] for i in inputs]

@@ -7,7 +7,9 @@ of sums after it, and all between by the pass.
 
 from __future__ import annotations
 
-from collections import Counter
+import functools
+import itertools
+from collections import Counter, defaultdict, deque
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any, NamedTuple
 
@@ -20,20 +22,39 @@ from .results import apart, type_of_gradients
 COMPILED = ops.IMPLEMENTATION == "native"
 
 if COMPILED:
-    from .._core.frontend.passes import Entry, Pass
+    from .._core.frontend.passes import MOST_VALUES, Entry, Pass
     from .._core.program.operations import NUMBERS
 
 
-# What operands are, as `Entry` tells; and what comes of them: numbers and sums after the pass.
-NUMBER, WHOLE, SMALL, ONE, LATE = range(5)
+# What a value is: a number; an array of a small shape, which broadcasts to the whole one; of the
+# whole shape; a sum, known after the pass.
+NUMBER, SMALL, WHOLE, LATE = range(4)
 
-
-# What is longer than this before steps are joined is not for one pass.
-MOST_STEPS = 200
+# Planning takes some 20 us a step, on the first call.
+MOST_STEPS = 20_000
 
 
 class Unserved(Exception):
-    """The graph cannot be run in one pass on such operands."""
+    """The graph cannot be run in passes on such operands."""
+
+
+class Shape(NamedTuple):
+    """How a shape broadcasts to the whole one: how many axes it lacks, and the bits of those along
+    which it has one element and that has more. The last axis is bit 0.
+    """
+
+    lead: int = 0
+    repeated: int = 0
+
+    def with_other(self, other: Shape) -> Shape:
+        return Shape(min(self.lead, other.lead), self.repeated & other.repeated)
+
+    def merges(self, axis: int, other: int) -> bool:
+        """Whether two axes can be run through as one."""
+        return self.repeated >> axis & 1 == self.repeated >> other & 1
+
+
+FULL = Shape()
 
 
 class Value(NamedTuple):
@@ -41,6 +62,29 @@ class Value(NamedTuple):
 
     place: int
     kind: int
+    shape: Shape = FULL
+
+
+def value_of_kind(place: int, kind: Any) -> Value:
+    if not isinstance(kind, Shape):
+        return Value(place, NUMBER)
+    return Value(place, WHOLE if kind == FULL else SMALL, kind)
+
+
+def together(shapes: Iterable[Shape]) -> Shape:
+    """The shape to which several broadcast."""
+    return functools.reduce(Shape.with_other, shapes)
+
+
+class Sum(NamedTuple):
+    """A sum: its place, that of what is summed, that of the operand to whose shape; and the small
+    shapes that the layers have at hand when they sum this.
+    """
+
+    place: int
+    value: int
+    like: int
+    shapes: Sequence[Shape]
 
 
 class Step(NamedTuple):
@@ -54,32 +98,42 @@ class Step(NamedTuple):
 class Builder(dict[str, Callable[..., Any]]):
     """Operations that note what is asked of them.
 
-    What is of numbers and small arrays alone is ``early``, what is of sums ``late``; ``steps`` are
-    the pass. ``constants`` are numbers that stand in the graph, by their places; ``sums`` what is
-    summed: the place of the sum, that of the value, that of the operand to whose shape.
+    What is of numbers alone is ``numbers``, what is of small arrays ``early``, what is of sums
+    ``late``; ``steps`` are the pass. ``constants`` are numbers that stand in the graph, by their
+    places; ``shapes`` are those of the arrays, by their places.
+
+    Parameters
+    ----------
+    kinds : sequence of Any
+        For each operand ``"number"``, ``"one"``, which is the number 1, or the `Shape` of an array.
+    axes : int
+        How many the whole shape has.
     """
 
-    def __init__(self, kinds: Sequence[int]) -> None:
-        self.inputs = [Value(i, NUMBER if kind == ONE else kind) for i, kind in enumerate(kinds)]
-        self.ones = {place for place, kind in enumerate(kinds) if kind == ONE}
-        self.small = {place for place, kind in enumerate(kinds) if kind == SMALL}
+    def __init__(self, kinds: Sequence[Any], axes: int) -> None:
+        self.inputs = [value_of_kind(place, kind) for place, kind in enumerate(kinds)]
+        self.ones = {place for place, kind in enumerate(kinds) if kind == "one"}
+        self.shapes = {value.place: value.shape for value in self.inputs if value.kind != NUMBER}
         self.places = len(kinds)
         self.constants: dict[int, Any] = {}
         self._known: dict[Any, Value] = {}
+        self.numbers: list[Step] = []
         self.early: list[Step] = []
         self.steps: list[Step] = []
         self.forward: list[Step] = []
         self.late: list[Step] = []
-        self.sums: list[tuple[int, int, int]] = []
+        self.sums: list[Sum] = []
+        self.computed: set[int] = set()
+        self.axes = axes
 
     def __missing__(self, operation: str) -> Callable[..., Value]:
         # Nothing is kept here: that would be a cycle, and wait for the garbage collector.
         special: Callable[..., Value] | None = getattr(self, f"_{operation}", None)
         return special or (lambda *operands: self._note(operation, *operands))
 
-    def _new(self, kind: int) -> Value:
+    def _new(self, kind: int, shape: Shape = FULL) -> Value:
         self.places += 1
-        return Value(self.places - 1, kind)
+        return Value(self.places - 1, kind, shape)
 
     def value_of(self, operand: Any) -> Value:
         if isinstance(operand, Value):
@@ -94,18 +148,21 @@ class Builder(dict[str, Callable[..., Any]]):
 
     def _note(self, operation: str, *operands: Any) -> Value:
         values = [self.value_of(operand) for operand in operands]
-        kinds = {value.kind for value in values}
-        if WHOLE in kinds:
-            if LATE in kinds or operation not in NUMBERS:
-                raise Unserved(operation)
-            kind, steps = WHOLE, self.steps
-        elif LATE in kinds:
-            kind, steps = LATE, self.late
-        else:
-            kind, steps = max(kinds), self.early
-        result = self._new(kind)
+        kind = max(value.kind for value in values)
+        shape = FULL
         if kind == SMALL:
-            self.small.add(result.place)
+            shape = together(value.shape for value in values if value.kind == SMALL)
+            kind = WHOLE if shape == FULL else SMALL
+        elif kind == LATE and any(value.kind == WHOLE for value in values):
+            raise Unserved(operation)
+        if kind == WHOLE and operation not in NUMBERS:
+            raise Unserved(operation)
+        result = self._new(kind, shape)
+        if kind == SMALL:
+            self.shapes[result.place] = shape
+        elif kind == WHOLE:
+            self.computed.add(result.place)
+        steps = (self.numbers, self.early, self.steps, self.late)[kind]
         steps.append(Step(operation, tuple(value.place for value in values), (result.place,)))
         return result
 
@@ -134,59 +191,78 @@ class Builder(dict[str, Callable[..., Any]]):
         values = self.value_of(dout), self.value_of(factor), self.value_of(to)
         kinds = {value.kind for value in values}
         if WHOLE in kinds or kinds == {NUMBER}:
-            return self._sum_to(self._multiply(*values[:2]), to)
+            return self._sum_to(self._multiply(*values[:2]), to, factor)
         return self._note("multiply_to", *values)
 
-    def _sum_to(self, summed: Any, to: Any, other: Any = None) -> Value:
+    def _sum_to(self, summed: Any, to: Any, other: Any = 1) -> Value:
         value, like = self.value_of(summed), self.value_of(to)
-        if value.kind == like.kind != LATE:
+        if (value.kind, value.shape) == (like.kind, like.shape) and value.kind != LATE:
             return value
         if value.kind == LATE and like.kind != WHOLE:
             return self._note("sum_to", value, like)
         if value.kind != WHOLE or like.kind == LATE:
             raise Unserved("sum_to")
         result = self._new(LATE)
-        self.sums.append((result.place, value.place, like.place))
+        shapes = [one.shape for one in (like, self.value_of(other)) if one.kind == SMALL]
+        self.sums.append(Sum(result.place, value.place, like.place, shapes))
         return result
 
     def _broadcast_to(self, broadcast: Any, to: Any) -> Value:
         value, like = self.value_of(broadcast), self.value_of(to)
         if value.kind == NUMBER and like.kind == WHOLE:
             return Value(value.place, WHOLE)
-        if value.kind == like.kind:
+        if (value.kind, value.shape) == (like.kind, like.shape):
             return value
         return self._note("broadcast_to", value, like)
 
+    def shapes_of(self, places: Iterable[int]) -> list[Shape]:
+        """The shapes of the arrays among values."""
+        return [
+            self.shapes.get(place, FULL)
+            for place in places
+            if place in self.shapes or place in self.computed
+        ]
+
     def apart(self, place: int, done: Sequence[Result]) -> int:
         """The value, or its double: if it is not computed here, or a result already."""
-        computed = any(place in step.writes for step in self.steps)
-        if computed and all(place != result.value for result in done):
+        if place in self.computed and all(place != result.value for result in done):
             return place
-        double = self._new(WHOLE)
-        self.steps.append(Step("multiply", (place, self.value_of(1).place), (double.place,)))
-        return double.place
+        step = self._doubled(place)
+        self.steps.append(step)
+        return step.writes[0]
+
+    def _doubled(self, place: int) -> Step:
+        return Step("multiply", (place, self.value_of(1).place), (self._new(WHOLE).place,))
+
+    def let_cross(self, place: int, steps: list[Step], results: list[Result]) -> None:
+        """Have a pass of these steps store a value, too, which a later pass reads."""
+        own = [result for result in results if result.value == place]
+        if any(result.like is None for result in own):
+            return
+        value = place
+        if own:  # it is summed
+            steps.append(self._doubled(place))
+            value = steps[-1].writes[0]
+        results.append(Result(value, place))
 
 
-def of_numbers(
-    graph: Nodes, kinds: Sequence[int], values: bool, wanted: Sequence[int]
-) -> Callable[..., Any]:
-    """A plan, like `Plan`, for values and gradients of Python numbers, which it does not write out.
+def function_of_numbers(builder: Builder, results: Iterable[int]) -> Callable[..., Any]:
+    """A function of the operands that computes results of Python numbers alone, as a tuple.
 
     It is compiled from the lines that one would write by hand. Where it would raise, it returns
-    None: of which node the error is, is told by who runs the nodes one by one.
+    None: of which node the error is, is told by who runs the nodes one by one. It is also a plan,
+    which has no arrays to write into outputs.
     """
-    builder = Builder(kinds)
-    results = _results(graph, builder, values, wanted)
-    if any(type(number) not in (int, float) for number in builder.constants.values()):
-        raise Unserved("a number of NumPy's")
-    lines = [f"{_list(range(len(kinds)))} = operands"]
-    for step in builder.early:
+    if not all(type(number) in (int, float) for number in builder.constants.values()):
+        raise Unserved("a number of NumPy's may warn")
+    lines = [f"{_list(range(len(builder.inputs)))} = operands"]
+    for step in builder.numbers:
         line = FORMATS[step.operation].format(*(f"v{place}" for place in step.reads))
         lines.append(f"v{step.writes[0]} = {line}")
-    lines.append(f"return {_list(result.place for result in results)}")
+    lines.append(f"return {_list(results)}")
     body = "\n        ".join(lines)
     source = (
-        "def run(operands, outs, rest):\n    if outs:\n        return None\n"
+        "def run(operands, outs=None, rest=None):\n    if outs:\n        return None\n"
         f"    try:\n        {body}\n    except Exception:\n        return None"
     )
     names: dict[str, Any] = {f"v{place}": number for place, number in builder.constants.items()}
@@ -200,11 +276,15 @@ def _list(places: Iterable[int]) -> str:
 
 
 class Result(NamedTuple):
-    """A result of a pass: which value it is, its place among all, to whose shape it is summed."""
+    """A result of a pass: which value it is, its place among all, to whose shape it is summed.
+
+    ``shapes`` are those of a `Sum`.
+    """
 
     value: int
     place: int
     like: int | None = None
+    shapes: Sequence[Shape] = ()
 
 
 class Passes:
@@ -237,16 +317,19 @@ class Passes:
         graph, run = self._graph, self._run
         wanted = [graph.inputs.index(name) for name in names or ()]
 
-        def plan(kinds: list[int]) -> Any:
+        def plan(kinds: list[Any], axes: int) -> Any:
             if names == ():
                 return None  # what is wrong with dout is told nevertheless
+            kinds = [Shape(*kind) if isinstance(kind, tuple) else kind for kind in kinds]
+            builder = Builder(kinds, axes)
             try:
-                if WHOLE not in kinds:
-                    return of_numbers(graph, kinds, values, wanted)
-                made = Plan(graph, kinds, values, wanted, run)
+                results = _results(graph, builder, values, wanted)
+                if not builder.shapes:
+                    return function_of_numbers(builder, [result.place for result in results])
+                made = Plan(builder, results, values, run)
             except Unserved:
                 return None
-            return made.fused if made.simple else made
+            return made.passes[0][0] if made.simple else made
 
         def finish(operands: Any, douts: Any, results: Any, rest: Any) -> None:
             parts = [part_of(operand, rest) for operand in operands]
@@ -291,37 +374,27 @@ def put_back(part: Any, result: np.ndarray, rest: Rest) -> None:
 
 
 class Plan:
-    """A graph's values and gradients on operands of certain kinds, in one pass.
+    """A graph's values and gradients on operands of certain kinds, in as few passes as it takes.
 
     Parameters
     ----------
-    graph : Nodes
-        Of which no node is a layer of one's own.
-    kinds : sequence of int
-        Of the operands, then of the gradients of the outputs if there are any.
+    builder : Builder
+        Which has noted what is to be computed, of operands and the outputs' gradients.
+    results : list of Value
     values : bool
-        Whether the outputs' values are results.
-    wanted : sequence of int
-        The inputs whose gradients are results.
+        Whether the outputs' values are among the results.
     run : mapping
-        What is computed before and after the pass is computed by these operations.
+        What is computed before and after the passes is computed by these operations.
 
     Raises
     ------
     Unserved
-        If one pass cannot do it.
+        If passes cannot do it.
     """
 
     def __init__(
-        self,
-        graph: Nodes,
-        kinds: Sequence[int],
-        values: bool,
-        wanted: Sequence[int],
-        run: reference.Operations,
+        self, builder: Builder, results: list[Value], values: bool, run: reference.Operations
     ) -> None:
-        builder = Builder(kinds)
-        results = _results(graph, builder, values, wanted)
         if len(builder.steps) > MOST_STEPS:
             raise Unserved("too many steps")
         done: list[Result] = []
@@ -330,68 +403,138 @@ class Plan:
                 value = builder.apart(result.place, done)
                 done.append(Result(value, value))
                 results[i] = Value(value, WHOLE)
-        if builder.small and any(like not in builder.small for *_, like in builder.sums):
-            # The layers run over all elements as one row then, where a pass has rows.
-            raise Unserved("sums to several shapes")
-        for total, value, like in builder.sums:
-            done.append(Result(builder.apart(value, done), total, like))
+        for one in builder.sums:
+            done.append(Result(builder.apart(one.value, done), one.place, one.like, one.shapes))
         # All that is asked for the value may warn, whether a result depends on it or not.
-        loud = builder.forward if values else ()
+        loud = {step.writes for step in builder.forward} if values else set()
         steps = needed(builder.steps, {result.value for result in done}, loud)
         # Also what no result is computed of: it may change their dtype, and their memory order.
         computed = {place for step in builder.steps for place in step.writes}
         read = dict.fromkeys(p for step in builder.steps for p in step.reads if p not in computed)
-        if all(kinds[place] != WHOLE for place in read if place < len(kinds)):
-            raise Unserved("nothing of the whole shape")
         self.run = run
         self.silent = not values
-        self.early, self.late = builder.early, builder.late
+        if builder.sums:
+            builder.value_of(1)  # for values that are summed and read by a later pass
         self.constants = tuple(builder.constants.values())
-        places = [
-            *range(len(kinds)),
-            *builder.constants,
-            *(step.writes[0] for step in builder.early),
-            *(result.place for result in done),
-            *(step.writes[0] for step in builder.late),
-        ]
-        self.index = {place: i for i, place in enumerate(places)}
+        self.numbers, self.early, self.late = None, builder.early, builder.late
+        if all(type(number) in (int, float) for number in self.constants):
+            written = [step.writes[0] for step in builder.numbers]
+            self.numbers = function_of_numbers(builder, written) if written else None
+        else:  # those of NumPy may warn
+            self.early = builder.numbers + self.early
+        self.passes: list[tuple[Pass, Sequence[int]]] = []
+        self.index: dict[int, int] = {}
+        self._place(range(len(builder.inputs)))
+        self._place(builder.constants)
+        self._place(step.writes[0] for step in builder.numbers + builder.early)
+        self.first, self.count = len(self.index), len(done)
+        steps = joined(steps, set(read) - set(builder.shapes), {result.value for result in done})
+        self._cut(steps, list(read), done, builder)
+        self._place(step.writes[0] for step in builder.late)
+        self._drop_last_read(builder.computed - {result.place for result in done})
+        self.arrays = [self.index[place] for place in read if place in builder.shapes]
         self.order = [self.index[result.place] for result in results]
-        self.first = len(kinds) + len(self.constants) + len(self.early)
-        self.count = len(done)
-        self.simple = not (self.early or self.late) and (
-            self.order == list(range(self.first, self.first + self.count))
+        self.simple = (
+            not (builder.numbers or self.early or self.late)
+            and len(self.passes) == 1
+            and len(builder.inputs) + len(self.constants) <= MOST_VALUES
+            and self.order == list(range(self.first, self.first + self.count))
         )
-        arrays = {place for place, kind in enumerate(kinds) if kind == WHOLE} | builder.small
+
+    def _place(self, places: Iterable[int]) -> None:
+        """Give values the next positions among all that there are when the plan is run."""
+        for place in places:
+            self.index[place] = len(self.index)
+
+    def _cut(
+        self, steps: Sequence[Step], read: Sequence[int], done: list[Result], builder: Builder
+    ) -> None:
+        """Make the passes: one, or if that is too long, one after the other."""
+        if self._fits(steps, read, done, builder):
+            return
+        last = {place: i for i, step in enumerate(steps) for place in step.reads}
+        asked = defaultdict(list)
+        for result in done:
+            asked[result.value].append(result)
+        start = tried = 0
+        while start < len(steps):
+            for tried in range(max(tried - 1, 0), len(SHORTER)):
+                count = SHORTER[tried]
+                part = list(steps[start : start + count])
+                written = [place for step in part for place in step.writes]
+                results = [result for place in written for result in asked[place]]
+                for place in written:
+                    if last.get(place, 0) >= start + count:
+                        builder.let_cross(place, part, results)
+                reads = dict.fromkeys(place for step in part for place in step.reads)
+                outside = [place for place in reads if place in self.index]
+                if self._fits(part, outside, results, builder):
+                    break
+            else:
+                raise Unserved("a step that is too much for a pass")
+            start += count
+
+    def _drop_last_read(self, places: set[int]) -> None:
+        """Give each pass the positions of values that no later one reads, in place of its reads."""
+        last = {place: i for i, (_, read) in enumerate(self.passes) for place in read}
+        self.passes = [
+            (fused, [self.index[place] for place in read if place in places and last[place] == i])
+            for i, (fused, read) in enumerate(self.passes)
+        ]
+
+    def _fits(
+        self,
+        steps: Sequence[Step],
+        read: Sequence[int],
+        results: Sequence[Result],
+        builder: Builder,
+    ) -> bool:
+        """Append a pass of these steps, unless they are too many for one."""
+        check_shapes(builder.shapes_of(read), results, builder.axes)
         try:
-            self.fused = Pass(
+            fused = Pass(
                 tuple(map(str, read)),
-                tuple(str(result.value) for result in done),
+                tuple(str(result.value) for result in results),
                 [
                     (NUMBERS[step.operation], *map(str, step.reads), *map(str, step.writes))
-                    for step in joined(steps, set(read) - arrays, {result.value for result in done})
+                    for step in steps
                 ],
                 [self.index[place] for place in read],
-                [-1 if result.like is None else self.index[result.like] for result in done],
+                [-1 if result.like is None else self.index[result.like] for result in results],
                 self.constants,
             )
-        except ValueError as error:  # too long
-            raise Unserved(str(error)) from None
+        except ValueError:
+            return False
+        self.passes.append((fused, read))
+        self._place(result.place for result in results)
+        return True
 
     def __call__(self, operands: tuple[Any, ...], outs: Any, rest: list[Any]) -> Any:
         """The results in their order; None where the nodes are to be run one by one.
 
         ``operands`` include the gradients of the outputs; for ``outs`` and ``rest`` see `Pass`.
         """
-        values = [*operands, *self.constants]
         passed = None if outs is None else self._outs_of_pass(outs)
         if passed is None and outs is not None:
             return None
+        values = [*operands, *self.constants]
+        if self.numbers:
+            numbers = self.numbers(operands)
+            if numbers is None:
+                return None
+            values += numbers
         try:
             self._compute(self.early, values, self.silent)
-            found = self.fused.run(tuple(values), passed, rest)
-            if found is None:
+            # An operand in another order would decide that of a result which a later pass computes.
+            if len(self.passes) > 1 and not all(values[i].flags.c_contiguous for i in self.arrays):
                 return None
-            values += found
+            for fused, dropped in self.passes:
+                found = fused.run(values, passed, rest)
+                if found is None:
+                    return None
+                values += found
+                for i in dropped:
+                    values[i] = None
             self._compute(self.late, values, False)
         except Exception:  # what it is and of which node is told by who runs the nodes one by one
             return None
@@ -407,7 +550,7 @@ class Plan:
     def _outs_of_pass(self, outs: Sequence[Any]) -> list[Any] | None:
         """The outputs in the order of the pass's results; None if it does not compute them all."""
         passed = [None] * self.count
-        if len(outs) != len(self.order):
+        if len(outs) != len(self.order) or len(self.passes) > 1:
             return None
         for i, out in zip(self.order, outs, strict=True):
             if out is not None:
@@ -423,6 +566,27 @@ class Plan:
             for step in steps:
                 operands = [values[self.index[place]] for place in step.reads]
                 values.append(self.run[step.operation](*operands))
+
+
+# How many steps a pass is tried with if all are too many.
+SHORTER = (48, 32, 24, 16, 12, 8, 6, 4, 3, 2, 1)
+
+
+def check_shapes(shapes: Sequence[Shape], results: Sequence[Result], axes: int) -> None:
+    """Raise `Unserved` if a pass cannot have the shapes, or the sums, that the layers have.
+
+    Axes along which all operands run on are one to the engine. The bits of a sum depend on that. So
+    it must be the same axes as when the layers compute that sum.
+    """
+    if not shapes or together(shapes) != FULL:
+        raise Unserved("nothing of the whole shape")
+    sums = [result for result in results if result.like is not None]
+    likes = [shape for result in sums for shape in result.shapes]
+    for axis, other in itertools.combinations(range(axes), 2):
+        apart_here = not all(shape.merges(axis, other) for shape in (*shapes, *likes))
+        for result in sums:
+            if apart_here == all(shape.merges(axis, other) for shape in result.shapes):
+                raise Unserved("sums over other axes than the layers' sums")
 
 
 def _results(graph: Nodes, builder: Builder, values: bool, wanted: Sequence[int]) -> list[Value]:
@@ -461,12 +625,12 @@ def _raised() -> Any:
     return {name: "ignore" if mode == "ignore" else "raise" for name, mode in modes.items()}
 
 
-def needed(steps: Sequence[Step], results: set[int], loud: Sequence[Step]) -> list[Step]:
-    """The steps that results depend on, and those that are loud."""
+def needed(steps: Sequence[Step], results: set[int], loud: set[tuple[int, ...]]) -> list[Step]:
+    """The steps that results depend on, and those that write what is loud."""
     wanted = set(results)
     kept = []
     for step in reversed(steps):
-        if step in loud or not wanted.isdisjoint(step.writes):
+        if step.writes in loud or not wanted.isdisjoint(step.writes):
             wanted.update(step.reads)
             kept.append(step)
     return kept[::-1]
@@ -529,31 +693,29 @@ def _in_order(step: Step, numbers: set[int]) -> Step:
 
 
 def _paired(steps: Sequence[Step], numbers: set[int]) -> list[Step]:
-    rest = list(steps)
-    found: list[Step] = []
+    """A product, and the next one of the same gradient with what is known already, become one."""
     known = {place for step in steps for place in step.reads}
     known -= {place for step in steps for place in step.writes}
-    while rest:
-        step = rest.pop(0)
-        partner = _partner(step, rest, known) if step.reads[0] not in numbers else None
+    products: dict[int, deque[int]] = defaultdict(deque)
+    for i, step in enumerate(steps):
+        if step.operation == "multiply" and step.reads[0] not in numbers:
+            products[step.reads[0]].append(i)
+    found: list[Step] = []
+    done = set()
+    for i, step in enumerate(steps):
+        if i in done:
+            continue
+        same = products[step.reads[0]] if step.operation == "multiply" else deque()
+        if same and same[0] == i:
+            same.popleft()
+        else:
+            same = deque()
+        partner = next((j for j in same if known.issuperset(steps[j].reads)), None)
         if partner is not None:
-            rest.remove(partner)
-            g, y, x = (*step.reads, partner.reads[1])
-            step = Step("multiply_backward", (g, x, y), (step.writes[0], partner.writes[0]))
+            done.add(partner)
+            same.remove(partner)
+            g, y, x = (*step.reads, steps[partner].reads[1])
+            step = Step("multiply_backward", (g, x, y), (step.writes[0], steps[partner].writes[0]))
         known.update(step.writes)
         found.append(step)
     return found
-
-
-def _partner(step: Step, rest: Sequence[Step], known: set[int]) -> Step | None:
-    """A later product of the same gradient with what is known already."""
-    if step.operation != "multiply":
-        return None
-    for other in rest:
-        if (
-            other.operation == "multiply"
-            and other.reads[0] == step.reads[0]
-            and known.issuperset(other.reads)
-        ):
-            return other
-    return None

@@ -1,6 +1,8 @@
 from collections.abc import Callable, Sequence
 from typing import Any
 
+MOST_VALUES: int
+
 class Pass:
     def __init__(
         self,
@@ -12,13 +14,13 @@ class Pass:
         constants: tuple[Any, ...],
     ) -> None: ...
     def run(
-        self, values: tuple[Any, ...], outs: Sequence[Any] | None, rest: list[Any]
+        self, values: list[Any], outs: Sequence[Any] | None, rest: list[Any]
     ) -> tuple[Any, ...] | None: ...
 
 class Entry:
     def __init__(
         self,
-        plan: Callable[[list[int]], Any],
+        plan: Callable[[list[Any], int], Any],
         inputs: int,
         outputs: int,
         single: bool,

@@ -1,11 +1,14 @@
 """Passes: parts of a graph that are run in one pass over memory."""
 
 cimport numpy as cnp
+from cpython.bytes cimport PyBytes_FromStringAndSize
 from cpython.object cimport PyObject, PyTypeObject
 from libc.string cimport memset
 
 from ..program.operations cimport assemble, find_dtypes_of
-from ..program.program cimport MAX_INPUTS, MAX_RESULTS, MAX_SHARES, UNSERVED, Program, Share
+from ..program.program cimport (
+    MAX_DIMS, MAX_INPUTS, MAX_RESULTS, MAX_SHARES, UNSERVED, Program, Share,
+)
 from .dtypes cimport array_dtype, is_number
 from .execute cimport Given, execute
 from .ndarray cimport (
@@ -20,58 +23,146 @@ from ... import reference
 
 cnp.import_array()
 
-# The kinds of operands, two bits each in the key of a plan.
 cdef enum:
-    NUMBER = 0
-    WHOLE = 1       # an array of the shape that all broadcast to
-    SMALL = 2       # an array of another shape
-    ONE = 3         # the number 1, of the gradients of outputs
+    MOST_OPERANDS = 448
+    MOST_CONSTANTS = 64
+    MOST_VALUES_ = MOST_OPERANDS + MOST_CONSTANTS
+    MOST_SHAPES = 8
 
+MOST_VALUES = <int> MOST_VALUES_
+
+# The kinds of operands; arrays are of the whole shape, or of one that broadcasts to it.
 cdef enum:
-    MOST_OPERANDS = 31
-    UNPLANNED = -1
+    NUMBER
+    ONE             # the number 1, of the gradients of outputs
+    FIRST_SHAPE     # from here on arrays, by their shape
+
+# How a shape broadcasts to the whole one, see graph/passes.py.
+cdef struct Shape:
+    unsigned char lead
+    unsigned char repeated
+
+# What the plan for some operands depends on.
+cdef struct Kinds:
+    unsigned char kind[MOST_OPERANDS]
+    unsigned char axes      # of the whole shape, if there are several shapes
+    unsigned char shapes    # how many there are
+    Shape shape[MOST_SHAPES]
 
 
-cdef Py_ssize_t key_of(PyObject *const *operands, int count, int douts) noexcept:
-    """The kinds of operands, of which the last ones are outputs' gradients; or UNPLANNED.
+cdef bint find_kinds(PyObject *const *operands, int count, int douts, Kinds *kinds) noexcept:
+    """Find the kinds of operands, of which the last ones are outputs' gradients.
 
-    There may be numbers alone. Arrays are of one dtype, and of two shapes at most, of which one
-    broadcasts to the other.
+    False if no pass serves them: arrays are of one dtype, and have axes.
     """
     cdef Array *array
-    cdef Array *largest = NULL
-    cdef Array *small = NULL
-    cdef Py_ssize_t key = 0
-    cdef Py_ssize_t kind
+    cdef Array *first = NULL
+    cdef bint same = True
     cdef int slot
     for slot in range(count):
         if PyArray_CheckExact(operands[slot]):
             array = <Array *> operands[slot]
-            if largest == NULL or not (
-                PyArray_NDIM(array) <= PyArray_NDIM(largest) and fits_in(array, largest)
-            ):
-                largest = array
-    if largest != NULL and (PyArray_NDIM(largest) == 0 or array_dtype(largest) == UNSERVED):
-        return UNPLANNED
-    for slot in range(count):
-        if not PyArray_CheckExact(operands[slot]):
-            if not is_number(operands[slot]):
-                return UNPLANNED
-            kind = ONE if slot >= count - douts and is_one(operands[slot]) else NUMBER
+            if first == NULL:
+                first = array
+                if array_dtype(array) == UNSERVED:
+                    return False
+            elif PyArray_DESCR(array) != PyArray_DESCR(first):
+                return False
+            else:
+                same &= has_shape_of(array, first)
+            if not 0 < PyArray_NDIM(array) <= MAX_DIMS:
+                return False
+            kinds.kind[slot] = FIRST_SHAPE
+        elif is_number(operands[slot]):
+            kinds.kind[slot] = ONE if slot >= count - douts and is_one(operands[slot]) else NUMBER
         else:
-            array = <Array *> operands[slot]
-            if PyArray_DESCR(array) != PyArray_DESCR(largest):
-                return UNPLANNED
-            kind = WHOLE
-            if array != largest and not has_shape_of(array, largest):
-                if PyArray_NDIM(array) == 0 or not fits_in(array, largest):
-                    return UNPLANNED
-                if small != NULL and not has_shape_of(array, small):
-                    return UNPLANNED
-                small = array
-                kind = SMALL
-        key |= kind << 2 * slot
-    return key
+            return False
+    kinds.axes = 0
+    kinds.shapes = 0
+    if first != NULL:
+        kinds.shapes = 1
+        kinds.shape[0].lead = kinds.shape[0].repeated = 0
+    return same or tell_shapes_apart(operands, count, kinds)
+
+
+cdef bint tell_shapes_apart(PyObject *const *operands, int count, Kinds *kinds) noexcept:
+    """Find the shapes of arrays that broadcast together; False if they do not."""
+    cdef Py_ssize_t whole[MAX_DIMS]
+    cdef Py_ssize_t length
+    cdef Array *array
+    cdef Shape shape
+    cdef int slot, axis, position
+    for axis in range(MAX_DIMS):
+        whole[axis] = 1
+    for slot in range(count):
+        if kinds.kind[slot] < FIRST_SHAPE:
+            continue
+        array = <Array *> operands[slot]
+        kinds.axes = max(<int> kinds.axes, PyArray_NDIM(array))
+        for axis in range(PyArray_NDIM(array)):  # from the last one
+            length = PyArray_DIMS(array)[PyArray_NDIM(array) - 1 - axis]
+            if whole[axis] == 1:
+                whole[axis] = length
+            elif length != 1 and length != whole[axis]:
+                return False
+    for slot in range(count):
+        if kinds.kind[slot] < FIRST_SHAPE:
+            continue
+        array = <Array *> operands[slot]
+        shape.lead = kinds.axes - PyArray_NDIM(array)
+        shape.repeated = 0
+        for axis in range(<int> kinds.axes):
+            if whole[axis] != 1 and (
+                axis >= PyArray_NDIM(array)
+                or PyArray_DIMS(array)[PyArray_NDIM(array) - 1 - axis] == 1
+            ):
+                shape.repeated |= 1 << axis
+        position = 0
+        while position < kinds.shapes and (
+            kinds.shape[position].lead != shape.lead
+            or kinds.shape[position].repeated != shape.repeated
+        ):
+            position += 1
+        if position == MOST_SHAPES:
+            return False
+        if position == kinds.shapes:
+            kinds.shape[position] = shape
+            kinds.shapes += 1
+        kinds.kind[slot] = FIRST_SHAPE + position
+    return True
+
+
+cdef enum:
+    BITS = 2        # of a kind in a short key
+
+
+cdef inline object key_of(const Kinds *kinds, int count):
+    """A number if all arrays have one shape and operands are few, else bytes."""
+    cdef Py_ssize_t key = 0
+    cdef int slot
+    if kinds.axes == 0 and count * BITS < 8 * <int> sizeof(key) - 1:
+        for slot in range(count):
+            key |= <Py_ssize_t> kinds.kind[slot] << BITS * slot
+        return key
+    return (
+        PyBytes_FromStringAndSize(<const char *> kinds.kind, count)
+        + PyBytes_FromStringAndSize(
+            <const char *> &kinds.axes, <const char *> &kinds.shape[kinds.shapes]
+            - <const char *> &kinds.axes))
+
+
+cdef list described(const Kinds *kinds, int count):
+    """The kinds as graph/passes.py has them."""
+    cdef int slot
+    cdef const Shape *shape
+    found = []
+    for slot in range(count):
+        if kinds.kind[slot] < FIRST_SHAPE:
+            found.append("one" if kinds.kind[slot] == ONE else "number")
+        else:
+            shape = &kinds.shape[kinds.kind[slot] - FIRST_SHAPE]
+            found.append((shape.lead, shape.repeated))
+    return found
 
 
 cdef inline bint is_one(PyObject *number) noexcept:
@@ -92,20 +183,7 @@ cdef bint has_shape_of(Array *array, Array *other) noexcept:
     return True
 
 
-cdef bint fits_in(Array *array, Array *other) noexcept:
-    """Whether an array broadcasts to the shape of another."""
-    cdef int axis
-    cdef int lead = PyArray_NDIM(other) - PyArray_NDIM(array)
-    if lead < 0:
-        return False
-    for axis in range(PyArray_NDIM(array)):
-        if PyArray_DIMS(array)[axis] not in (1, PyArray_DIMS(other)[lead + axis]):
-            return False
-    return True
-
-
 cdef enum:
-    MOST_VALUES = 64
     MOST_PLANS = 64             # of one entry
 
 
@@ -135,8 +213,6 @@ cdef class Pass:
 
     def __init__(self, tuple inputs, tuple results, list steps, sources, sum_to, tuple constants):
         cdef int slot
-        if len(constants) + MOST_OPERANDS > MOST_VALUES:
-            raise ValueError("too many constants for one pass")
         self.constants = constants
         self.constant_count = <int> len(constants)
         assemble(&self.program, inputs, results, steps)
@@ -149,12 +225,12 @@ cdef class Pass:
             self.sum_to[slot] = sum_to[slot]
             self.summing |= sum_to[slot] >= 0
 
-    def run(self, tuple values, outs, list rest):
+    def run(self, list values, outs, list rest):
         """Return the results, a tuple; None where the pass is not served, or NumPy must warn.
 
         Parameters
         ----------
-        values : tuple
+        values : list
             The operands, and whatever else the pass reads.
         outs : sequence of (ndarray or None), or None
             Where the results go. They may lie where operands do.
@@ -230,8 +306,8 @@ cdef class Entry:
     Parameters
     ----------
     plan : callable
-        Given the kinds of the operands and the outputs' gradients, returns a plan, or None where
-        there is no pass that serves them.
+        Given the kinds of the operands and the outputs' gradients, and the number of axes if arrays
+        have several shapes, returns a plan; None where no pass serves them.
     inputs, outputs : int
         How many there are.
     single : bool
@@ -271,10 +347,10 @@ cdef class Entry:
 
         ``outs`` has an array or None for each result: for the values, then for the gradients.
         """
-        cdef PyObject *given[MOST_VALUES]
+        cdef PyObject *given[MOST_VALUES_]
+        cdef Kinds kinds
         cdef int count = self.inputs
         cdef int slot
-        cdef Py_ssize_t key
         cdef Pass fused
         if len(operands) != count or count + self.outputs > MOST_OPERANDS:
             return None
@@ -286,12 +362,12 @@ cdef class Entry:
             for slot in range(count, count + self.outputs):
                 given[slot] = <PyObject *> dout
             count += self.outputs
-        key = key_of(given, count, count - self.inputs)
-        if key == UNPLANNED:
+        if not find_kinds(given, count, count - self.inputs, &kinds):
             return None
+        key = key_of(&kinds, count)
         plan = self.plans.get(key, self)
         if plan is self:
-            plan = self.plan([key >> 2 * slot & 3 for slot in range(count)])
+            plan = self.plan(described(&kinds, count), kinds.axes)
             if len(self.plans) >= MOST_PLANS:
                 self.plans.clear()
             self.plans[key] = plan
