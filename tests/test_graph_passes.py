@@ -377,6 +377,38 @@ def test_what_is_too_long_for_a_pass_takes_several(in_one_pass, function, path):
             assert outcomes(Graph(function), rows, 0.5) == expected
 
 
+@pytest.mark.parametrize("dtype", FLOATS)
+def test_memory_maps(in_one_pass, tmp_path, dtype):
+    """As operands, as dout and as outputs, in place too."""
+
+    def mapped(one, name):
+        file = np.memmap(tmp_path / name, dtype, "w+", shape=one.shape)
+        file[:] = one
+        return file
+
+    for function in (shop, fans):
+        operands = inputs(function, (30, 20), dtype)
+        files = [mapped(one, str(i)) for i, one in enumerate(operands)]
+        expected = outcomes(layered(function), operands, 0.5)
+        assert outcomes(Graph(function), files, 0.5) == expected
+    dout = mapped(operands[1], "dout")
+    graph = Graph(lambda x, y: x * y - y)
+    gradients = [layered(graph).value_and_grad(*operands, dout=operands[1])]
+    gradients += [graph.value_and_grad(*given, dout=dout) for given in (operands, files)]
+    assert len({str(described(one)) for one in gradients}) == 1
+    value, _ = Graph(fans)(*files, out=(files[0], files[1]))
+    assert value is files[0]
+    assert files[0].tobytes() == np.asarray(fans(*operands)[0]).tobytes()
+    assert files[1].tobytes() == np.asarray(fans(*operands)[1]).tobytes()
+
+
+def test_memory_maps_that_are_returned_stay_memory_maps(tmp_path):
+    x = np.memmap(tmp_path / "x", "f8", "w+", shape=(4,))
+    graph, nodes = Graph(lambda x, y: (x, x * y)), layered(lambda x, y: (x, x * y))
+    assert described(graph(x, np.ones(4))) == described(nodes(x, np.ones(4)))
+    assert type(graph(x, 2.0)[0]) is np.memmap
+
+
 def test_long_graphs_in_other_orders_are_run_node_by_node():
     x, y = inputs(chain, (30, 20), "f8", "F")
     y = y / 8

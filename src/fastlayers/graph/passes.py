@@ -350,7 +350,10 @@ class Passes:
 
         gradients = None if names is None else type_of_gradients(names)
         inputs, outputs = len(graph.inputs), len(graph.outputs)
-        return Entry(plan, inputs, outputs, graph.single, values, gradients, finish)
+        returns_operands = any(output < inputs for output in graph.outputs)
+        return Entry(
+            plan, inputs, outputs, graph.single, values, gradients, returns_operands, finish
+        )
 
 
 Rest = Sequence[tuple[int, int]]
@@ -456,10 +459,10 @@ class Plan:
         asked = defaultdict(list)
         for result in done:
             asked[result.value].append(result)
-        start = tried = 0
+        start = 0
+        counts: Sequence[int] = SHORTER
         while start < len(steps):
-            for tried in range(max(tried - 1, 0), len(SHORTER)):
-                count = SHORTER[tried]
+            for count in counts:
                 part = list(steps[start : start + count])
                 written = [place for step in part for place in step.writes]
                 results = [result for place in written for result in asked[place]]
@@ -469,6 +472,8 @@ class Plan:
                 reads = dict.fromkeys(place for step in part for place in step.reads)
                 outside = [place for place in reads if place in self.index]
                 if self._fits(part, outside, results, builder):
+                    # The next one is likely to be about as long.
+                    counts = SHORTER[max(SHORTER.index(count) - 1, 0) :]
                     break
             else:
                 raise Unserved("a step that is too much for a pass")

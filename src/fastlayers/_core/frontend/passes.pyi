@@ -26,6 +26,7 @@ class Entry:
         single: bool,
         values: bool,
         gradients: Any,
+        returns_operands: bool,
         finish: Callable[..., None],
     ) -> None: ...
     def __call__(

@@ -3,13 +3,14 @@
 cimport numpy as cnp
 from cpython.bytes cimport PyBytes_FromStringAndSize
 from cpython.object cimport PyObject, PyTypeObject
+from cpython.tuple cimport PyTuple_New
 from libc.string cimport memset
 
 from ..program.operations cimport assemble, find_dtypes_of
 from ..program.program cimport (
     MAX_DIMS, MAX_INPUTS, MAX_RESULTS, MAX_SHARES, UNSERVED, Program, Share,
 )
-from .dtypes cimport array_dtype, is_number
+from .dtypes cimport array_dtype, is_array, is_number
 from .execute cimport Given, execute
 from .ndarray cimport (
     Array, PyArray_CheckExact, PyArray_DESCR, PyArray_DIMS, PyArray_NDIM, set_item,
@@ -18,6 +19,8 @@ from .schedule cimport UNSTOPPABLE, exceptions_to_stop_before
 
 cdef extern from "Python.h":
     object PyType_GenericAlloc(PyTypeObject *, Py_ssize_t)
+
+import numpy as np
 
 from ... import reference
 
@@ -292,6 +295,36 @@ cdef class Pass:
         return results if self.program.results > 1 else (results,)
 
 
+cdef tuple without_maps(tuple values):
+    """The same with memory maps as plain arrays on their memory."""
+    cdef int slot
+    cdef int count = <int> len(values)
+    for slot in range(count):
+        if is_map(values[slot]):
+            break
+    else:
+        return values
+    plain = PyTuple_New(count)
+    for slot in range(count):
+        one = values[slot]
+        set_item(plain, slot, one.view(np.ndarray) if is_map(one) else one)
+    return plain
+
+
+cdef inline bint is_map(object value) noexcept:
+    return is_array(<PyObject *> value) and not PyArray_CheckExact(<PyObject *> value)
+
+
+cdef tuple with_outs(tuple results, tuple outs):
+    """Outputs as they were given, which may be memory maps; the other results."""
+    cdef int slot
+    cdef int count = <int> len(outs)
+    every = PyTuple_New(count)
+    for slot in range(count):
+        set_item(every, slot, results[slot] if outs[slot] is None else outs[slot])
+    return every
+
+
 cdef inline object run_plan(
     plan, PyObject **values, tuple operands, tuple douts, tuple outs, list rest
 ):
@@ -316,6 +349,8 @@ cdef class Entry:
         Whether the value is asked for.
     gradients : type or None
         Of the named tuple of the gradients, if they are asked for.
+    returns_operands : bool
+        Whether a value or a gradient may be a copy of an operand, which is then a memory map, too.
     finish : callable
         Given the operands, the outputs' gradients, the results and the rest that `Pass.run` has
         left, computes that rest.
@@ -329,9 +364,11 @@ cdef class Entry:
     cdef bint single
     cdef bint values
     cdef object gradients
+    cdef bint returns_operands
 
     def __init__(
-        self, plan, int inputs, int outputs, bint single, bint values, gradients, finish
+        self, plan, int inputs, int outputs, bint single, bint values, gradients,
+        bint returns_operands, finish,
     ):
         self.plan = plan
         self.finish = finish
@@ -341,6 +378,7 @@ cdef class Entry:
         self.single = single
         self.values = values
         self.gradients = gradients
+        self.returns_operands = returns_operands
 
     def __call__(self, tuple operands, dout=None, outs=None):
         """Return the value, the gradients or both; None where nodes are to be run one by one.
@@ -363,7 +401,7 @@ cdef class Entry:
                 given[slot] = <PyObject *> dout
             count += self.outputs
         if not find_kinds(given, count, count - self.inputs, &kinds):
-            return None
+            return self.call_on_maps(operands, dout, outs)
         key = key_of(&kinds, count)
         plan = self.plans.get(key, self)
         if plan is self:
@@ -391,20 +429,29 @@ cdef class Entry:
             return self.named(results, 0)
         return self.value_of(results), self.named(results, self.outputs)
 
+    cdef object call_on_maps(self, tuple operands, dout, outs):
+        """The same with memory maps as plain arrays on their memory."""
+        given = operands + (dout,)
+        plain = without_maps(given)
+        if self.returns_operands or plain is given:
+            return None
+        return self(plain[:len(operands)], plain[len(operands)], outs)
+
     cdef object run_into(self, plan, PyObject **given, tuple operands, tuple douts, tuple outs):
         """The results in the outputs: written there by the pass or, where it cannot, copied."""
         cdef list rest = []
-        results = run_plan(plan, given, operands, douts, outs, rest)
+        results = run_plan(plan, given, operands, douts, without_maps(outs), rest)
         if rest:
             self.finish(operands, douts, results, rest)
+        if results is not None:
+            return with_outs(results, outs)
+        results = run_plan(plan, given, operands, douts, None, None)
         if results is None:
-            results = run_plan(plan, given, operands, douts, None, None)
-            if results is not None:
-                try:
-                    results = reference.store(results, outs)
-                except Exception:  # as it will, where the nodes are run one by one
-                    return None
-        return results
+            return None
+        try:
+            return reference.store(results, outs)
+        except Exception:  # it is raised again where the nodes are run one by one
+            return None
 
     cdef object value_of(self, tuple results):
         return results[0] if self.single else results[:self.outputs]
