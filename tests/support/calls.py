@@ -56,6 +56,7 @@ def operands(rows: int) -> SimpleNamespace:
         int32=array("i4"),
         int64=array("i8"),
         huge=np.full((rows, COLUMNS), 1e300),
+        infinite=np.full((rows, COLUMNS), np.inf),
         point=np.array(2.0),
         empty=np.ones((0, COLUMNS)),
         number=2.5,
@@ -100,7 +101,19 @@ def warning(function, *args, **kwargs):
         return function(*args, **kwargs)
 
 
+def muted(function, *args, **kwargs):
+    with warnings.catch_warnings(action="ignore"), np.errstate(all="warn"):
+        return function(*args, **kwargs)
+
+
 GRAPH = fastlayers.Graph(lambda x, a, b, c: (a * x + b) * x - c)
+
+
+@fastlayers.Graph
+def several_passes(x, y):
+    for _ in range(20):
+        x = y * x + y * y - x
+    return x * y
 
 
 def graph_step(*operands, dout):
@@ -186,7 +199,13 @@ FALLEN_THROUGH = {
     "a graph that sums": lambda o: passed(o.x, o.row, o.column, o.number, dout=o.y),
     "a graph of what is mixed": lambda o: passed(o.float32, o.x, o.row, o.int32),
     "a graph by name": lambda o: passed(o.x, o.y, o.level, o.x, wrt=("a", "c")),
+    "a graph of rows and columns": lambda o: passed(o.x, o.row, o.column, o.y, dout=o.y),
+    "a graph in several passes": lambda o: several_passes.value_and_grad(o.level, o.level)[1],
     "a graph with out": lambda o: GRAPH(o.x, o.y, o.level, o.x, out=o.out),
+    "a graph in place": lambda o: GRAPH(o.level, 1.0, 0.0, 0.0, out=o.level),
+    "a graph stopped in place": lambda o: muted(
+        GRAPH, o.huge, o.huge, o.infinite, 1.0, out=o.infinite
+    ),
     "a graph's step": lambda o: graph_step(o.x, o.y, o.level, o.number, dout=o.x),
     "overflow": lambda o: without_warnings(multiply, o.huge, o.huge),
     "recycling": lambda o: recycled(np.add, o.complex, o.complex),
