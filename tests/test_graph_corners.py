@@ -929,3 +929,29 @@ def test_five_thousand_uses_of_one_input():
         return total
 
     assert_same_pass(function, normal(20), 1e-3)
+
+
+def test_sums_have_the_bits_of_the_layers_in_any_memory_order():
+    """Which depend on how ``dout`` lies, where the sum is ill-conditioned."""
+    rng = np.random.default_rng(0)
+    total = Graph(lambda x, y: x + y)
+    difference = Graph(lambda x, y: x - y)
+    apart = 0
+    layer = fastlayers.AddLayer(sum_to_shape=True)
+    for _ in range(100):
+        values = rng.standard_normal(10) * 10.0 ** rng.integers(0, 40, 10)
+        others = -values * (1 + rng.integers(0, 2, 10) * 2.0 ** -rng.integers(20, 52, 10))
+        padded = np.zeros((4, 10))
+        dout = padded[:, :5]
+        dout[:] = rng.permutation([*values, *others]).reshape(4, 5)
+        x, y = np.ones((4, 5)), np.ones((4, 1))
+        for operands in ((x, y), (y, x), (x, np.ones(())), (np.ones(5), x)):
+            layer.forward(*operands)
+            expected = layer.backward(dout)
+            gradients = total.value_and_grad(*operands, dout=dout)[1]
+            assert described(tuple(gradients)) == described(expected)
+            negated = difference.value_and_grad(*operands, dout=dout)[1]
+            assert described((negated[0], 0.0 - negated[1])) == described(expected)
+            contiguous = layer.backward(np.ascontiguousarray(dout))
+            apart += described(contiguous) != described(expected)
+    assert apart > 0

@@ -6,6 +6,7 @@ import copy
 import gc
 import tracemalloc
 import weakref
+from types import MappingProxyType
 
 import numpy as np
 import pytest
@@ -14,7 +15,7 @@ from outcome import described, outcome
 from paths import PATHS, taken
 
 import fastlayers
-from fastlayers import Graph, reference
+from fastlayers import Graph, ops, reference
 
 if fastlayers.IMPLEMENTATION != "native":
     pytest.skip("plain NumPy runs the nodes one by one", allow_module_level=True)
@@ -71,12 +72,11 @@ class PlainGraph(Graph):
 
 def layered(function):
     """A graph whose nodes are run one by one by the layers: sums have their bits."""
-    graph = LayeredGraph(function)
-    graph._passes = None
-    return graph
+    return LayeredGraph(function)
 
 
 class LayeredGraph(Graph):
+    _operations = MappingProxyType(ops.OPERATIONS)  # of which no pass is made
     _evaluated, _values = Graph._evaluated, Graph._values
 
 

@@ -483,8 +483,11 @@ def sum_to_operand(value: Any, operand: Any, other: Any = None) -> Any:
     return _gradient(value, operand, np.shape(value))
 
 
-def multiply_to_operand(dout: Any, factor: Any, operand: Any) -> Any:
-    """Half of `multiply_backward`: ``dout * factor``, summed to the shape of its operand."""
+def multiply_to_operand(dout: Any, factor: Any, operand: Any, other: Any) -> Any:
+    """Half of a layer's backward: ``dout * factor``, summed to the shape of its operand.
+
+    ``other`` is as for `sum_to_operand`; in a product it is the factor.
+    """
     return sum_to_operand(dout * factor, operand)
 
 
@@ -529,24 +532,25 @@ OPERATIONS: Operations = {
 # gradient of the value. None: only the shape of this operand matters.
 GRADIENTS: Mapping[str, tuple[Callable[..., Any] | None, ...]] = {
     "multiply": (
-        lambda run, dout, x, y: run["multiply_to"](dout, y, x),
-        lambda run, dout, x, y: run["multiply_to"](dout, x, y),
+        lambda run, dout, x, y: run["multiply_to"](dout, y, x, y),
+        lambda run, dout, x, y: run["multiply_to"](dout, x, y, x),
     ),
     "add": (
-        lambda run, dout, x, y: run["sum_to"](run["multiply"](dout, 1), x, y),
-        lambda run, dout, x, y: run["sum_to"](run["multiply"](dout, 1), y, x),
+        lambda run, dout, x, y: run["multiply_to"](dout, 1, x, y),
+        lambda run, dout, x, y: run["multiply_to"](dout, 1, y, x),
     ),
     "subtract": (
-        lambda run, dout, x, y: run["sum_to"](run["multiply"](dout, 1), x, y),
-        lambda run, dout, x, y: run["sum_to"](run["multiply"](dout, -1), y, x),
+        lambda run, dout, x, y: run["multiply_to"](dout, 1, x, y),
+        lambda run, dout, x, y: run["multiply_to"](dout, -1, y, x),
     ),
     "negative": (lambda run, dout, x: run["multiply"](dout, -1),),
     "positive": (lambda run, dout, x: run["multiply"](dout, 1),),
     # In graphs of gradients.
     "sum_to": (lambda run, dout, value, like, other: run["broadcast_to"](dout, value), None, None),
     "multiply_to": (
-        lambda run, dout, x, y, like: run["multiply_to"](run["broadcast_to"](dout, x), y, x),
-        lambda run, dout, x, y, like: run["multiply_to"](run["broadcast_to"](dout, x), x, y),
+        lambda run, dout, x, y, *_: run["multiply_to"](run["broadcast_to"](dout, x), y, x, y),
+        lambda run, dout, x, y, *_: run["multiply_to"](run["broadcast_to"](dout, x), x, y, x),
+        None,
         None,
     ),
     "broadcast_to": (lambda run, dout, value, like: run["sum_to"](dout, value, like), None),

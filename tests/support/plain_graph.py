@@ -15,6 +15,7 @@ from numbers import Number
 from typing import Any, NamedTuple
 
 import numpy as np
+from implementations import INSTALLED
 from outcome import Outcome, arrays_in, described, differences, outcome, sharing
 
 import fastlayers
@@ -205,11 +206,13 @@ class PlainGraph:
             self.layers.add_backward(product, operand, product, sum_to_shape=True)
         with warnings.catch_warnings(action="ignore"), np.errstate(all="ignore"):
             # The other gradient is not asked for: a number may be too large for that.
-            like = operand if has_shape(operand) else 1
+            like = [one if has_shape(one) else 1 for one in operands]
             if operation == "multiply":
-                x, y = (like, factor) if which == 0 else (factor, like)
-                return self.layers.multiply_backward(dout, x, y, sum_to_shape=True)[which]
-            return self.layers.multiply_backward(dout, like, factor, sum_to_shape=True)[0]
+                like[1 - which] = factor
+            if operation == "negative":
+                like.append(factor)
+            backward = "multiply_backward" if operation == "negative" else f"{operation}_backward"
+            return getattr(INSTALLED, backward)(dout, *like, sum_to_shape=True)[which]
 
 
 @cache

@@ -6,7 +6,7 @@ import sys
 import warnings
 from collections.abc import Callable, Collection, Mapping, Sequence
 from numbers import Number
-from typing import Any, NamedTuple
+from typing import Any
 
 import numpy as np
 
@@ -27,12 +27,14 @@ from .results import (
     stored,
 )
 
+# What `Graph.forward` keeps for `Graph.backward`: the operands, and the values of layers. No named
+# tuple: that takes as long as a small product.
+Kept = tuple[tuple[Any, ...], Mapping[int, Any]]
+NO_LAYERS: Mapping[int, Any] = {}
 
-class Kept(NamedTuple):
-    """What `Graph.forward` keeps for `Graph.backward`."""
 
-    operands: tuple[Any, ...]
-    layer_values: dict[int, Any]
+# Attributes that hold plans.
+PLANS = "_passes", "_value", "_pass_back", "_both"
 
 
 class Graph(BaseLayer):
@@ -107,7 +109,7 @@ class Graph(BaseLayer):
         self._layers = [i for i, node in enumerate(nodes.nodes) if node.operation == "layer"]
         # Of all other nodes the gradients need only the shapes.
         products = [n for n in nodes.nodes if n.operation in ("multiply", "multiply_to")]
-        self._needed = frozenset(operand for node in products for operand in node.operands)
+        self._needed = frozenset(operand for node in products for operand in node.operands[:2])
         self._reached = reference.reached(nodes, range(len(nodes.inputs)))
         self._kept: Kept | None = None
         self._forget()
@@ -117,9 +119,13 @@ class Graph(BaseLayer):
         self._passes: passes.Passes | None = None
         if self._operations is ops.OPERATIONS and passes.COMPILED and not self._layers:
             self._passes = passes.Passes(self._nodes, self._operations)
+        # What most calls are, without a look-up: None where the nodes are to be run one by one.
+        self._value = self._passes.value.run if self._passes else _unserved
+        self._pass_back = self._passes.gradients.run if self._passes else _unserved
+        self._both = self._passes.both.run if self._passes else _unserved
 
     def __getstate__(self) -> dict[str, Any]:
-        return {**self.__dict__, "_passes": None}
+        return {**self.__dict__, **dict.fromkeys(PLANS)}
 
     def __setstate__(self, state: dict[str, Any]) -> None:
         self.__dict__.update(state)
@@ -150,11 +156,9 @@ class Graph(BaseLayer):
         """
         if named:
             operands = self._bound(operands, named)
-        if self._passes:
-            outs = None if out is None else self._flat(out)
-            value = self._passes.value(operands, None, outs)
-            if value is not None:
-                return value
+        value = self._value(operands) if out is None else self._value_into(operands, out)
+        if value is not None:
+            return value
         operands = self._bound(operands, {})
         if recording := _recording_of(operands):
             return recording.inline(self._nodes, operands, out)
@@ -167,19 +171,17 @@ class Graph(BaseLayer):
         """
         if named:
             operands = self._bound(operands, named)
-        if self._passes:
-            outs = None if out is None else self._flat(out)
-            value = self._passes.value(operands, None, outs)
-            if value is not None:
-                self._kept = Kept(operands, {})
-                return value
+        value = self._value(operands) if out is None else self._value_into(operands, out)
+        if value is not None:
+            self._kept = operands, NO_LAYERS
+            return value
         operands = self._bound(operands, {})
         if recording := _recording_of(operands):
             return recording.inline(self._nodes, operands, out)
         # Like a layer, keep the operands even if the value cannot be computed.
-        self._kept = None if self._layers else Kept(operands, {})
+        self._kept = None if self._layers else (operands, NO_LAYERS)
         value, layer_values = self._values(operands, out)
-        self._kept = Kept(operands, layer_values)
+        self._kept = operands, layer_values
         return value
 
     def backward(self, dout: Any, out: Any = None) -> Any:
@@ -211,11 +213,10 @@ class Graph(BaseLayer):
                 f"{self._nodes.name}.backward: call forward first; it keeps the operands"
             )
         operands, layer_values = self._kept
-        if self._passes:
-            outs = None if out is None else flat(out, len(self._nodes.inputs), False)
-            gradients = self._passes.gradients(operands, dout, outs)
-            if gradients is not None:
-                return gradients
+        outs = None if out is None else flat(out, len(self._nodes.inputs), False)
+        passed = self._pass_back(operands, dout, outs)
+        if passed is not None:
+            return passed
         with np.errstate(all="ignore"):
             values = self._evaluated(operands, layer_values)
         gradients = self._gradients(operands, values, dout, self._nodes.inputs)
@@ -253,12 +254,13 @@ class Graph(BaseLayer):
         """
         if named:
             operands = self._bound(operands, named)
-        if self._passes:
-            passed = self._passes.both if wrt is None else self._passes.by(self._named(wrt))
-            outs = None if out is None else self._flat_pair(out, wrt)
-            both: tuple[Any, Any] | None = passed(operands, dout, outs)
-            if both is not None:
-                return both
+        passed = self._both
+        if wrt is not None and self._passes:
+            passed = self._passes.by(self._named(wrt)).run
+        outs = None if out is None else self._flat_pair(out, wrt)
+        both: tuple[Any, Any] | None = passed(operands, dout, outs)
+        if both is not None:
+            return both
         operands = self._bound(operands, {})
         if recording := _recording_of(operands):
             recording.refuse(
@@ -508,6 +510,9 @@ class Graph(BaseLayer):
         count = len(results)
         return self._returned(everything[:count]), gradients_of(names, everything[count:])
 
+    def _value_into(self, operands: tuple[Any, ...], out: Any) -> Any:
+        return self._value(operands, None, self._flat(out))
+
     def _flat(self, out: Any) -> tuple[Any, ...]:
         return flat(out, len(self._nodes.outputs), self._nodes.single)
 
@@ -517,6 +522,10 @@ class Graph(BaseLayer):
 
     def _returned(self, results: Sequence[Any]) -> Any:
         return results[0] if self._nodes.single else tuple(results)
+
+
+def _unserved(*_: Any) -> None:
+    return None
 
 
 def _recording_of(operands: tuple[Any, ...]) -> Recording | None:

@@ -187,14 +187,14 @@ class Builder(dict[str, Callable[..., Any]]):
         value = self.value_of(x)
         return self.value_of(0) if value.kind == NUMBER else self._note("zeros_like", value)
 
-    def _multiply_to(self, dout: Any, factor: Any, to: Any) -> Value:
-        values = self.value_of(dout), self.value_of(factor), self.value_of(to)
-        kinds = {value.kind for value in values}
+    def _multiply_to(self, dout: Any, factor: Any, to: Any, other: Any) -> Value:
+        values = tuple(self.value_of(one) for one in (dout, factor, to, other))
+        kinds = {value.kind for value in values[:3]}
         if WHOLE in kinds or kinds == {NUMBER}:
-            return self._sum_to(self._multiply(*values[:2]), to, factor)
+            return self._sum_to(self._multiply(*values[:2]), to, other)
         return self._note("multiply_to", *values)
 
-    def _sum_to(self, summed: Any, to: Any, other: Any = 1) -> Value:
+    def _sum_to(self, summed: Any, to: Any, other: Any) -> Value:
         value, like = self.value_of(summed), self.value_of(to)
         if (value.kind, value.shape) == (like.kind, like.shape) and value.kind != LATE:
             return value

@@ -345,20 +345,28 @@ def sum_to_operand(value, operand, other=None):
     return result
 
 
-def multiply_to_operand(dout, factor, operand):
-    """Like `reference.multiply_to_operand`, with the sums of `multiply_backward`."""
+def multiply_to_operand(dout, factor, operand, other):
+    """Like `reference.multiply_to_operand`, with the sums of the operation's backward."""
     cdef Given given
+    cdef Operation operation
     cdef bint warned = False
     if PyArray_CheckExact(<PyObject *> dout) and not has_same_shape(dout, operand):
         given.operands[0] = <PyObject *> dout
-        given.operands[1] = given.sum_to[0] = <PyObject *> operand
-        given.operands[2] = given.sum_to[1] = <PyObject *> factor
-        result = summed(&backward[MULTIPLY], &given, &warned)
+        if other is factor:
+            operation = MULTIPLY
+            given.operands[1] = <PyObject *> operand
+            given.operands[2] = <PyObject *> factor
+        else:
+            operation = ADD if factor == 1 else SUBTRACT
+        # The gradient of y is the second one.
+        given.sum_to[0] = <PyObject *> (other if operation == SUBTRACT else operand)
+        given.sum_to[1] = <PyObject *> (operand if operation == SUBTRACT else other)
+        result = summed(&backward[operation], &given, &warned)
         if result is not None:
             if warned:
                 sum_to_operand(multiply(dout, factor), operand)
-            return result[0]
-    return sum_to_operand(multiply(dout, factor), operand)
+            return result[1 if operation == SUBTRACT else 0]
+    return sum_to_operand(multiply(dout, factor), operand, None if other is factor else other)
 
 
 cdef object at_shape(object product, tuple shape):

@@ -29,6 +29,6 @@ class Entry:
         returns_operands: bool,
         finish: Callable[..., None],
     ) -> None: ...
-    def __call__(
+    def run(
         self, operands: tuple[Any, ...], dout: Any = None, outs: tuple[Any, ...] | None = None
     ) -> Any: ...

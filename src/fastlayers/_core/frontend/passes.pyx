@@ -249,7 +249,7 @@ cdef class Pass:
             given.sum_to[slot] = NULL
             if self.sum_to[slot] >= 0:
                 given.sum_to[slot] = <PyObject *> values[self.sum_to[slot]]
-        return self.run_on(&given, outs, rest)
+        return self.as_tuple(self.run_on(&given, outs, rest))
 
     cdef object run_on_array(self, PyObject **values, outs, list rest):
         """`run` of what Entry has at hand."""
@@ -292,7 +292,10 @@ cdef class Pass:
                         rest.append((shares[slot].reached, shares[slot].stop))
             if not rest:
                 return None
-        return results if self.program.results > 1 else (results,)
+        return results
+
+    cdef inline tuple as_tuple(self, results):
+        return results if results is None or self.program.results > 1 else (results,)
 
 
 cdef tuple without_maps(tuple values):
@@ -328,8 +331,10 @@ cdef tuple with_outs(tuple results, tuple outs):
 cdef inline object run_plan(
     plan, PyObject **values, tuple operands, tuple douts, tuple outs, list rest
 ):
+    cdef Pass fused
     if type(plan) is Pass:
-        return (<Pass> plan).run_on_array(values, outs, rest)
+        fused = <Pass> plan
+        return fused.as_tuple(fused.run_on_array(values, outs, rest))
     return plan(operands + douts, outs, rest)
 
 
@@ -362,6 +367,7 @@ cdef class Entry:
     cdef int inputs
     cdef int outputs
     cdef bint single
+    cdef bint bare          # whether the value alone is asked for
     cdef bint values
     cdef object gradients
     cdef bint returns_operands
@@ -376,11 +382,12 @@ cdef class Entry:
         self.inputs = inputs
         self.outputs = outputs
         self.single = single
+        self.bare = single and gradients is None
         self.values = values
         self.gradients = gradients
         self.returns_operands = returns_operands
 
-    def __call__(self, tuple operands, dout=None, outs=None):
+    def run(self, tuple operands, dout=None, outs=None):
         """Return the value, the gradients or both; None where nodes are to be run one by one.
 
         ``outs`` has an array or None for each result: for the values, then for the gradients.
@@ -415,10 +422,12 @@ cdef class Entry:
             fused = <Pass> plan
             for slot in range(fused.constant_count):
                 given[count + slot] = <PyObject *> (<tuple> fused.constants)[slot]
+            if self.bare and outs is None:
+                return fused.run_on_array(given, None, None)
         if outs is not None:
             results = self.run_into(plan, given, operands, (dout,) * (count - self.inputs), outs)
         elif type(plan) is Pass:
-            results = fused.run_on_array(given, None, None)
+            results = fused.as_tuple(fused.run_on_array(given, None, None))
         else:
             results = plan(operands + (dout,) * (count - self.inputs), None, None)
         if results is None:
@@ -435,7 +444,7 @@ cdef class Entry:
         plain = without_maps(given)
         if self.returns_operands or plain is given:
             return None
-        return self(plain[:len(operands)], plain[len(operands)], outs)
+        return self.run(plain[:len(operands)], plain[len(operands)], outs)
 
     cdef object run_into(self, plan, PyObject **given, tuple operands, tuple douts, tuple outs):
         """The results in the outputs: written there by the pass or, where it cannot, copied."""
