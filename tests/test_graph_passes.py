@@ -201,6 +201,31 @@ def test_in_place_takes_no_memory(in_one_pass):
     assert peak < 10_000
 
 
+@pytest.mark.parametrize("mode", ["warn", "raise"])
+def test_in_place_beside_other_shapes(mode):
+    def several(x, y, row, idle):
+        return x * y, row * row, y + row
+
+    outcomes = []
+    with pytest.warns(UserWarning, match="no output depends on idle"):
+        graphs = PlainGraph(several), Graph(several)
+    for graph in graphs:
+        x, y, row = np.full((6, 6), 2.0), np.ones((6, 6)), np.full((1, 6), 3.0)
+        x[3, 3] = y[3, 3] = 1e300
+        called = outcome(
+            graph.value_and_grad,
+            x,
+            y,
+            row,
+            row,
+            dout=(x, row, y),
+            errstate={"over": mode},
+            out=((x, None, y), (None, None, row, None)),
+        )
+        outcomes.append((called, described((x, y, row))))
+    assert outcomes[0] == outcomes[1]
+
+
 @pytest.mark.parametrize("shift", [-8, -1, 1, 8])
 def test_outputs_that_overlap_operands_in_part(in_one_pass, shift):
     memory = np.zeros(1_100)

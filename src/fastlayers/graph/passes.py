@@ -329,7 +329,7 @@ class Passes:
                 made = Plan(builder, results, values, run)
             except Unserved:
                 return None
-            return made.passes[0][0] if made.simple else made
+            return made.as_pass() if made.simple else made
 
         def finish(operands: Any, douts: Any, results: Any, rest: Any) -> None:
             parts = [part_of(operand, rest) for operand in operands]
@@ -435,12 +435,13 @@ class Plan:
         self._cut(steps, list(read), done, builder)
         self._place(step.writes[0] for step in builder.late)
         self._drop_last_read(builder.computed - {result.place for result in done})
-        self.arrays = [self.index[place] for place in read if place in builder.shapes]
+        operands = range(len(builder.inputs))
+        self.arrays = [place for place in read if place in operands and place in builder.shapes]
         self.order = [self.index[result.place] for result in results]
         self.simple = (
-            not (builder.numbers or self.early or self.late)
+            not (self.early or self.late)
             and len(self.passes) == 1
-            and len(builder.inputs) + len(self.constants) <= MOST_VALUES
+            and self.first <= MOST_VALUES
             and self.order == list(range(self.first, self.first + self.count))
         )
 
@@ -528,20 +529,18 @@ class Plan:
             if numbers is None:
                 return None
             values += numbers
+        # An operand in another order would decide that of a result which a later pass computes.
+        if len(self.passes) > 1 and not all(values[i].flags.c_contiguous for i in self.arrays):
+            return None
         try:
-            self._compute(self.early, values, self.silent)
-            # An operand in another order would decide that of a result which a later pass computes.
-            if len(self.passes) > 1 and not all(values[i].flags.c_contiguous for i in self.arrays):
-                return None
-            for fused, dropped in self.passes:
-                found = fused.run(values, passed, rest)
-                if found is None:
-                    return None
-                values += found
-                for i in dropped:
-                    values[i] = None
-            self._compute(self.late, values, False)
+            if self.early or self.late:
+                with np.errstate(**_raised()):
+                    found = self._run(values, passed, rest)
+            else:
+                found = self._run(values, passed, rest)
         except Exception:  # what it is and of which node is told by who runs the nodes one by one
+            return None
+        if not found:
             return None
         results = [values[i] for i in self.order]
         if outs is None:
@@ -551,6 +550,12 @@ class Plan:
             one if out is None else out
             for one, out in zip(apart(others, operands), outs, strict=True)
         )
+
+    def as_pass(self) -> Pass:
+        """The same without this class, which takes longer than a small pass."""
+        fused, _ = self.passes[0]
+        fused.numbers = self.numbers
+        return fused
 
     def _outs_of_pass(self, outs: Sequence[Any]) -> list[Any] | None:
         """The outputs in the order of the pass's results; None if it does not compute them all."""
@@ -564,13 +569,27 @@ class Plan:
                 passed[i - self.first] = out
         return passed
 
-    def _compute(self, steps: Sequence[Step], values: list[Any], silent: bool) -> None:
-        if not steps:
-            return
-        with np.errstate(**(SILENT if silent else _raised())):
-            for step in steps:
-                operands = [values[self.index[place]] for place in step.reads]
-                values.append(self.run[step.operation](*operands))
+    def _run(self, values: list[Any], outs: Any, rest: list[Any]) -> bool:
+        """Append all that is computed to the values; False where a pass cannot be run."""
+        if self.silent and self.early:
+            with np.errstate(**SILENT):
+                self._compute(self.early, values)
+        else:
+            self._compute(self.early, values)
+        for fused, dropped in self.passes:
+            found = fused.run(values, outs, rest)
+            if found is None:
+                return False
+            values += found
+            for i in dropped:
+                values[i] = None
+        self._compute(self.late, values)
+        return True
+
+    def _compute(self, steps: Sequence[Step], values: list[Any]) -> None:
+        for step in steps:
+            operands = [values[self.index[place]] for place in step.reads]
+            values.append(self.run[step.operation](*operands))
 
 
 # How many steps a pass is tried with if all are too many.

@@ -4,6 +4,7 @@ from typing import Any
 MOST_VALUES: int
 
 class Pass:
+    numbers: Callable[..., Any] | None
     def __init__(
         self,
         inputs: tuple[str, ...],

@@ -205,6 +205,12 @@ cdef class Pass:
         For each result where the operand is found to whose shape it is summed, -1 if to none.
     constants : tuple of numbers
         What stands behind the operands among the values.
+
+    Attributes
+    ----------
+    numbers : callable or None
+        If the pass is a whole plan: computes, from the operands, the numbers that stand behind the
+        constants, a tuple; None where it cannot.
     """
 
     cdef Program program
@@ -213,9 +219,11 @@ cdef class Pass:
     cdef bint summing
     cdef tuple constants
     cdef int constant_count
+    cdef public object numbers
 
     def __init__(self, tuple inputs, tuple results, list steps, sources, sum_to, tuple constants):
         cdef int slot
+        self.numbers = None
         self.constants = constants
         self.constant_count = <int> len(constants)
         assemble(&self.program, inputs, results, steps)
@@ -236,10 +244,11 @@ cdef class Pass:
         values : list
             The operands, and whatever else the pass reads.
         outs : sequence of (ndarray or None), or None
-            Where the results go. They may lie where operands do.
-        rest : list
-            Gets a pair ``(start, stop)`` for each part of the results, in the order of memory, that
-            was not written because NumPy must warn of it. The operands are still whole there.
+            Where the results go.
+        rest : list or None
+            If a list, results may lie where operands do. It gets a pair ``(start, stop)`` for each
+            part of the results, in the order of memory, that was not written because NumPy must
+            warn of it. The operands are still whole there.
         """
         cdef Given given
         cdef int slot
@@ -278,15 +287,16 @@ cdef class Pass:
                     if self.sum_to[slot] >= 0:
                         return None
                     given.outs[slot] = <PyObject *> outs[slot]
-            memset(shares, 0, sizeof(shares))
-            given.shares = shares
+            if rest is not None:
+                memset(shares, 0, sizeof(shares))
+                given.shares = shares
         given.summing = self.summing
         given.copied = 0
         results = execute(&self.program, given, &warned)
         if results is None:
             return None
         if warned:
-            if given.has_outs:
+            if given.shares != NULL:
                 for slot in range(MAX_SHARES):
                     if shares[slot].reached < shares[slot].stop:
                         rest.append((shares[slot].reached, shares[slot].stop))
@@ -422,10 +432,20 @@ cdef class Entry:
             fused = <Pass> plan
             for slot in range(fused.constant_count):
                 given[count + slot] = <PyObject *> (<tuple> fused.constants)[slot]
+            if fused.numbers is not None:
+                numbers = fused.numbers(operands + (dout,) * (count - self.inputs))
+                if numbers is None:
+                    return None
+                for slot in range(<int> len(numbers)):
+                    given[count + fused.constant_count + slot] = (
+                        <PyObject *> (<tuple> numbers)[slot])
             if self.bare and outs is None:
                 return fused.run_on_array(given, None, None)
         if outs is not None:
-            results = self.run_into(plan, given, operands, (dout,) * (count - self.inputs), outs)
+            # What is left of work in place is found by its place in memory, so by that of all.
+            results = self.run_into(
+                plan, given, operands, (dout,) * (count - self.inputs), outs,
+                None if kinds.axes else [])
         elif type(plan) is Pass:
             results = fused.as_tuple(fused.run_on_array(given, None, None))
         else:
@@ -446,9 +466,10 @@ cdef class Entry:
             return None
         return self.run(plain[:len(operands)], plain[len(operands)], outs)
 
-    cdef object run_into(self, plan, PyObject **given, tuple operands, tuple douts, tuple outs):
+    cdef object run_into(
+        self, plan, PyObject **given, tuple operands, tuple douts, tuple outs, list rest
+    ):
         """The results in the outputs: written there by the pass or, where it cannot, copied."""
-        cdef list rest = []
         results = run_plan(plan, given, operands, douts, without_maps(outs), rest)
         if rest:
             self.finish(operands, douts, results, rest)
