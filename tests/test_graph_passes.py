@@ -331,7 +331,7 @@ def test_small_parts_warn_as_nodes_do(mode):
 
 
 def chain(x, y):
-    for i in range(200):
+    for i in range(80):
         x = x * y + y if i % 3 else x - x * y
     return x
 
