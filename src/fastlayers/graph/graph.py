@@ -12,11 +12,11 @@ import numpy as np
 
 from .. import ops, reference
 from ..base import BaseLayer
-from . import passes
 from .dot import to_dot
 from .drawing import Drawing, draw
 from .gradients import graph_of_gradients
 from .nodes import Nodes
+from .passes import Passes
 from .recording import PACKAGE, Recording, Symbol, record
 from .results import (
     apart,
@@ -26,12 +26,12 @@ from .results import (
     pair_of_outputs,
     stored,
 )
+from .tracing import COMPILED
 
 # What `Graph.forward` keeps for `Graph.backward`: the operands, and the values of layers. No named
 # tuple: that takes as long as a small product.
 Kept = tuple[tuple[Any, ...], Mapping[int, Any]]
 NO_LAYERS: Mapping[int, Any] = {}
-
 
 # Attributes that hold plans.
 PLANS = "_passes", "_value", "_pass_back", "_both"
@@ -116,9 +116,9 @@ class Graph(BaseLayer):
 
     def _forget(self) -> None:
         """Begin with no plans. They are of this process, and not kept by pickles and copies."""
-        self._passes: passes.Passes | None = None
-        if self._operations is ops.OPERATIONS and passes.COMPILED and not self._layers:
-            self._passes = passes.Passes(self._nodes, self._operations)
+        self._passes: Passes | None = None
+        if self._operations is ops.OPERATIONS and COMPILED and not self._layers:
+            self._passes = Passes(self._nodes, self._operations)
         # What most calls are, without a look-up: None where the nodes are to be run one by one.
         self._value = self._passes.value.run if self._passes else _unserved
         self._pass_back = self._passes.gradients.run if self._passes else _unserved

@@ -1,291 +1,41 @@
-"""A graph's work as a pass over memory: which nodes are one, and what is done before and after.
-
-`reference.evaluate` and `reference.differentiate` are given values that know their kind alone, and
-operations that note what is asked of them: what is of numbers is computed before the pass, what is
-of sums after it, and all between by the pass.
-"""
+"""A graph's work as passes over memory: which plan serves some operands, and how it is run."""
 
 from __future__ import annotations
 
-import functools
 import itertools
-from collections import Counter, defaultdict, deque
-from collections.abc import Callable, Iterable, Mapping, Sequence
-from typing import Any, NamedTuple
+from collections import defaultdict
+from collections.abc import Callable, Iterable, Sequence
+from typing import Any
 
 import numpy as np
 
-from .. import ops, reference
-from .nodes import FORMATS, Nodes, key_of
+from .. import reference
+from .compounds import joined, needed
+from .nodes import FORMATS, Nodes
 from .results import apart, type_of_gradients
-
-COMPILED = ops.IMPLEMENTATION == "native"
+from .tracing import (
+    COMPILED,
+    FULL,
+    WHOLE,
+    Builder,
+    Result,
+    Shape,
+    Step,
+    Unserved,
+    Value,
+    together,
+    trace,
+)
 
 if COMPILED:
     from .._core.frontend.passes import MOST_VALUES, Entry, Pass
     from .._core.program.operations import NUMBERS
 
-
-# What a value is: a number; an array of a small shape, which broadcasts to the whole one; of the
-# whole shape; a sum, known after the pass.
-NUMBER, SMALL, WHOLE, LATE = range(4)
-
 # Planning takes some 100 us a node, on the first call: that many run node by node soon pay for it,
 # more do not (AMD EPYC of the Milan family).
 MOST_NODES = 2_000
 
-
-class Unserved(Exception):
-    """The graph cannot be run in passes on such operands."""
-
-
-class Shape(NamedTuple):
-    """How a shape broadcasts to the whole one: how many axes it lacks, and the bits of those along
-    which it has one element and that has more. The last axis is bit 0.
-    """
-
-    lead: int = 0
-    repeated: int = 0
-
-    def with_other(self, other: Shape) -> Shape:
-        return Shape(min(self.lead, other.lead), self.repeated & other.repeated)
-
-    def merges(self, axis: int, other: int) -> bool:
-        """Whether two axes can be run through as one."""
-        return self.repeated >> axis & 1 == self.repeated >> other & 1
-
-
-FULL = Shape()
-
-
-class Value(NamedTuple):
-    """A value by its place among all, and its kind. WHOLE, it may be a number at each element."""
-
-    place: int
-    kind: int
-    shape: Shape = FULL
-
-
-def value_of_kind(place: int, kind: Any) -> Value:
-    if not isinstance(kind, Shape):
-        return Value(place, NUMBER)
-    return Value(place, WHOLE if kind == FULL else SMALL, kind)
-
-
-def together(shapes: Iterable[Shape]) -> Shape:
-    """The shape to which several broadcast."""
-    return functools.reduce(Shape.with_other, shapes)
-
-
-class Sum(NamedTuple):
-    """A sum: its place, that of what is summed, that of the operand to whose shape; and the small
-    shapes that the layers have at hand when they sum this.
-    """
-
-    place: int
-    value: int
-    like: int
-    shapes: Sequence[Shape]
-
-
-class Step(NamedTuple):
-    """An operation, the places of what it reads, and of what it computes."""
-
-    operation: str
-    reads: tuple[int, ...]
-    writes: tuple[int, ...]
-
-
-class Builder(dict[str, Callable[..., Any]]):
-    """Operations that note what is asked of them.
-
-    What is of numbers alone is ``numbers``, what is of small arrays ``early``, what is of sums
-    ``late``; ``steps`` are the pass. ``constants`` are numbers that stand in the graph, by their
-    places; ``shapes`` are those of the arrays, by their places.
-
-    Parameters
-    ----------
-    kinds : sequence of Any
-        For each operand ``"number"``, ``"one"``, which is the number 1, or the `Shape` of an array.
-    axes : int
-        How many the whole shape has.
-    """
-
-    def __init__(self, kinds: Sequence[Any], axes: int) -> None:
-        self.inputs = [value_of_kind(place, kind) for place, kind in enumerate(kinds)]
-        self.ones = {place for place, kind in enumerate(kinds) if kind == "one"}
-        self.shapes = {value.place: value.shape for value in self.inputs if value.kind != NUMBER}
-        self.places = len(kinds)
-        self.constants: dict[int, Any] = {}
-        self._known: dict[Any, Value] = {}
-        self.numbers: list[Step] = []
-        self.early: list[Step] = []
-        self.steps: list[Step] = []
-        self.forward: list[Step] = []
-        self.late: list[Step] = []
-        self.sums: list[Sum] = []
-        self.computed: set[int] = set()
-        self.axes = axes
-
-    def __missing__(self, operation: str) -> Callable[..., Value]:
-        # Nothing is kept here: that would be a cycle, and wait for the garbage collector.
-        special: Callable[..., Value] | None = getattr(self, f"_{operation}", None)
-        return special or (lambda *operands: self._note(operation, *operands))
-
-    def _new(self, kind: int, shape: Shape = FULL) -> Value:
-        self.places += 1
-        return Value(self.places - 1, kind, shape)
-
-    def value_of(self, operand: Any) -> Value:
-        if isinstance(operand, Value):
-            return operand
-        key = key_of(operand)
-        if key not in self._known:
-            self._known[key] = self._new(NUMBER)
-            self.constants[self._known[key].place] = operand
-            if key == (int, 1):
-                self.ones.add(self._known[key].place)
-        return self._known[key]
-
-    def _note(self, operation: str, *operands: Any) -> Value:
-        values = [self.value_of(operand) for operand in operands]
-        kind = max(value.kind for value in values)
-        shape = FULL
-        if kind == SMALL:
-            shape = together(value.shape for value in values if value.kind == SMALL)
-            kind = WHOLE if shape == FULL else SMALL
-        elif kind == LATE and any(value.kind == WHOLE for value in values):
-            raise Unserved(operation)
-        if kind == WHOLE and operation not in NUMBERS:
-            raise Unserved(operation)
-        result = self._new(kind, shape)
-        if kind == SMALL:
-            self.shapes[result.place] = shape
-        elif kind == WHOLE:
-            self.computed.add(result.place)
-        steps = (self.numbers, self.early, self.steps, self.late)[kind]
-        steps.append(Step(operation, tuple(value.place for value in values), (result.place,)))
-        return result
-
-    def _multiply(self, x: Any, y: Any) -> Value:
-        values = self.value_of(x), self.value_of(y)
-        for value, other in (values, values[::-1]):
-            if other.place in self.ones and (
-                value.kind == WHOLE or (other.kind == NUMBER and self._is_plain(value))
-            ):
-                return value
-        return self._note("multiply", *values)
-
-    def _is_plain(self, value: Value) -> bool:
-        """Whether a value is an int or a float: those that are given are, and their products."""
-        numbers = (type(number) for number in self.constants.values())
-        return value.kind == NUMBER and all(one in (int, float) for one in numbers)
-
-    def _positive(self, x: Any) -> Value:
-        return self._multiply(x, 1)
-
-    def _zeros_like(self, x: Any) -> Value:
-        value = self.value_of(x)
-        return self.value_of(0) if value.kind == NUMBER else self._note("zeros_like", value)
-
-    def _multiply_to(self, dout: Any, factor: Any, to: Any, other: Any) -> Value:
-        values = tuple(self.value_of(one) for one in (dout, factor, to, other))
-        kinds = {value.kind for value in values[:3]}
-        if WHOLE in kinds or kinds == {NUMBER}:
-            return self._sum_to(self._multiply(*values[:2]), to, other)
-        return self._note("multiply_to", *values)
-
-    def _sum_to(self, summed: Any, to: Any, other: Any) -> Value:
-        value, like = self.value_of(summed), self.value_of(to)
-        if (value.kind, value.shape) == (like.kind, like.shape) and value.kind != LATE:
-            return value
-        if value.kind == LATE and like.kind != WHOLE:
-            return self._note("sum_to", value, like)
-        if value.kind != WHOLE or like.kind == LATE:
-            raise Unserved("sum_to")
-        result = self._new(LATE)
-        shapes = [one.shape for one in (like, self.value_of(other)) if one.kind == SMALL]
-        self.sums.append(Sum(result.place, value.place, like.place, shapes))
-        return result
-
-    def _broadcast_to(self, broadcast: Any, to: Any) -> Value:
-        value, like = self.value_of(broadcast), self.value_of(to)
-        if value.kind == NUMBER and like.kind == WHOLE:
-            return Value(value.place, WHOLE)
-        if (value.kind, value.shape) == (like.kind, like.shape):
-            return value
-        return self._note("broadcast_to", value, like)
-
-    def shapes_of(self, places: Iterable[int]) -> list[Shape]:
-        """The shapes of the arrays among values."""
-        return [
-            self.shapes.get(place, FULL)
-            for place in places
-            if place in self.shapes or place in self.computed
-        ]
-
-    def apart(self, place: int, done: Sequence[Result]) -> int:
-        """The value, or its double: if it is not computed here, or a result already."""
-        if place in self.computed and all(place != result.value for result in done):
-            return place
-        step = self._doubled(place)
-        self.steps.append(step)
-        return step.writes[0]
-
-    def _doubled(self, place: int) -> Step:
-        return Step("multiply", (place, self.value_of(1).place), (self._new(WHOLE).place,))
-
-    def let_cross(self, place: int, steps: list[Step], results: list[Result]) -> None:
-        """Have a pass of these steps store a value, too, which a later pass reads."""
-        own = [result for result in results if result.value == place]
-        if any(result.like is None for result in own):
-            return
-        value = place
-        if own:  # it is summed
-            steps.append(self._doubled(place))
-            value = steps[-1].writes[0]
-        results.append(Result(value, place))
-
-
-def function_of_numbers(builder: Builder, results: Iterable[int]) -> Callable[..., Any]:
-    """A function of the operands that computes results of Python numbers alone, as a tuple.
-
-    It is compiled from the lines that one would write by hand. Where it would raise, it returns
-    None: of which node the error is, is told by who runs the nodes one by one. It is also a plan,
-    which has no arrays to write into outputs.
-    """
-    if not all(type(number) in (int, float) for number in builder.constants.values()):
-        raise Unserved("a number of NumPy's may warn")
-    lines = [f"{_list(range(len(builder.inputs)))} = operands"]
-    for step in builder.numbers:
-        line = FORMATS[step.operation].format(*(f"v{place}" for place in step.reads))
-        lines.append(f"v{step.writes[0]} = {line}")
-    lines.append(f"return {_list(results)}")
-    body = "\n        ".join(lines)
-    source = (
-        "def run(operands, outs=None, rest=None):\n    if outs:\n        return None\n"
-        f"    try:\n        {body}\n    except Exception:\n        return None"
-    )
-    names: dict[str, Any] = {f"v{place}": number for place, number in builder.constants.items()}
-    exec(source, names)
-    function: Callable[..., Any] = names["run"]
-    return function
-
-
-def _list(places: Iterable[int]) -> str:
-    return "(" + "".join(f"v{place}, " for place in places) + ")"
-
-
-class Result(NamedTuple):
-    """A result of a pass: which value it is, its place among all, to whose shape it is summed.
-
-    ``shapes`` are those of a `Sum`.
-    """
-
-    value: int
-    place: int
-    like: int | None = None
-    shapes: Sequence[Shape] = ()
+SILENT: Any = {"all": "ignore"}
 
 
 class Passes:
@@ -325,7 +75,7 @@ class Passes:
             kinds = [Shape(*kind) if isinstance(kind, tuple) else kind for kind in kinds]
             builder = Builder(kinds, axes)
             try:
-                results = _results(graph, builder, values, wanted)
+                results = trace(graph, builder, values, wanted)
                 if not builder.shapes:
                     return function_of_numbers(builder, [result.place for result in results])
                 made = Plan(builder, results, values, run)
@@ -613,133 +363,36 @@ def check_shapes(shapes: Sequence[Shape], results: Sequence[Result], axes: int) 
                 raise Unserved("sums over other axes than the layers' sums")
 
 
-def _results(graph: Nodes, builder: Builder, values: bool, wanted: Sequence[int]) -> list[Value]:
-    """The outputs' values, if they are asked for, and the gradients of the inputs wanted."""
-    count = len(graph.inputs)
-    everything = reference.evaluate(graph, builder.inputs[:count], builder)
-    builder.forward = list(builder.steps)
-    results = [builder.value_of(everything[output]) for output in graph.outputs] if values else []
-    if wanted:
-        if any(
-            value.kind == SMALL
-            for value in (builder.value_of(everything[o]) for o in graph.outputs)
-        ):
-            raise Unserved("a gradient of a small shape to begin with")
-        douts = [
-            builder["broadcast_to"](dout, everything[output])
-            for dout, output in zip(builder.inputs[count:], graph.outputs, strict=True)
-        ]
-        reached = reference.reached(graph, wanted)
-        gradients = reference.differentiate(graph, everything, douts, reached, builder)
-        results += [
-            builder["zeros_like"](builder.inputs[i])
-            if gradients[i] is None
-            else builder.value_of(gradients[i])
-            for i in wanted
-        ]
-    return results
+def function_of_numbers(builder: Builder, results: Iterable[int]) -> Callable[..., Any]:
+    """A function of the operands that computes results of Python numbers alone, as a tuple.
+
+    It is compiled from the lines that one would write by hand. Where it would raise, it returns
+    None: of which node the error is, is told by who runs the nodes one by one. It is also a plan,
+    which has no arrays to write into outputs.
+    """
+    if not all(type(number) in (int, float) for number in builder.constants.values()):
+        raise Unserved("a number of NumPy's may warn")
+    lines = [f"{_list(range(len(builder.inputs)))} = operands"]
+    for step in builder.numbers:
+        line = FORMATS[step.operation].format(*(f"v{place}" for place in step.reads))
+        lines.append(f"v{step.writes[0]} = {line}")
+    lines.append(f"return {_list(results)}")
+    body = "\n        ".join(lines)
+    source = (
+        "def run(operands, outs=None, rest=None):\n    if outs:\n        return None\n"
+        f"    try:\n        {body}\n    except Exception:\n        return None"
+    )
+    names: dict[str, Any] = {f"v{place}": number for place, number in builder.constants.items()}
+    exec(source, names)
+    function: Callable[..., Any] = names["run"]
+    return function
 
 
-SILENT: Any = {"all": "ignore"}
+def _list(places: Iterable[int]) -> str:
+    return "(" + "".join(f"v{place}, " for place in places) + ")"
 
 
 def _raised() -> Any:
     """Modes in which an error is whatever the user wants to hear of."""
     modes = np.geterr()
     return {name: "ignore" if mode == "ignore" else "raise" for name, mode in modes.items()}
-
-
-def needed(steps: Sequence[Step], results: set[int], loud: set[tuple[int, ...]]) -> list[Step]:
-    """The steps that results depend on, and those that write what is loud."""
-    wanted = set(results)
-    kept = []
-    for step in reversed(steps):
-        if step.writes in loud or not wanted.isdisjoint(step.writes):
-            wanted.update(step.reads)
-            kept.append(step)
-    return kept[::-1]
-
-
-# What a sum or a difference is with products for operands: for both, the first, the second.
-COMPOUNDS = {
-    "add": ("add_products", "multiply_add", "multiply_add"),
-    "subtract": ("subtract_products", "multiply_subtract", "subtract_product"),
-}
-
-
-def joined(steps: Sequence[Step], numbers: set[int], results: set[int]) -> list[Step]:
-    """Steps of which several that are quicker together are one; each of them is rounded as before.
-
-    Sums of products that nothing else reads, then products of one gradient: ``(g * y, g * x)``.
-    """
-    uses = Counter(place for step in steps for place in step.reads)
-    products = {
-        step.writes[0]: step
-        for step in steps
-        if step.operation == "multiply"
-        and uses[step.writes[0]] == 1
-        and step.writes[0] not in results
-    }
-    absorbed: set[int] = set()
-    found = []
-    for step in steps:
-        if step.operation in COMPOUNDS:
-            step = _compound(step, products, absorbed)
-        found.append(_in_order(step, numbers))
-    found = [step for step in found if step.writes[0] not in absorbed]
-    return _paired(found, numbers)
-
-
-def _compound(step: Step, products: Mapping[int, Step], absorbed: set[int]) -> Step:
-    """A sum or difference, with the products that are its operands."""
-    both, first, second = COMPOUNDS[step.operation]
-    x, y = (products.get(place) for place in step.reads)
-    absorbed.update(place for place in step.reads if place in products)
-    if x and y:
-        return Step(both, (*x.reads, *y.reads), step.writes)
-    if x:
-        return Step(first, (*x.reads, step.reads[1]), step.writes)
-    if y:
-        return Step(second, (*y.reads, step.reads[0]), step.writes)
-    return step
-
-
-def _in_order(step: Step, numbers: set[int]) -> Step:
-    """Loops are quick where the second factor of a product is a number, not the first."""
-    if step.operation == "negative":
-        return step
-    reads = list(step.reads)
-    for i in range(0, len(reads) - 1, 2):
-        swaps = i == 0 or len(reads) == 4
-        if swaps and step.operation not in ("add", "subtract") and reads[i] in numbers:
-            reads[i], reads[i + 1] = reads[i + 1], reads[i]
-    return step._replace(reads=tuple(reads))
-
-
-def _paired(steps: Sequence[Step], numbers: set[int]) -> list[Step]:
-    """A product, and the next one of the same gradient with what is known already, become one."""
-    known = {place for step in steps for place in step.reads}
-    known -= {place for step in steps for place in step.writes}
-    products: dict[int, deque[int]] = defaultdict(deque)
-    for i, step in enumerate(steps):
-        if step.operation == "multiply" and step.reads[0] not in numbers:
-            products[step.reads[0]].append(i)
-    found: list[Step] = []
-    done = set()
-    for i, step in enumerate(steps):
-        if i in done:
-            continue
-        same = products[step.reads[0]] if step.operation == "multiply" else deque()
-        if same and same[0] == i:
-            same.popleft()
-        else:
-            same = deque()
-        partner = next((j for j in same if known.issuperset(steps[j].reads)), None)
-        if partner is not None:
-            done.add(partner)
-            same.remove(partner)
-            g, y, x = (*step.reads, steps[partner].reads[1])
-            step = Step("multiply_backward", (g, x, y), (step.writes[0], steps[partner].writes[0]))
-        known.update(step.writes)
-        found.append(step)
-    return found

@@ -40,7 +40,7 @@ cdef enum:
     ONE             # the number 1, of the gradients of outputs
     FIRST_SHAPE     # from here on arrays, by their shape
 
-# How a shape broadcasts to the whole one, see graph/passes.py.
+# How a shape broadcasts to the whole one, see graph/tracing.py.
 cdef struct Shape:
     unsigned char lead
     unsigned char repeated
@@ -155,7 +155,7 @@ cdef inline object key_of(const Kinds *kinds, int count):
 
 
 cdef list described(const Kinds *kinds, int count):
-    """The kinds as graph/passes.py has them."""
+    """The kinds as graph/tracing.py has them."""
     cdef int slot
     cdef const Shape *shape
     found = []
