@@ -151,13 +151,16 @@ class Plan:
         self, builder: Builder, results: list[Value], values: bool, run: reference.Operations
     ) -> None:
         done: list[Result] = []
+        sums = {one.place: one for one in builder.sums}
         for i, result in enumerate(results):
             if result.kind == WHOLE:
                 value = builder.apart(result.place, done)
                 done.append(Result(value, value))
                 results[i] = Value(value, WHOLE)
-        for one in builder.sums:
-            done.append(Result(builder.apart(one.value, done), one.place, one.like, one.shapes))
+            elif result.place in sums:
+                done.append(builder.summed(sums.pop(result.place), done))
+        for one in sums.values():
+            done.append(builder.summed(one, done))
         # All that is asked for the value may warn, whether a result depends on it or not.
         loud = {step.writes for step in builder.forward} if values else set()
         steps = needed(builder.steps, {result.value for result in done}, loud)

@@ -233,6 +233,9 @@ class Builder(dict[str, Callable[..., Any]]):
         self.steps.append(step)
         return step.writes[0]
 
+    def summed(self, one: Sum, done: Sequence[Result]) -> Result:
+        return Result(self.apart(one.value, done), one.place, one.like, one.shapes)
+
     def _doubled(self, place: int) -> Step:
         return Step("multiply", (place, self.value_of(1).place), (self._new(WHOLE).place,))
 
