@@ -80,6 +80,13 @@ FACTORS = {
     "subtract": (lambda x, y: 1, lambda x, y: -1),
     "negative": (lambda x: -1,),
 }
+# What sums the gradient of each operand, and fails for no other one.
+SUMMED = {
+    "multiply": ("multiply_backward", "multiply_backward"),
+    "add": ("add_backward", "add_backward"),
+    "subtract": ("add_backward", "subtract_backward"),
+    "negative": ("multiply_backward",),
+}
 
 
 class PlainGraph:
@@ -211,7 +218,7 @@ class PlainGraph:
                 like[1 - which] = factor
             if operation == "negative":
                 like.append(factor)
-            backward = "multiply_backward" if operation == "negative" else f"{operation}_backward"
+            backward = SUMMED[operation][which]
             return getattr(INSTALLED, backward)(dout, *like, sum_to_shape=True)[which]
 
 
