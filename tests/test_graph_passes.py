@@ -434,6 +434,27 @@ def test_memory_maps_that_are_returned_stay_memory_maps(tmp_path):
     assert type(graph(x, 2.0)[0]) is np.memmap
 
 
+@pytest.mark.parametrize("number", [np.float32(0.5), 0.5])
+def test_numbers_that_only_decide_the_dtype(number):
+    """What is added has no part in the gradients but their dtype, in one pass and in several."""
+
+    def graph(x, y):
+        z = y
+        for _ in range(count):
+            z = z * x - y * y
+        return z, x + number
+
+    for count in (2, 60):
+        recorded = Graph(graph), layered(graph)
+        for dtype in ("i4", "f4"):
+            x, y = np.arange(5, dtype=dtype), np.ones(5, dtype)
+            results = []
+            for one in recorded:
+                one.forward(x, y)
+                results.append(described(one.backward(1)))
+            assert results[0] == results[1]
+
+
 def test_long_graphs_in_other_orders_are_run_node_by_node():
     x, y = inputs(chain, (30, 20), "f8", "F")
     y = y / 8

@@ -209,6 +209,9 @@ class Plan:
         """Make the passes: one, or if that is too long, one after the other."""
         if self._fits(steps, read, done, builder):
             return
+        used = {place for step in steps for place in step.reads}
+        if any(place not in used and place not in builder.shapes for place in read):
+            raise Unserved("a number that no pass would read may change the dtype")
         last = {place: i for i, step in enumerate(steps) for place in step.reads}
         asked = defaultdict(list)
         for result in done:
