@@ -20,6 +20,8 @@ from fastlayers import Graph, ops, reference
 if fastlayers.IMPLEMENTATION != "native":
     pytest.skip("plain NumPy runs the nodes one by one", allow_module_level=True)
 
+from fastlayers.graph.passes import Plan
+
 
 def shop(a, b, c, d, e):
     return (a * b + c * d) * e
@@ -224,6 +226,22 @@ def test_in_place_beside_other_shapes(mode):
         )
         outcomes.append((called, described((x, y, row))))
     assert outcomes[0] == outcomes[1]
+
+
+def test_lack_of_memory_after_work_in_place_is_told(monkeypatch):
+    # Nothing may be computed again, of operands that are gone.
+    step = Graph(lambda x, k: (x * x, k * 2))
+    run = Plan._run
+
+    def then_fail(self, values, outs, rest):
+        run(self, values, outs, rest)
+        raise MemoryError
+
+    monkeypatch.setattr(Plan, "_run", then_fail)
+    x = np.full(5, 3.0)
+    with pytest.raises(MemoryError):
+        step(x, 2, out=(x, None))
+    assert x.tolist() == [9.0] * 5
 
 
 @pytest.mark.parametrize("shift", [-8, -1, 1, 8])

@@ -167,7 +167,7 @@ def _parts(
                 title += f" = {nodes.expression(i, labels)}"
             value = None if values is None else values[i]
             gradient = None if gradients is None else gradients[i]
-            used = [part_of[operand] for operand in node.operands]
+            used = [part_of[operand] for operand in node.drawn]
             # One arrow is enough for everything that is left out.
             once = {(part, part == middle.start or k): part for k, part in enumerate(used)}
             parts.append(_node(node, title, tuple(once.values()), value, gradient))

@@ -18,6 +18,11 @@ class Node(NamedTuple):
     detail: Any = None
     place: str = ""
 
+    @property
+    def drawn(self) -> tuple[int, ...]:
+        """The operands that pictures show: the last one of a summed product decides its rounding."""
+        return self.operands[:3] if self.operation == "multiply_to" else self.operands
+
 
 # How operations are written. A layer is written by its class name.
 FORMATS = {

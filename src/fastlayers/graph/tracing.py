@@ -234,6 +234,7 @@ class Builder(dict[str, Callable[..., Any]]):
         return step.writes[0]
 
     def summed(self, one: Sum, done: Sequence[Result]) -> Result:
+        """A sum as a result."""
         return Result(self.apart(one.value, done), one.place, one.like, one.shapes)
 
     def _doubled(self, place: int) -> Step:

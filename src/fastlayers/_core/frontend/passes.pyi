@@ -15,7 +15,7 @@ class Pass:
         constants: tuple[Any, ...],
     ) -> None: ...
     def run(
-        self, values: list[Any], outs: Sequence[Any] | None, rest: list[Any]
+        self, values: list[Any], outs: Sequence[Any] | None, rest: list[Any] | None
     ) -> tuple[Any, ...] | None: ...
 
 class Entry:
