@@ -20,7 +20,7 @@ class Node(NamedTuple):
 
     @property
     def drawn(self) -> tuple[int, ...]:
-        """The operands that pictures show: the last one of a summed product decides its rounding."""
+        """The operands that pictures show. A summed product's last one decides its rounding."""
         return self.operands[:3] if self.operation == "multiply_to" else self.operands
 
 
