@@ -184,6 +184,8 @@ if __name__ == "__main__":
         print(set(pool.map(work, range(6))))
         results = pool.map(gradients, range(4))
         print([same(result, gradients(seed)) for seed, result in enumerate(results)])
+        pool.close()
+        pool.join()  # or a child may be told to end in the midst of its exit
     with ProcessPoolExecutor(2, context, *end) as pool:
         print(set(pool.map(work, range(6))))
         results = pool.map(gradients, range(4))
