@@ -15,12 +15,13 @@ from outcome import described, outcome
 from paths import PATHS, taken
 
 import fastlayers
-from fastlayers import Graph, ops, reference
+from fastlayers import BaseLayer, Graph, ops, reference
 
 if fastlayers.IMPLEMENTATION != "native":
     pytest.skip("plain NumPy runs the nodes one by one", allow_module_level=True)
 
 from fastlayers.graph.passes import Plan
+from fastlayers.graph.segments import Segment
 
 
 def shop(a, b, c, d, e):
@@ -583,3 +584,162 @@ def test_graphs_of_gradients_are_planned_or_left():
     x, y = inputs(gates, (4, 6), "f8")[:2]
     for operands in ((x, y), (x, y[0]), (x, 2.0), (2.0, y), (2.0, 3.0)):
         assert described(graph(*operands)) == described(PlainGraph(graph)(*operands))
+
+
+# -------------------------------------------------------------------------- layers of one's own
+
+
+class Half(BaseLayer):
+    def forward(self, x):
+        return x * 0.5
+
+    def backward(self, dout):
+        return dout * 0.5
+
+
+class Difference(BaseLayer):
+    def forward(self, x, y):
+        return x - y
+
+    def backward(self, dout):
+        return dout, -dout
+
+
+def lstm(forget, entry, gate, output, c):
+    f, i, g, o = (Half()(one) for one in (forget, entry, gate, output))
+    c = f * c + i * g
+    return Half()(c) * o, c
+
+
+def residual(x, y):
+    """Values of several segments, and gradients that later segments have begun."""
+    t = x * y - y
+    u = Half()(t) * t + x
+    v = Difference()(u * 3, t)
+    return v * t - u * t * t, u
+
+
+def rows(x, gamma, beta):
+    return Half()(x * gamma + beta) * gamma - x
+
+
+@pytest.fixture
+def in_segments(monkeypatch):
+    """What lies between layers is run in passes: a segment left to its nodes is an error."""
+    for name in ("evaluate", "differentiate"):
+        run = getattr(Segment, name)
+
+        def checked(self, *given, run=run):
+            assert run(self, *given)
+            return True
+
+        monkeypatch.setattr(Segment, name, checked)
+
+
+@pytest.mark.parametrize("path", PATHS, ids=str)
+@pytest.mark.parametrize("dtype", FLOATS)
+def test_passes_between_layers(in_segments, path, dtype):
+    for function in (lstm, residual):
+        for size in (1, 257, 5_003):
+            operands = inputs(function, size, dtype)
+            douts = (operands[0], operands[1] + 1)
+            for dout in (3, douts):
+                expected = outcomes(PlainGraph(function), operands, dout)
+                with taken(path):
+                    assert outcomes(Graph(function), operands, dout) == expected
+
+
+@pytest.mark.parametrize("path", PATHS, ids=str)
+def test_sums_between_layers(in_segments, path):
+    rng = np.random.default_rng(0)
+    x, dout = rng.standard_normal((2, 300, 257)) * 2.0 ** rng.integers(-40, 41, (2, 300, 257))
+    operands = [x, *rng.standard_normal((2, 257))]
+    expected = outcomes(layered(rows), operands, dout)
+    with taken(path):
+        assert outcomes(Graph(rows), operands, dout) == expected
+
+
+def test_values_between_layers_take_no_memory(in_segments):
+    def long(x, y):
+        for _ in range(10):
+            x = x * y + x
+        return Half()(x) * y - x
+
+    graph = Graph(long)
+    x, y = inputs(residual, 100_000, "f8")
+    graph(x, y)
+    fastlayers.empty_cache()
+    tracemalloc.start()
+    try:
+        before = tracemalloc.get_traced_memory()[0]
+        graph(x, y)
+        peak = tracemalloc.get_traced_memory()[1] - before
+    finally:
+        tracemalloc.stop()
+    assert peak < 3.1 * x.nbytes  # the layer's operand, its value and the result
+
+
+def test_segments_that_no_pass_serves():
+    """Beside those that passes serve; also if the exception is met on the way back alone."""
+    x, y = inputs(residual, 1_000, "f8")
+    x[7] = 1e200
+    for operands in ((x, y), (x, y.astype("f2")), (x, 1.5), ([1.0, 2.0], y[:2]), (2, 3.5)):
+        for mode in ("ignore", "warn", "raise"):
+            ours, layers = (
+                outcome(outcomes, kind(residual), operands, 1e200, errstate={"all": mode})
+                for kind in (Graph, layered)
+            )
+            assert ours == layers
+
+
+def test_errors_between_layers_name_their_node():
+    graph = Graph(residual)
+    x, y = inputs(residual, 40, "f8")
+    with pytest.raises(ValueError, match="broadcast") as caught:
+        graph(x, y[:3])
+    assert caught.value.__notes__[0].startswith("node t0 = x * y of residual: x float64 (40,)")
+    x[3] = 1e200
+    with pytest.raises(FloatingPointError, match="overflow") as caught, np.errstate(all="raise"):
+        graph(x, y + 1e150)
+    assert caught.value.__notes__[0].startswith("node t0 = x * y of residual: x float64 (40,)")
+
+
+def test_gradients_of_several_outputs(in_one_pass):
+    x, y, *_ = inputs(fans, 300, "f4")
+    for douts in ((x, y), (x, 2), (1, y), (-0.0, 3)):
+        expected = outcomes(PlainGraph(fans), (x, y), douts)
+        assert outcomes(Graph(fans), (x, y), douts) == expected
+
+
+def test_gradients_of_several_outputs_in_files(in_one_pass, tmp_path):
+    given = inputs(shop, 300, "f4")[:4]
+    expected = PlainGraph(fans).value_and_grad(*given[:2], dout=tuple(given[2:]))
+    maps = []
+    for i, one in enumerate(given):
+        maps.append(np.memmap(tmp_path / str(i), one.dtype, "w+", shape=one.shape))
+        maps[-1][:] = one
+    for place in range(4):
+        some = [maps[i] if i == place else one for i, one in enumerate(given)]
+        value, gradients = Graph(fans).value_and_grad(*some[:2], dout=tuple(some[2:]))
+        found = [np.asarray(one) for one in (*value, *gradients)]
+        assert [one.tobytes() for one in found] == [
+            one.tobytes() for one in (*expected[0], *expected[1])
+        ]
+
+
+@pytest.mark.parametrize(
+    ("dout", "error", "text"),
+    [
+        ((1,), ValueError, "fans has 2 values, but 1 gradients are in dout"),
+        ((1, 2, 3), ValueError, "fans has 2 values, but 3 gradients are in dout"),
+        ((np.ones(3), 1), ValueError, r"dout has shape \(3,\), but the value of fans has \(4,\)"),
+        ((np.ones((2, 4)), 1), ValueError, r"dout has shape \(2, 4\), but the value of fans has"),
+        (("one", 1), TypeError, "dout must be an array or a number, not str"),
+        (np.ones(4), TypeError, "fans has 2 values: dout must be a tuple with one for each"),
+    ],
+)
+def test_unfit_gradients_of_several_outputs(dout, error, text):
+    graph = Graph(fans)
+    x = np.ones(4)
+    with pytest.raises(error, match=text):
+        graph.value_and_grad(x, x, dout=dout)

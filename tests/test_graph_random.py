@@ -11,8 +11,10 @@ from __future__ import annotations
 
 import argparse
 import sys
+import warnings
 from dataclasses import replace
 from random import Random
+from types import MappingProxyType
 
 import numpy as np
 from hypothesis import HealthCheck, given, note, settings
@@ -20,9 +22,10 @@ from hypothesis import strategies as st
 from outcome import described, differences, outcome
 from paths import ANY_PATH, PATHS, Path, taken
 from plain_graph import PlainGraph, assert_same, graph_of, owned
-from random_graphs import GraphCall, out_for, random_call
+from random_graphs import GraphCall, function_of, out_for, random_call
 
 import fastlayers
+from fastlayers import ops
 
 RANDOMS = st.randoms(use_true_random=False)
 
@@ -53,6 +56,7 @@ def check(path: Path | None, call: GraphCall) -> None:
         assert_same(call.function(), *operands, dout=dout, wrt=call.wrt, errstate=call.errstate)
         check_out(call)
         check_derivative(call)
+        check_layers(call)
 
 
 def check_out(call: GraphCall) -> None:
@@ -103,6 +107,45 @@ def check_derivative(call: GraphCall) -> None:
         pair = [described(owned(plain.comparable(name, gradient))) for gradient in (one, other)]
         found = differences(*pair, f"gradient by {name}")
         assert found == [], "\n".join(found)
+
+
+class Hold(fastlayers.BaseLayer):
+    """The value itself."""
+
+    def forward(self, x):
+        return owned(x)
+
+    def backward(self, dout):
+        return dout
+
+
+class LayeredGraph(fastlayers.Graph):
+    """A graph of which no pass is made."""
+
+    _operations = MappingProxyType(ops.OPERATIONS)
+
+
+def check_layers(call: GraphCall) -> None:
+    """With every third value handed through a layer, passes give what the nodes give."""
+    lines = [
+        line.replace("= ", "= hold(") + ")" if i % 3 == 1 and " = " in line else line
+        for i, line in enumerate(call.source.splitlines())
+    ]
+    function = function_of("\n".join(lines), hold=lambda x: Hold()(x))
+    operands, dout = call.build()
+
+    def every_way(kind):
+        with warnings.catch_warnings(action="ignore", category=UserWarning):  # idle parameters
+            graph = kind(function)
+        both = graph.value_and_grad(*operands, dout=dout, wrt=call.wrt or None)
+        return graph.forward(*operands), tuple(graph.backward(dout)), both[0], tuple(both[1])
+
+    ours, layers = (
+        outcome(every_way, kind, errstate=call.errstate)
+        for kind in (fastlayers.Graph, LayeredGraph)
+    )
+    found = differences(ours, layers, "layers")
+    assert found == [], "\n".join(found)
 
 
 def main() -> None:

@@ -570,13 +570,23 @@ def evaluate(
     After its last use a value is replaced by a stand-in with the same shape, unless it is an
     output, an input or ``needed`` later. Layers do not run if their values are given.
     """
-    last = list(range(len(graph.nodes)))
-    for position, node in enumerate(graph.nodes):
-        for operand in node.operands:
-            last[operand] = position
-    kept = {*range(len(operands)), *graph.outputs, *needed}
     values = list(operands)
-    for position in range(len(operands), len(graph.nodes)):
+    kept = {*range(len(operands)), *graph.outputs, *needed}
+    evaluate_nodes(graph, values, len(graph.nodes), run, graph.last_uses(), kept, layer_values)
+    return values
+
+
+def evaluate_nodes(
+    graph: Nodes,
+    values: list[Any],
+    stop: int,
+    run: Operations,
+    last: Sequence[int],
+    kept: Collection[int],
+    layer_values: Mapping[int, Any] | None,
+) -> None:
+    """Append values of the next nodes, up to ``stop``; see `evaluate`."""
+    for position in range(len(values), stop):
         node = graph.nodes[position]
         used = [values[operand] for operand in node.operands]
         try:
@@ -594,8 +604,7 @@ def evaluate(
         values.append(value)
         for operand in (*node.operands, position):
             if last[operand] == position and operand not in kept:
-                values[operand] = _without_memory(values[operand])
-    return values
+                values[operand] = without_memory(values[operand])
 
 
 def _forward_of_layer(layer: Any, operands: list[Any]) -> Any:
@@ -611,7 +620,7 @@ def _add_note(error: Exception, note: str) -> None:
         error.add_note(note)
 
 
-def _without_memory(value: Any) -> Any:
+def without_memory(value: Any) -> Any:
     """A stand-in for an array of which only shape and dtype matter."""
     if type(value) is not np.ndarray or value.dtype.hasobject:
         return value
@@ -638,37 +647,60 @@ def differentiate(
     wanted: Collection[int],
     run: Operations,
     keep: bool = False,
-) -> list[Any]:
-    """The gradients of the nodes ``wanted``, given those of the outputs; None where there is none.
+) -> dict[int, Any]:
+    """The gradients of the nodes ``wanted`` that have one, given those of the outputs.
 
     Nodes are visited from last to first. A visited node's value and gradient are dropped, unless
     ``keep`` is set; those of the inputs remain.
     """
-    gradients: list[Any] = [None] * len(values)
-    begun = set()  # since None may be a gradient, of objects
+    gradients = begin_gradients(graph, douts, wanted, run)
+    positions = range(len(graph.inputs), len(values))
+    differentiate_nodes(graph, values, gradients, positions, wanted, run, keep)
+    return gradients
 
-    def add_to(position: int, contribution: Any) -> None:
-        if position in begun:
-            contribution = run["add"](gradients[position], contribution)
-        begun.add(position)
-        gradients[position] = contribution
 
+def begin_gradients(
+    graph: Nodes, douts: Sequence[Any], wanted: Collection[int], run: Operations
+) -> dict[int, Any]:
+    """The gradients of the outputs; an output that is returned several times has the sum."""
+    gradients: dict[int, Any] = {}
     for output, dout in zip(graph.outputs, douts, strict=True):
         if output in wanted:
-            add_to(output, dout)
-    for position in reversed(range(len(graph.inputs), len(values))):
-        node, dout = graph.nodes[position], gradients[position]
-        if position not in begun:
+            _add_gradient(gradients, output, dout, run)
+    return gradients
+
+
+def _add_gradient(
+    gradients: dict[int, Any], position: int, contribution: Any, run: Operations
+) -> None:
+    if position in gradients:
+        contribution = run["add"](gradients[position], contribution)
+    gradients[position] = contribution
+
+
+def differentiate_nodes(
+    graph: Nodes,
+    values: list[Any],
+    gradients: dict[int, Any],
+    positions: range,
+    wanted: Collection[int],
+    run: Operations,
+    keep: bool = False,
+) -> None:
+    """Pass gradients back through some nodes, from last to first; see `differentiate`."""
+    for position in reversed(positions):
+        if position not in gradients:
             continue
+        node, dout = graph.nodes[position], gradients[position]
         try:
             for operand, contribution in _contributions(node, dout, values, wanted, run):
-                add_to(operand, contribution)
+                _add_gradient(gradients, operand, contribution, run)
         except Exception as error:
             _add_note(error, graph.note(position, values, "gradient of"))
             raise
         if not keep:
-            values[position] = gradients[position] = None
-    return gradients
+            values[position] = None
+            del gradients[position]
 
 
 def _contributions(

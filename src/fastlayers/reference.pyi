@@ -335,6 +335,16 @@ def evaluate(
     needed: Collection[int] = (),
     layer_values: Mapping[int, Any] | None = None,
 ) -> list[Any]: ...
+def evaluate_nodes(
+    graph: Nodes,
+    values: list[Any],
+    stop: int,
+    run: Operations,
+    last: Sequence[int],
+    kept: Collection[int],
+    layer_values: Mapping[int, Any] | None,
+) -> None: ...
+def without_memory(value: Any) -> Any: ...
 def reached(graph: Nodes, inputs: Collection[int]) -> set[int]: ...
 def differentiate(
     graph: Nodes,
@@ -343,4 +353,16 @@ def differentiate(
     wanted: Collection[int],
     run: Operations,
     keep: bool = False,
-) -> list[Any]: ...
+) -> dict[int, Any]: ...
+def begin_gradients(
+    graph: Nodes, douts: Sequence[Any], wanted: Collection[int], run: Operations
+) -> dict[int, Any]: ...
+def differentiate_nodes(
+    graph: Nodes,
+    values: list[Any],
+    gradients: dict[int, Any],
+    positions: range,
+    wanted: Collection[int],
+    run: Operations,
+    keep: bool = False,
+) -> None: ...

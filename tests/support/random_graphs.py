@@ -104,8 +104,8 @@ def addresses(array: np.ndarray) -> list[int]:
     return offsets.ravel().tolist()
 
 
-def function_of(source: str) -> Any:
-    names = dict(NAMES)
+def function_of(source: str, **others: Any) -> Any:
+    names = {**NAMES, **others}
     exec(source, names)
     return names["graph"]
 

@@ -57,7 +57,7 @@ def graph_of_gradients(graph: Nodes, names: Sequence[str]) -> Nodes:
     douts = [builder["broadcast_to"](1, values[output]) for output in graph.outputs]
     gradients = reference.differentiate(graph, list(values), douts, wanted, builder)
     outputs = [
-        gradients[position] or builder["zeros_like"](values[position]) for position in inputs
+        gradients.get(position) or builder["zeros_like"](values[position]) for position in inputs
     ]
     positions = tuple([output.position for output in outputs])
     return simplified(Nodes(name, tuple(builder.nodes), graph.inputs, positions, len(names) == 1))

@@ -26,15 +26,16 @@ from .results import (
     pair_of_outputs,
     stored,
 )
+from .segments import Segments
 from .tracing import COMPILED
 
-# What `Graph.forward` keeps for `Graph.backward`: the operands, and the values of layers. No named
-# tuple: that takes as long as a small product.
+# What `Graph.forward` keeps for `Graph.backward`: the operands, the values of layers, and stand-ins
+# for values of which the shape is enough. No named tuple: that takes as long as a small product.
 Kept = tuple[tuple[Any, ...], Mapping[int, Any]]
 NO_LAYERS: Mapping[int, Any] = {}
 
 # Attributes that hold plans.
-PLANS = "_passes", "_value", "_pass_back", "_both"
+PLANS = "_passes", "_segments", "_value", "_pass_back", "_both"
 
 
 class Graph(BaseLayer):
@@ -109,7 +110,7 @@ class Graph(BaseLayer):
         self._layers = [i for i, node in enumerate(nodes.nodes) if node.operation == "layer"]
         # Of all other nodes the gradients need only the shapes.
         products = [n for n in nodes.nodes if n.operation in ("multiply", "multiply_to")]
-        self._needed = frozenset(operand for node in products for operand in node.operands[:2])
+        self._factors = frozenset(operand for node in products for operand in node.operands[:2])
         self._reached = reference.reached(nodes, range(len(nodes.inputs)))
         self._kept: Kept | None = None
         self._forget()
@@ -117,8 +118,13 @@ class Graph(BaseLayer):
     def _forget(self) -> None:
         """Begin with no plans. They are of this process, and not kept by pickles and copies."""
         self._passes: Passes | None = None
-        if self._operations is ops.OPERATIONS and COMPILED and not self._layers:
-            self._passes = Passes(self._nodes, self._operations)
+        self._segments: Segments | None = None
+        if self._operations is ops.OPERATIONS and COMPILED:
+            if self._layers:
+                self._segments = Segments(self._nodes, self._operations)
+            else:
+                self._passes = Passes(self._nodes, self._operations)
+        self._needed = self._factors | (self._segments.reads if self._segments else frozenset())
         # What most calls are, without a look-up: None where the nodes are to be run one by one.
         self._value = self._passes.value.run if self._passes else _unserved
         self._pass_back = self._passes.gradients.run if self._passes else _unserved
@@ -180,8 +186,8 @@ class Graph(BaseLayer):
             return recording.inline(self._nodes, operands, out)
         # Like a layer, keep the operands even if the value cannot be computed.
         self._kept = None if self._layers else (operands, NO_LAYERS)
-        value, layer_values = self._values(operands, out)
-        self._kept = operands, layer_values
+        value, known = self._values(operands, out)
+        self._kept = operands, known
         return value
 
     def backward(self, dout: Any, out: Any = None) -> Any:
@@ -212,13 +218,13 @@ class Graph(BaseLayer):
             raise RuntimeError(
                 f"{self._nodes.name}.backward: call forward first; it keeps the operands"
             )
-        operands, layer_values = self._kept
+        operands, known = self._kept
         outs = None if out is None else flat(out, len(self._nodes.inputs), False)
         passed = self._pass_back(operands, dout, outs)
         if passed is not None:
             return passed
         with np.errstate(all="ignore"):
-            values = self._evaluated(operands, layer_values)
+            values = self._evaluated(operands, known)
         gradients = self._gradients(operands, values, dout, self._nodes.inputs)
         return self._gradients_in(gradients, out)
 
@@ -312,7 +318,9 @@ class Graph(BaseLayer):
             return self._nodes.listing()
         try:
             with np.errstate(all="ignore"):
-                return self._nodes.listing(self._evaluated(*self._kept))
+                operands, known = self._kept
+                shapes = reference.evaluate(self._nodes, operands, self._operations, (), known)
+                return self._nodes.listing(shapes)
         except Exception:  # it cannot run on these operands: forward has said so
             return self._nodes.listing()
 
@@ -358,7 +366,7 @@ class Graph(BaseLayer):
             self._operations,
             keep=True,
         )
-        return draw(self._nodes, values, gradients)
+        return draw(self._nodes, values, [gradients.get(i) for i in everything])
 
     def to_dot(self) -> str:
         """Return the graph in Graphviz's DOT language."""
@@ -407,19 +415,29 @@ class Graph(BaseLayer):
         return names
 
     def _values(self, operands: tuple[Any, ...], out: Any) -> tuple[Any, dict[int, Any]]:
-        """The value to return, and the values of the user's layers."""
-        values = reference.evaluate(self._nodes, operands, self._operations, self._layers)
+        """The value to return, and what to keep of the others."""
+        values = self._evaluate(operands, self._layers)
         results = self._results(operands, values)
         value = results[0] if self._nodes.single else results
-        return self._value_in(value, out), {layer: values[layer] for layer in self._layers}
+        known = self._segments.shapes(values) if self._segments else {}
+        known.update((layer, values[layer]) for layer in self._layers)
+        return self._value_in(value, out), known
 
     def _evaluated(
-        self, operands: tuple[Any, ...], layer_values: Mapping[int, Any] | None = None
+        self, operands: tuple[Any, ...], known: Mapping[int, Any] | None = None
     ) -> list[Any]:
         """The values that the gradients need; of all others, only the shapes."""
-        return reference.evaluate(
-            self._nodes, operands, self._operations, self._needed, layer_values
-        )
+        return self._evaluate(operands, self._needed, known)
+
+    def _evaluate(
+        self,
+        operands: tuple[Any, ...],
+        needed: Collection[int],
+        known: Mapping[int, Any] | None = None,
+    ) -> list[Any]:
+        if self._segments:
+            return self._segments.evaluate(operands, needed, known)
+        return reference.evaluate(self._nodes, operands, self._operations, needed, known)
 
     def _results(self, operands: tuple[Any, ...], values: list[Any]) -> list[Any]:
         """The outputs' values, sharing no memory."""
@@ -473,7 +491,7 @@ class Graph(BaseLayer):
     def _gradients(
         self,
         operands: tuple[Any, ...],
-        values: list[Any],
+        values: Any,
         dout: Any,
         names: tuple[str, ...],
     ) -> list[Any]:
@@ -481,9 +499,12 @@ class Graph(BaseLayer):
         inputs = [nodes.inputs.index(name) for name in names]
         wanted = self._reached if names is nodes.inputs else reference.reached(nodes, inputs)
         douts = self._douts(dout, values, wanted)
-        gradients = reference.differentiate(nodes, values, douts, wanted, self._operations)
+        if self._segments:
+            gradients = self._segments.differentiate(values, douts, wanted, self._needed)
+        else:
+            gradients = reference.differentiate(nodes, values, douts, wanted, self._operations)
         zeros_like = self._operations["zeros_like"]
-        found = [zeros_like(operands[i]) if gradients[i] is None else gradients[i] for i in inputs]
+        found = [gradients[i] if i in gradients else zeros_like(operands[i]) for i in inputs]
         return apart(found, (*operands, *douts))
 
     def _value_in(self, value: Any, out: Any) -> Any:

@@ -58,6 +58,14 @@ class Nodes(NamedTuple):
                 needed.update(self.nodes[position].operands)
         return needed
 
+    def last_uses(self) -> list[int]:
+        """For each node the last one that reads it; itself if there is none."""
+        last = list(range(len(self.nodes)))
+        for position, node in enumerate(self.nodes):
+            for operand in node.operands:
+                last[operand] = position
+        return last
+
     def labels(self) -> list[str]:
         """A name for each node: an input's name, a number itself, t0, t1, … for computed values."""
         labels: list[str] = []

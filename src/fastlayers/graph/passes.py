@@ -54,58 +54,62 @@ class Passes:
     def __init__(self, graph: Nodes, run: reference.Operations) -> None:
         self._graph, self._run = graph, run
         self._others: dict[tuple[str, ...], Entry] = {}
-        self.value = self._entry(True, None)
-        self.gradients = self._entry(False, graph.inputs)
-        self.both = self._entry(True, graph.inputs)
+        self.value = entry(graph, run)
+        self.gradients = entry(graph, run, False, graph.inputs)
+        self.both = entry(graph, run, True, graph.inputs)
 
     def by(self, names: tuple[str, ...]) -> Entry:
         """For the value and the gradients by some inputs."""
         if names not in self._others:
-            self._others[names] = self._entry(True, names)
+            self._others[names] = entry(self._graph, self._run, True, names)
         return self._others[names]
 
-    def _entry(self, values: bool, names: tuple[str, ...] | None) -> Entry:
-        graph, run = self._graph, self._run
-        wanted = [graph.inputs.index(name) for name in names or ()]
 
-        def plan(kinds: list[Any], axes: int) -> Any:
-            # Of no gradients, what is wrong with dout is told nevertheless.
-            if names == () or len(graph.nodes) > MOST_NODES:
-                return None
-            kinds = [Shape(*kind) if isinstance(kind, tuple) else kind for kind in kinds]
-            builder = Builder(kinds, axes)
-            try:
-                results = trace(graph, builder, values, wanted)
-                if not builder.shapes:
-                    return function_of_numbers(builder, [result.place for result in results])
-                made = Plan(builder, results, values, run)
-            except Unserved:
-                return None
-            return made.as_pass() if made.simple else made
+def entry(
+    graph: Nodes,
+    run: reference.Operations,
+    values: bool = True,
+    names: tuple[str, ...] | None = None,
+) -> Entry:
+    """For the value of a graph, if asked for, and for the gradients by some inputs, if any."""
+    wanted = [graph.inputs.index(name) for name in names or ()]
 
-        def finish(operands: Any, douts: Any, results: Any, rest: Any) -> None:
-            parts = [part_of(operand, rest) for operand in operands]
-            with np.errstate(**({} if values else SILENT)):
-                evaluated = reference.evaluate(graph, parts, run, range(len(graph.nodes)))
-            found = [evaluated[output] for output in graph.outputs] if values else []
-            if wanted:
-                begun = [
-                    run["broadcast_to"](part_of(dout, rest), evaluated[output])
-                    for dout, output in zip(douts, graph.outputs, strict=True)
-                ]
-                reached = reference.reached(graph, wanted)
-                gradients = reference.differentiate(graph, evaluated, begun, reached, run)
-                found += [gradients[i] for i in wanted]
-            for result, one in zip(results, found, strict=True):
-                if isinstance(result, np.ndarray):
-                    put_back(one, result, rest)
+    def plan(kinds: list[Any], axes: int) -> Any:
+        # Of no gradients, what is wrong with dout is told nevertheless.
+        if names == () or len(graph.nodes) > MOST_NODES:
+            return None
+        kinds = [Shape(*kind) if isinstance(kind, tuple) else kind for kind in kinds]
+        builder = Builder(kinds, axes)
+        try:
+            results = trace(graph, builder, values, wanted)
+            if not builder.shapes:
+                return function_of_numbers(builder, [result.place for result in results])
+            made = Plan(builder, results, values, run)
+        except Unserved:
+            return None
+        return made.as_pass() if made.simple else made
 
-        gradients = None if names is None else type_of_gradients(names)
-        inputs, outputs = len(graph.inputs), len(graph.outputs)
-        returns_operands = any(output < inputs for output in graph.outputs)
-        return Entry(
-            plan, inputs, outputs, graph.single, values, gradients, returns_operands, finish
-        )
+    def finish(operands: Any, douts: Any, results: Any, rest: Any) -> None:
+        parts = [part_of(operand, rest) for operand in operands]
+        with np.errstate(**({} if values else SILENT)):
+            evaluated = reference.evaluate(graph, parts, run, range(len(graph.nodes)))
+        found = [evaluated[output] for output in graph.outputs] if values else []
+        if wanted:
+            begun = [
+                run["broadcast_to"](part_of(dout, rest), evaluated[output])
+                for dout, output in zip(douts, graph.outputs, strict=True)
+            ]
+            reached = reference.reached(graph, wanted)
+            gradients = reference.differentiate(graph, evaluated, begun, reached, run)
+            found += [gradients.get(i, 0) for i in wanted]
+        for result, one in zip(results, found, strict=True):
+            if isinstance(result, np.ndarray):
+                put_back(one, result, rest)
+
+    gradients = None if names is None else type_of_gradients(names)
+    inputs, outputs = len(graph.inputs), len(graph.outputs)
+    returns_operands = any(output < inputs for output in graph.outputs)
+    return Entry(plan, inputs, outputs, graph.single, values, gradients, returns_operands, finish)
 
 
 Rest = Sequence[tuple[int, int]]

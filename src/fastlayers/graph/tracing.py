@@ -259,21 +259,22 @@ def trace(graph: Nodes, builder: Builder, values: bool, wanted: Sequence[int]) -
     builder.forward = list(builder.steps)
     results = [builder.value_of(everything[output]) for output in graph.outputs] if values else []
     if wanted:
-        if any(
-            value.kind == SMALL
-            for value in (builder.value_of(everything[o]) for o in graph.outputs)
-        ):
-            raise Unserved("a gradient of a small shape to begin with")
-        douts = [
-            builder["broadcast_to"](dout, everything[output])
+        begun = [
+            (dout, builder.value_of(everything[output]))
             for dout, output in zip(builder.inputs[count:], graph.outputs, strict=True)
         ]
+        for (dout, value), output in zip(begun, graph.outputs, strict=True):
+            if value.kind == SMALL and (output >= count or graph.outputs.count(output) > 1):
+                raise Unserved("steps on gradients of a small shape, before the pass")
+            if dout.kind != NUMBER and dout[1:] != value[1:]:
+                raise Unserved("a gradient that has not the shape of its value")
+        douts = [builder["broadcast_to"](dout, value) for dout, value in begun]
         reached = reference.reached(graph, wanted)
         gradients = reference.differentiate(graph, everything, douts, reached, builder)
         results += [
-            builder["zeros_like"](builder.inputs[i])
-            if gradients[i] is None
-            else builder.value_of(gradients[i])
+            builder.value_of(gradients[i])
+            if i in gradients
+            else builder["zeros_like"](builder.inputs[i])
             for i in wanted
         ]
     return results

@@ -412,10 +412,16 @@ cdef class Entry:
         for slot in range(count):
             given[slot] = <PyObject *> operands[slot]
         if self.gradients is not None:
-            if self.outputs > 1 and not is_number(<PyObject *> dout):
+            if not self.single and type(dout) is tuple:
+                if len(dout) != self.outputs:
+                    return None
+                for slot in range(self.outputs):
+                    given[count + slot] = <PyObject *> (<tuple> dout)[slot]
+            elif self.single or is_number(<PyObject *> dout):
+                for slot in range(self.outputs):
+                    given[count + slot] = <PyObject *> dout
+            else:
                 return None
-            for slot in range(count, count + self.outputs):
-                given[slot] = <PyObject *> dout
             count += self.outputs
         if not find_kinds(given, count, count - self.inputs, &kinds):
             return self.call_on_maps(operands, dout, outs)
@@ -433,7 +439,7 @@ cdef class Entry:
             for slot in range(fused.constant_count):
                 given[count + slot] = <PyObject *> (<tuple> fused.constants)[slot]
             if fused.numbers is not None:
-                numbers = fused.numbers(operands + (dout,) * (count - self.inputs))
+                numbers = fused.numbers(operands + self.douts(dout))
                 if numbers is None:
                     return None
                 for slot in range(<int> len(numbers)):
@@ -444,12 +450,11 @@ cdef class Entry:
         if outs is not None:
             # What is left of work in place is found by its place in memory, so by that of all.
             results = self.run_into(
-                plan, given, operands, (dout,) * (count - self.inputs), outs,
-                None if kinds.axes else [])
+                plan, given, operands, self.douts(dout), outs, None if kinds.axes else [])
         elif type(plan) is Pass:
             results = fused.as_tuple(fused.run_on_array(given, None, None))
         else:
-            results = plan(operands + (dout,) * (count - self.inputs), None, None)
+            results = plan(operands + self.douts(dout), None, None)
         if results is None:
             return None
         if self.gradients is None:
@@ -458,13 +463,21 @@ cdef class Entry:
             return self.named(results, 0)
         return self.value_of(results), self.named(results, self.outputs)
 
+    cdef inline tuple douts(self, dout):
+        """The gradients of the outputs, one for each."""
+        if self.gradients is None:
+            return ()
+        return <tuple> dout if type(dout) is tuple else (dout,) * self.outputs
+
     cdef object call_on_maps(self, tuple operands, dout, outs):
         """The same with memory maps as plain arrays on their memory."""
-        given = operands + (dout,)
+        given = operands + self.douts(dout)
         plain = without_maps(given)
         if self.returns_operands or plain is given:
             return None
-        return self.run(plain[:len(operands)], plain[len(operands)], outs)
+        douts = plain[self.inputs:]
+        return self.run(
+            plain[:self.inputs], douts[0] if self.single and douts else douts, outs)
 
     cdef object run_into(
         self, plan, PyObject **given, tuple operands, tuple douts, tuple outs, list rest
