@@ -290,6 +290,39 @@ def test_sums_of_the_layers(in_one_pass, path, shapes, dtype):
     assert described((value, tuple(gradients))) == described(expected)
 
 
+@pytest.mark.parametrize("dtype", KERNEL_DTYPES)
+@pytest.mark.parametrize("shape", [(300, 257), (3, 1), (1, 5), (0, 4), (4, 0)])
+def test_sums_of_ones(shape, dtype):
+    """The gradients of what is added or subtracted count elements, if ``dout`` is 1."""
+
+    def graph(x, row, column, n):
+        return x * x - row + (column - n)
+
+    x, row, column = (np.full(one, 3, dtype) for one in (shape, shape[1:], (shape[0], 1)))
+    for operands in ((x, row, column, 2), (x, row, 4, 2), (x, 1, 3, row), (row, x, 5, column)):
+        ours, layers = (kind(graph).value_and_grad(*operands) for kind in (Graph, layered))
+        assert described(ours) == described(layers)
+        out = tuple(np.empty_like(o) if hasattr(o, "dtype") else None for o in operands)
+        into = Graph(graph).value_and_grad(*operands, out=(None, out))
+        assert described(into) == described(layers)
+        for i in range(4):
+            name = ("x", "row", "column", "n")[i]
+            one = Graph(graph).value_and_grad(*operands, wrt=name)[1]
+            assert described(one[0]) == described(layers[1][i])
+
+
+def test_sums_of_ones_beside_several_passes():
+    def graph(x, row):
+        for _ in range(70):
+            x = x * 0.5 + 1
+        return x - row
+
+    x, row = np.ones((300, 7)), np.ones(7)
+    ours, layers = (kind(graph).value_and_grad(x, row) for kind in (Graph, layered))
+    assert described(ours) == described(layers)
+    assert ours[1].row.tolist() == [-300.0] * 7
+
+
 @pytest.mark.parametrize("dout", [1, 1.0, -0.0, 3, 2**70])
 @pytest.mark.parametrize("numbers", [(100, 2, 150, 3, 1.1), (2**80, -0.0, 1, 0, 7), (1e308,) * 5])
 def test_numbers_alone(in_one_pass, numbers, dout):

@@ -133,12 +133,16 @@ def check_layers(call: GraphCall) -> None:
     ]
     function = function_of("\n".join(lines), hold=lambda x: Hold()(x))
     operands, dout = call.build()
+    plain = PlainGraph(call.function(), fastlayers)
+
+    def named(gradients):
+        return [plain.comparable(name, getattr(gradients, name)) for name in gradients._fields]
 
     def every_way(kind):
         with warnings.catch_warnings(action="ignore", category=UserWarning):  # idle parameters
             graph = kind(function)
         both = graph.value_and_grad(*operands, dout=dout, wrt=call.wrt or None)
-        return graph.forward(*operands), tuple(graph.backward(dout)), both[0], tuple(both[1])
+        return graph.forward(*operands), named(graph.backward(dout)), both[0], named(both[1])
 
     ours, layers = (
         outcome(every_way, kind, errstate=call.errstate)

@@ -156,6 +156,7 @@ class Plan:
     ) -> None:
         done: list[Result] = []
         sums = {one.place: one for one in builder.sums}
+        counts = {one.place: one for one in builder.counts}
         for i, result in enumerate(results):
             if result.kind == WHOLE:
                 value = builder.apart(result.place, done)
@@ -163,11 +164,17 @@ class Plan:
                 results[i] = Value(value, WHOLE)
             elif result.place in sums:
                 done.append(builder.summed(sums.pop(result.place), done))
+            elif result.place in counts:
+                done.append(counts.pop(result.place))
         for one in sums.values():
             done.append(builder.summed(one, done))
+        done += counts.values()
+        if all(result.unit for result in done):
+            raise Unserved("nothing to compute")
         # All that is asked for the value may warn, whether a result depends on it or not.
         loud = {step.writes for step in builder.forward} if values else set()
-        steps = needed(builder.steps, {result.value for result in done}, loud)
+        asked = {result.value for result in done if result.value is not None}
+        steps = needed(builder.steps, asked, loud)
         # Also what no result is computed of: it may change their dtype, and their memory order.
         computed = {place for step in builder.steps for place in step.writes}
         read = dict.fromkeys(p for step in builder.steps for p in step.reads if p not in computed)
@@ -188,7 +195,7 @@ class Plan:
         self._place(builder.constants)
         self._place(step.writes[0] for step in builder.numbers + builder.early)
         self.first, self.count = len(self.index), len(done)
-        steps = joined(steps, set(read) - set(builder.shapes), {result.value for result in done})
+        steps = joined(steps, set(read) - set(builder.shapes), asked)
         self._cut(steps, list(read), done, builder)
         self._place(step.writes[0] for step in builder.late)
         self._drop_last_read(builder.computed - {result.place for result in done})
@@ -217,7 +224,7 @@ class Plan:
         if any(place not in used and place not in builder.shapes for place in read):
             raise Unserved("a number that no pass would read may change the dtype")
         last = {place: i for i, step in enumerate(steps) for place in step.reads}
-        asked = defaultdict(list)
+        asked: dict[int | None, list[Result]] = defaultdict(list)
         for result in done:
             asked[result.value].append(result)
         start = 0
@@ -227,6 +234,8 @@ class Plan:
                 part = list(steps[start : start + count])
                 written = [place for step in part for place in step.writes]
                 results = [result for place in written for result in asked[place]]
+                if start == 0:
+                    results += asked[None]
                 for place in written:
                     if last.get(place, 0) >= start + count:
                         builder.let_cross(place, part, results)
@@ -260,7 +269,7 @@ class Plan:
         try:
             fused = Pass(
                 tuple(map(str, read)),
-                tuple(str(result.value) for result in results),
+                tuple(result.unit or str(result.value) for result in results),
                 [
                     (NUMBERS[step.operation], *map(str, step.reads), *map(str, step.writes))
                     for step in steps
@@ -365,7 +374,7 @@ def check_shapes(shapes: Sequence[Shape], results: Sequence[Result], axes: int) 
     """
     if not shapes or together(shapes) != FULL:
         raise Unserved("nothing of the whole shape")
-    sums = [result for result in results if result.like is not None]
+    sums = [result for result in results if result.like is not None and not result.unit]
     likes = [shape for result in sums for shape in result.shapes]
     for axis, other in itertools.combinations(range(axes), 2):
         apart_here = not all(shape.merges(axis, other) for shape in (*shapes, *likes))

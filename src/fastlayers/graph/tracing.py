@@ -88,21 +88,24 @@ class Step(NamedTuple):
 class Result(NamedTuple):
     """A result of a pass: which value it is, its place among all, to whose shape it is summed.
 
-    ``shapes`` are those of a `Sum`.
+    ``shapes`` are those of a `Sum`. A result without a value is the sum of as many ``unit``, 1 or
+    -1, as there are elements.
     """
 
-    value: int
+    value: int | None
     place: int
     like: int | None = None
     shapes: Sequence[Shape] = ()
+    unit: int = 0
 
 
 class Builder(dict[str, Callable[..., Any]]):
     """Operations that note what is asked of them.
 
     What is of numbers alone is ``numbers``, what is of small arrays ``early``, what is of sums
-    ``late``; ``steps`` are the pass. ``constants`` are numbers that stand in the graph, by their
-    places; ``shapes`` are those of the arrays, by their places.
+    ``late``; ``steps`` are the pass, and ``counts`` results that take no step. ``constants`` are
+    numbers that stand in the graph, by their places; ``shapes`` are those of the arrays, by their
+    places.
 
     Parameters
     ----------
@@ -125,6 +128,7 @@ class Builder(dict[str, Callable[..., Any]]):
         self.forward: list[Step] = []
         self.late: list[Step] = []
         self.sums: list[Sum] = []
+        self.counts: list[Result] = []
         self.computed: set[int] = set()
         self.axes = axes
 
@@ -171,11 +175,20 @@ class Builder(dict[str, Callable[..., Any]]):
     def _multiply(self, x: Any, y: Any) -> Value:
         values = self.value_of(x), self.value_of(y)
         for value, other in (values, values[::-1]):
-            if other.place in self.ones and (
-                value.kind == WHOLE or (other.kind == NUMBER and self._is_plain(value))
-            ):
+            if other.place not in self.ones:
+                continue
+            if value.kind == WHOLE or (other.kind == NUMBER and self._is_plain(value)):
                 return value
+            if value.kind == NUMBER and other.kind == WHOLE:
+                return Value(value.place, WHOLE)
         return self._note("multiply", *values)
+
+    def _unit(self, value: Value) -> int:
+        """1 or -1 if that is what a value is at every element, else 0."""
+        if value.place in self.ones:
+            return 1
+        number = self.constants.get(value.place)
+        return -1 if type(number) is int and number == -1 else 0
 
     def _is_plain(self, value: Value) -> bool:
         """Whether a value is an int or a float: those that are given are, and their products."""
@@ -205,6 +218,9 @@ class Builder(dict[str, Callable[..., Any]]):
         if value.kind != WHOLE or like.kind == LATE:
             raise Unserved("sum_to")
         result = self._new(LATE)
+        if like.kind != WHOLE and (unit := self._unit(value)):
+            self.counts.append(Result(None, result.place, like.place, unit=unit))
+            return result
         shapes = [one.shape for one in (like, self.value_of(other)) if one.kind == SMALL]
         self.sums.append(Sum(result.place, value.place, like.place, shapes))
         return result

@@ -36,10 +36,10 @@ cdef struct Tiles:
     Py_ssize_t steps[MAX_SLOTS]     # bytes from an element to the next
     int straight_count
     int straight[MAX_OPERANDS]      # operands that are read and written where they lie
-    int buffered_count
-    int buffered[MAX_RESULTS]       # results that go through a buffer
     Loop loops[MAX_STEPS]
     Py_ssize_t strides[MAX_STEPS][STEP_SLOTS]
+    int buffered_by[MAX_STEPS + 1]  # how many results that go through a buffer are done before it
+    int buffered[MAX_RESULTS]       # these, as they are done
 
 # What a thread needs to run rows: tiles to store, and to stream; and the memory of their buffers.
 cdef struct Workspace:
@@ -67,10 +67,12 @@ cdef inline void prepare_tiles(
     cdef char *buffer = memory + (-<Py_ssize_t> memory & (CACHE_LINE - 1))
     cdef Py_ssize_t distance
     cdef const Step *step
+    cdef unsigned int buffered = 0      # a bit for each result
+    cdef int count = 0
     cdef int slot, result, i, j
     tiles.most = STREAMED_TILE if streaming and job.program.direct else SEGMENT
     distance = tiles.most * job.item_bytes + CACHE_LINE
-    tiles.straight_count = tiles.buffered_count = 0
+    tiles.straight_count = 0
     for slot in range(job.operands + job.program.temporaries):
         result = slot - job.first_result
         if slot < job.operands:
@@ -82,16 +84,24 @@ cdef inline void prepare_tiles(
                 tiles.straight_count += 1
                 tiles.steps[slot] = job.strides[job.ndim - 1][slot]
                 continue
-            tiles.buffered[tiles.buffered_count] = slot
-            tiles.buffered_count += 1
+            buffered |= <unsigned int> 1 << result
         tiles.slots[slot] = buffer
         tiles.steps[slot] = job.item_bytes
         buffer += distance
     for i in range(job.program.step_count):
         step = &job.program.steps[i]
         tiles.loops[i] = job.engine.loops[step.operation][job.dtype]
+        tiles.buffered_by[i] = count
         for j in range(step.slot_count):
-            tiles.strides[i][j] = tiles.steps[step.slots[j]]
+            slot = step.slots[j]
+            tiles.strides[i][j] = tiles.steps[slot]
+            result = slot - job.first_result
+            # The first step that a result is in is the one that computes it.
+            if 0 <= result < job.program.results and buffered >> result & 1:
+                buffered ^= <unsigned int> 1 << result
+                tiles.buffered[count] = slot
+                count += 1
+    tiles.buffered_by[job.program.step_count] = count
 
 
 cdef inline Py_ssize_t row(
@@ -139,45 +149,50 @@ cdef inline Py_ssize_t run_span(
 cdef inline Py_ssize_t run_tiles(
     const Job *job, Tiles *tiles, char **data, Py_ssize_t n, bint streaming
 ) noexcept nogil:
-    cdef const Py_ssize_t *strides = job.strides[job.ndim - 1]
     cdef Py_ssize_t start = 0
     cdef Py_ssize_t length
-    cdef int slot, i
+    cdef int slot, i, j
+    cdef const Step *step
+    cdef char *step_data[STEP_SLOTS]
     while start < n:
         length = min(tiles.most, n - start)
         for i in range(tiles.straight_count):
             slot = tiles.straight[i]
             tiles.slots[slot] = data[slot] + start * tiles.steps[slot]
-        run_steps(job, tiles, length)
-        if job.in_place and fp_raised() & job.heeded:
-            return start
-        for i in range(tiles.buffered_count):
-            slot = tiles.buffered[i]
-            if streaming:
-                stream_copy(
-                    data[slot] + start * job.item_bytes, tiles.slots[slot],
-                    length * job.item_bytes)
-            elif job.in_place:
-                memcpy(
-                    data[slot] + start * job.item_bytes, tiles.slots[slot],
-                    length * job.item_bytes)
-            else:
-                add_to_sums(
-                    job, &job.sums[slot - job.first_result], tiles.slots[slot], length,
-                    data[slot] + start * strides[slot], strides[slot])
+        for i in range(job.program.step_count):
+            step = &job.program.steps[i]
+            for j in range(step.slot_count):
+                step_data[j] = tiles.slots[step.slots[j]]
+            tiles.loops[i](step_data, &length, tiles.strides[i], NULL)
+            # At once: so streaming stores overlap with what the next step reads.
+            if not job.in_place:
+                for j in range(tiles.buffered_by[i], tiles.buffered_by[i + 1]):
+                    hand_over(job, tiles, tiles.buffered[j], data, start, length, streaming)
+        if job.in_place:
+            if fp_raised() & job.heeded:
+                return start
+            for j in range(tiles.buffered_by[job.program.step_count]):
+                hand_over(job, tiles, tiles.buffered[j], data, start, length, streaming)
         start += length
     return n
 
 
-cdef inline void run_steps(const Job *job, Tiles *tiles, Py_ssize_t n) noexcept nogil:
-    cdef const Step *step
-    cdef char *data[STEP_SLOTS]
-    cdef int i, j
-    for i in range(job.program.step_count):
-        step = &job.program.steps[i]
-        for j in range(step.slot_count):
-            data[j] = tiles.slots[step.slots[j]]
-        tiles.loops[i](data, &n, tiles.strides[i], NULL)
+cdef inline void hand_over(
+    const Job *job, Tiles *tiles, int slot, char **data, Py_ssize_t start, Py_ssize_t n,
+    bint streaming,
+) noexcept nogil:
+    """Store, stream or sum the tile of a result that went through a buffer."""
+    cdef char *result = data[slot] + start * job.item_bytes
+    cdef Py_ssize_t stride
+    if streaming:
+        stream_copy(result, tiles.slots[slot], n * job.item_bytes)
+    elif job.in_place:
+        memcpy(result, tiles.slots[slot], n * job.item_bytes)
+    else:
+        stride = job.strides[job.ndim - 1][slot]
+        add_to_sums(
+            job, &job.sums[slot - job.first_result], tiles.slots[slot], n,
+            data[slot] + start * stride, stride)
 
 
 cdef inline void add_to_sums(

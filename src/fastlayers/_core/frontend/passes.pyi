@@ -8,7 +8,7 @@ class Pass:
     def __init__(
         self,
         inputs: tuple[str, ...],
-        results: tuple[str, ...],
+        results: tuple[str | int, ...],
         steps: list[Any],
         sources: Sequence[int],
         sum_to: Sequence[int],

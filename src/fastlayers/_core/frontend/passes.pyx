@@ -3,18 +3,21 @@
 cimport numpy as cnp
 from cpython.bytes cimport PyBytes_FromStringAndSize
 from cpython.object cimport PyObject, PyTypeObject
+from cpython.sequence cimport PySequence_Fast_ITEMS
 from cpython.tuple cimport PyTuple_New
 from libc.string cimport memset
 
-from ..program.operations cimport assemble, find_dtypes_of
+from ..program.operations cimport assemble, find_dtypes_of, summed_dtypes
 from ..program.program cimport (
-    MAX_DIMS, MAX_INPUTS, MAX_RESULTS, MAX_SHARES, UNSERVED, Program, Share,
+    MAX_DIMS, MAX_INPUTS, MAX_RESULTS, MAX_SHARES, UNSERVED, DType, Program, Share,
 )
-from .dtypes cimport array_dtype, is_array, is_number
+from .dtypes cimport Operand, array_dtype, describe_shape, is_array, is_number
 from .execute cimport Given, execute
 from .ndarray cimport (
-    Array, PyArray_CheckExact, PyArray_DESCR, PyArray_DIMS, PyArray_NDIM, set_item,
+    Array, PyArray_CheckExact, PyArray_DESCR, PyArray_DIMS, PyArray_NDIM, PyTuple_GET_ITEM,
+    set_item,
 )
+from .results cimport sum_of_units
 from .schedule cimport UNSTOPPABLE, exceptions_to_stop_before
 
 cdef extern from "Python.h":
@@ -196,7 +199,8 @@ cdef class Pass:
     Parameters
     ----------
     inputs, results : tuple of hashable
-        Names of the values that the steps read and compute.
+        Names of the values that the steps read and compute. A result may also be 1 or -1: the sum
+        of as many of these as there are elements.
     steps : list of tuple
         An operation's number, then the names of what it reads and what it writes.
     sources : sequence of int
@@ -217,6 +221,10 @@ cdef class Pass:
     cdef int sources[MAX_INPUTS]
     cdef int sum_to[MAX_RESULTS]
     cdef bint summing
+    cdef bint counting
+    cdef int result_count       # more than the program's if there are counts
+    cdef int unit[MAX_RESULTS]  # of a count, else 0
+    cdef int count_to[MAX_RESULTS]
     cdef tuple constants
     cdef int constant_count
     cdef public object numbers
@@ -226,15 +234,26 @@ cdef class Pass:
         self.numbers = None
         self.constants = constants
         self.constant_count = <int> len(constants)
-        assemble(&self.program, inputs, results, steps)
+        cdef int computed = 0
+        names = tuple([name for name in results if not isinstance(name, int)])
+        if len(results) > MAX_RESULTS:
+            raise ValueError("too many results for one pass")
+        assemble(&self.program, inputs, names, steps)
         find_dtypes_of(&self.program)
         self.program.shaped = True
         self.summing = False
         for slot in range(self.program.inputs):
             self.sources[slot] = sources[slot]
-        for slot in range(self.program.results):
-            self.sum_to[slot] = sum_to[slot]
-            self.summing |= sum_to[slot] >= 0
+        self.result_count = <int> len(results)
+        self.counting = self.result_count > self.program.results
+        for slot in range(self.result_count):
+            self.unit[slot] = results[slot] if isinstance(results[slot], int) else 0
+            if self.unit[slot]:
+                self.count_to[slot] = sum_to[slot]
+            else:
+                self.sum_to[computed] = sum_to[slot]
+                self.summing |= sum_to[slot] >= 0
+                computed += 1
 
     def run(self, list values, outs, list rest):
         """Return the results, a tuple; None where the pass is not served, or NumPy must warn.
@@ -250,49 +269,33 @@ cdef class Pass:
             part of the results, in the order of memory, that was not written because NumPy must
             warn of it. The operands are still whole there.
         """
-        cdef Given given
-        cdef int slot
-        for slot in range(self.program.inputs):
-            given.operands[slot] = <PyObject *> values[self.sources[slot]]
-        for slot in range(self.program.results):
-            given.sum_to[slot] = NULL
-            if self.sum_to[slot] >= 0:
-                given.sum_to[slot] = <PyObject *> values[self.sum_to[slot]]
-        return self.as_tuple(self.run_on(&given, outs, rest))
+        return self.as_tuple(self.run_on(PySequence_Fast_ITEMS(values), outs, rest))
 
-    cdef object run_on_array(self, PyObject **values, outs, list rest):
-        """`run` of what Entry has at hand."""
+    cdef object run_on(self, PyObject **values, outs, list rest):
+        """`run` of what Entry has at hand; a single result without its tuple."""
         cdef Given given
+        cdef Share shares[MAX_SHARES]
+        cdef bint warned = False
         cdef int slot
         for slot in range(self.program.inputs):
             given.operands[slot] = values[self.sources[slot]]
         for slot in range(self.program.results):
             given.sum_to[slot] = values[self.sum_to[slot]] if self.sum_to[slot] >= 0 else NULL
-        return self.run_on(&given, outs, rest)
-
-    cdef object run_on(self, Given *given, outs, list rest):
-        cdef Share shares[MAX_SHARES]
-        cdef bint warned = False
-        cdef int slot
-        for slot in range(self.program.results):
             given.outs[slot] = NULL
+        if self.counting and dtype_of(&given, &self.program) == UNSERVED:
+            return None
         given.has_outs = outs is not None
         given.shares = NULL
         if given.has_outs:
             given.heeded = exceptions_to_stop_before()
-            if len(outs) != self.program.results or given.heeded == UNSTOPPABLE:
+            if given.heeded == UNSTOPPABLE or not self.take_outs(outs, &given):
                 return None
-            for slot in range(self.program.results):
-                if outs[slot] is not None:
-                    if self.sum_to[slot] >= 0:
-                        return None
-                    given.outs[slot] = <PyObject *> outs[slot]
             if rest is not None:
                 memset(shares, 0, sizeof(shares))
                 given.shares = shares
         given.summing = self.summing
         given.copied = 0
-        results = execute(&self.program, given, &warned)
+        results = execute(&self.program, &given, &warned)
         if results is None:
             return None
         if warned:
@@ -302,10 +305,78 @@ cdef class Pass:
                         rest.append((shares[slot].reached, shares[slot].stop))
             if not rest:
                 return None
-        return results
+        return self.with_counts(results, &given, values) if self.counting else results
+
+    cdef bint take_outs(self, outs, Given *given):
+        """Note where results go; False if they cannot be computed there."""
+        cdef int slot
+        cdef int computed = 0
+        if len(outs) != self.result_count:
+            return False
+        for slot in range(self.result_count):
+            if self.unit[slot]:
+                if outs[slot] is not None:
+                    return False
+                continue
+            if outs[slot] is not None:
+                if self.sum_to[computed] >= 0:
+                    return False
+                given.outs[computed] = <PyObject *> outs[slot]
+            computed += 1
+        return True
+
+    cdef tuple with_counts(self, results, const Given *given, PyObject **values):
+        """The results of the program, and those that take no step."""
+        cdef DType dtype = dtype_of(given, &self.program)
+        cdef Py_ssize_t elements = count_elements(given, &self.program)
+        cdef Operand operand
+        cdef PyObject *like
+        cdef int slot
+        cdef int computed = 0
+        every = PyTuple_New(self.result_count)
+        for slot in range(self.result_count):
+            if self.unit[slot]:
+                like = values[self.count_to[slot]]
+                describe_shape(like, &operand)
+                one = sum_of_units(dtype, self.unit[slot], elements, like, &operand)
+            else:
+                one = results
+                if self.program.results > 1:
+                    one = <object> PyTuple_GET_ITEM(results, computed)
+                computed += 1
+            set_item(every, slot, one)
+        return every
 
     cdef inline tuple as_tuple(self, results):
-        return results if results is None or self.program.results > 1 else (results,)
+        return results if results is None or self.result_count > 1 else (results,)
+
+
+cdef inline DType dtype_of(const Given *given, const Program *program) noexcept:
+    """The dtype of the arrays that a pass reads, or UNSERVED if there are no sums of it."""
+    cdef DType dtype = UNSERVED
+    cdef int slot
+    for slot in range(program.inputs):
+        if PyArray_CheckExact(given.operands[slot]):
+            dtype = array_dtype(<Array *> given.operands[slot])
+            break
+    return dtype if dtype != UNSERVED and summed_dtypes >> dtype & 1 else UNSERVED
+
+
+cdef inline Py_ssize_t count_elements(const Given *given, const Program *program) noexcept:
+    """How many elements there are in the shape to which all arrays broadcast."""
+    cdef Py_ssize_t elements = 1
+    cdef Py_ssize_t length
+    cdef Array *array
+    cdef int slot, axis
+    for axis in range(1, MAX_DIMS + 1):
+        length = 1
+        for slot in range(program.inputs):
+            array = <Array *> given.operands[slot]
+            if (PyArray_CheckExact(given.operands[slot]) and axis <= PyArray_NDIM(array)
+                    and PyArray_DIMS(array)[PyArray_NDIM(array) - axis] != 1):
+                length = PyArray_DIMS(array)[PyArray_NDIM(array) - axis]
+        elements *= length
+    return elements
 
 
 cdef tuple without_maps(tuple values):
@@ -344,7 +415,7 @@ cdef inline object run_plan(
     cdef Pass fused
     if type(plan) is Pass:
         fused = <Pass> plan
-        return fused.as_tuple(fused.run_on_array(values, outs, rest))
+        return fused.as_tuple(fused.run_on(values, outs, rest))
     return plan(operands + douts, outs, rest)
 
 
@@ -446,13 +517,13 @@ cdef class Entry:
                     given[count + fused.constant_count + slot] = (
                         <PyObject *> (<tuple> numbers)[slot])
             if self.bare and outs is None:
-                return fused.run_on_array(given, None, None)
+                return fused.run_on(given, None, None)
         if outs is not None:
             # What is left of work in place is found by its place in memory, so by that of all.
             results = self.run_into(
                 plan, given, operands, self.douts(dout), outs, None if kinds.axes else [])
         elif type(plan) is Pass:
-            results = fused.as_tuple(fused.run_on_array(given, None, None))
+            results = fused.as_tuple(fused.run_on(given, None, None))
         else:
             results = plan(operands + self.douts(dout), None, None)
         if results is None:

@@ -3,14 +3,14 @@
 from cpython.object cimport PyObject
 from cpython.ref cimport Py_INCREF
 from cpython.tuple cimport PyTuple_New
-from libc.string cimport memset
+from libc.string cimport memcpy, memset
 
 from ..memory cimport (
     ANYWHERE, PAGE, SHIFTED_BYTES, can_own_blocks, free_block, is_recycling, new_block, own_block,
     recycling_handler, set_handler,
 )
-from ..program.program cimport MAX_DIMS, MAX_RESULTS, Job, Sum
-from .dtypes cimport Operand, describe, dtypes, is_number
+from ..program.program cimport MAX_DIMS, MAX_RESULTS, DType, Job, Sum
+from .dtypes cimport Number, Operand, describe, dtypes, is_number
 from .layout cimport (
     SHORT_ROW, Call, find_shared_order, has_shape, keep_order, magnitude,
 )
@@ -235,7 +235,6 @@ cdef inline object place_sums(
     cdef int slot = job.first_result + result
     cdef int axis
     cdef int lead = call.ndim - operand.ndim
-    cdef Call target
     sum.wanted = not has_shape(operand, call)
     if not sum.wanted:
         return place_result(call, slot, sources, NULL)
@@ -247,14 +246,40 @@ cdef inline object place_sums(
             job.strides[axis][slot] = sum.count * sizeof(double)
             sum.count *= operand.shape[axis - lead]
     sum.error_offset = sum.count * sizeof(double)
-    target.dtype = call.dtype
+    array = allocate_like(call.dtype, operand, sum.count)
+    sum.result = <char *> PyArray_DATA(<Array *> array)
+    return array
+
+
+cdef inline object allocate_like(DType dtype, const Operand *operand, Py_ssize_t size):
+    """A new array of an operand's shape, of ``size`` elements in the usual order."""
+    cdef Call target
+    target.dtype = dtype
     target.input_count = 0  # it may start anywhere in a page: nothing is read while it is written
     target.ndim = operand.ndim
     target.shape = operand.shape
-    target.job.size = sum.count
-    array = allocate(&target, NPY_ARRAY_C_CONTIGUOUS, NULL)
-    sum.result = <char *> PyArray_DATA(<Array *> array)
-    return array
+    target.job.size = size
+    return allocate(&target, NPY_ARRAY_C_CONTIGUOUS, NULL)
+
+
+cdef inline object sum_of_units(
+    DType dtype, int unit, Py_ssize_t elements, PyObject *like, const Operand *operand
+):
+    """The sum of as many units as there are elements, to an operand's shape."""
+    cdef Number number
+    cdef Py_ssize_t size = 1
+    cdef Py_ssize_t item = dtypes[dtype].item_bytes
+    cdef Py_ssize_t i
+    cdef int axis
+    cdef char *data
+    for axis in range(operand.ndim):
+        size *= operand.shape[axis]
+    array = allocate_like(dtype, operand, size)
+    data = <char *> PyArray_DATA(<Array *> array)
+    dtypes[dtype].store_integer(unit * (elements // max(size, <Py_ssize_t> 1)), <char *> &number)
+    for i in range(size):
+        memcpy(data + i * item, &number, item)
+    return one_as_given(array, like)
 
 
 cdef inline void cut_into_chunks(Job *job) noexcept:
