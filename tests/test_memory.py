@@ -45,11 +45,13 @@ WAYS = {
 @pytest.fixture
 def tracing():
     gc.collect()
+    gc.freeze()  # what other tests have left is not looked through again and again
     gc.disable()
     tracemalloc.start()
     yield
     tracemalloc.stop()
     gc.enable()
+    gc.unfreeze()
 
 
 @pytest.mark.parametrize("way", WAYS)
