@@ -1,7 +1,8 @@
-"""Time one layer step, forward and backward, in fastlayers, in plain NumPy and in other libraries.
+"""Time steps, forward and backward, in fastlayers, in plain NumPy and in other libraries: of one
+layer, and of whole expressions.
 
-    python benchmarks/side_by_side.py            # all cases; about a quarter of an hour
-    python benchmarks/side_by_side.py --quick    # some sizes, one round; about two minutes
+    python benchmarks/side_by_side.py            # all cases; about half an hour
+    python benchmarks/side_by_side.py --quick    # some sizes, one round; about four minutes
 
 Prints a table in Markdown, writes every figure to a JSON file, and draws a chart. Libraries that
 are not installed are left out. Measure on a machine that has nothing else to do: a second busy
@@ -26,7 +27,7 @@ from time import perf_counter
 from typing import Any, NamedTuple
 
 from side_by_side_cases import CONTESTANTS, GROUPS, SHAPES, SIZES
-from side_by_side_report import draw, footprint, readable, table
+from side_by_side_report import CHARTS, draw, footprint, readable, table
 
 HERE = Path(__file__).resolve().parent
 RESULTS = HERE.parent / "build" / "benchmarks"
@@ -241,10 +242,13 @@ def main() -> int:
     print(table(result))
     if find_spec("matplotlib") is None:
         progress("no chart: matplotlib is not installed")
-    elif draw(result, options.chart):
-        progress(f"chart: {options.chart}")
     else:
-        progress("no chart: it shows plain layers and others in the case mul-float64")
+        for group, (ending, *_) in CHARTS.items():
+            file = options.chart.with_stem(options.chart.stem + ending)
+            if draw(result, group, file):
+                progress(f"chart: {file}")
+            else:
+                progress(f"no chart: {file.name} shows plain NumPy and others in the case {group}")
     return 1 if result["failures"] else 0
 
 

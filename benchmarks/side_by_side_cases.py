@@ -1,7 +1,8 @@
 """What side_by_side.py measures: the contestants, the sizes, and the operands of every case.
 
 A contestant is the layer that somebody who uses its library would write: `forward` keeps what
-`backward` needs, and both return their library's own arrays.
+`backward` needs, and both return their library's own arrays. For whole expressions see
+side_by_side_graphs.py.
 """
 
 from __future__ import annotations
@@ -13,14 +14,19 @@ from importlib import import_module
 from typing import Any, NamedTuple
 
 import numpy as np
+import side_by_side_graphs as graphs
+from expressions import EXPRESSIONS
 
 # Peers are optional, and some have no types: mypy need not find them.
 Layer = Any
-Operands = tuple[Any, Any, Any]  # x, y, dout
+Operands = tuple[Any, ...]  # x, y, dout
 
 
 class Group(NamedTuple):
-    """Cases that differ only in size, and that make one table, or one column of it."""
+    """Cases that differ only in size, and that make one table, or one column of it.
+
+    ``layer`` is the layer's name or, of the layout ``graph``, an expression.
+    """
 
     layer: str
     dtype: str
@@ -29,12 +35,16 @@ class Group(NamedTuple):
 
     @property
     def sizes(self) -> Mapping[str, Any]:
+        if self.layout == "graph":
+            return {size: SIZES[size] for size in GRAPH_SIZES}
         if self.sum_to_shape:
             return {"1M": SHAPES["1M"]}
         return SIZES if self.layout == "same" else SHAPES
 
     @property
     def contestants(self) -> tuple[str, ...]:
+        if self.layout == "graph":
+            return graphs.contestants_of(self.layer)
         if self.sum_to_shape:
             return "fastlayers", "np.sum", "np.einsum", "PyTorch", "JAX"
         if self.layout == "same":
@@ -63,6 +73,8 @@ SIZES = {
     "16.7M": 16_777_216,
 }
 
+GRAPH_SIZES = "100", "1k", "10k", "65k", "262k", "1M", "4M"
+
 # (B, F): a batch of rows of features.
 SHAPES = {
     "1k": (10, 100),
@@ -85,11 +97,17 @@ GROUPS = {
     "transposed": Group("MulLayer", "float64", "transposed"),
     "sum-row": Group("MulLayer", "float64", "row", sum_to_shape=True),
     "sum-column": Group("MulLayer", "float64", "column", sum_to_shape=True),
+    **{
+        f"graph-{expression.function.__name__}": Group(name, expression.dtype, "graph")
+        for name, expression in EXPRESSIONS.items()
+    },
 }
 
 
 def make_operands(group: Group, size: str) -> Operands:
     """Return x, y and dout as NumPy arrays, made without a temporary that is larger than they are.
+
+    Of an expression, return all operands and one gradient, of ones, for every output.
 
     Once a large block has been freed, glibc raises the size from which it asks the kernel for fresh
     pages, and the layers would be measured on a heap that no longer is as the process found it.
@@ -100,6 +118,11 @@ def make_operands(group: Group, size: str) -> Operands:
     def random(*shape: int) -> Any:
         return rng.random(shape, dtype)
 
+    if group.layout == "graph":
+        expression = EXPRESSIONS[group.layer]
+        operands = expression.operands(SIZES[size])
+        shape = np.broadcast_shapes(*(operand.shape for operand in operands))
+        return (*operands, np.ones(shape, dtype))
     if group.layout == "same":
         n = SIZES[size]
         return random(n), random(n), random(n)
@@ -363,6 +386,14 @@ class Contestant:
     # A size after a smaller one finds a grown heap, which is only ever faster (plain NumPy at 30k
     # elements several times). Those that take seconds to import and to compile are allowed that.
     process_per_size: bool
+
+
+def start(contestant: str, group: Group, operands: Operands) -> tuple[Any, Operands]:
+    """A layer and operands of its own or, of an expression, a step that takes no operands."""
+    if group.layout == "graph":
+        *given, dout = operands
+        return graphs.STARTS[contestant](EXPRESSIONS[group.layer], given, dout), ()
+    return CONTESTANTS[contestant].start(group, operands)
 
 
 CONTESTANTS = {

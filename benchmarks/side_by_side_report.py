@@ -53,7 +53,7 @@ def table(result: Mapping[str, Any]) -> str:
             continue
         if group.sum_to_shape:
             sums[name] = times
-        elif group.layout == "same":
+        elif group.layout in ("same", "graph"):
             sections.append(same_table(group, times, bandwidths(result)))
         else:
             layouts[name] = times
@@ -101,7 +101,8 @@ def preface(result: Mapping[str, Any]) -> str:
         f"{machine(result)}; {about['date']}",
         versions(result),
         f"Median of {rounds}, each with fresh processes, of the median time of a step: forward, "
-        "then backward. Threads as each library has them by default"
+        "then backward; of an expression its value and all gradients. Threads as each library has "
+        "them by default"
         + "".join(f", {name}={value}" for name, value in about["environment"].items())
         + ".",
         f"A process for every figure, except that {', '.join(shared)} go through the sizes in one, "
@@ -134,7 +135,7 @@ def same_table(group: Group, times: Times, speeds: Mapping[int, float]) -> str:
     floors = {
         size: traffic(group, size) / speeds[footprint(group, size)]
         for size in SIZES
-        if (OURS, size) in times and footprint(group, size) in speeds
+        if group.layout == "same" and (OURS, size) in times and footprint(group, size) in speeds
     }
     ratios = [plain_ratio(times, size) for size in sizes(times)]
     heads = ["n", *names]
@@ -153,7 +154,8 @@ def same_table(group: Group, times: Times, speeds: Mapping[int, float]) -> str:
         if floors:
             row.append(f"{times[OURS, size] / floors[size]:.2f}" if size in floors else "")
         rows.append(row)
-    text = f"### {group.layer}, {group.dtype}, equal shapes\n\n" + markdown(heads, rows)
+    what = "value and gradients" if group.layout == "graph" else "equal shapes"
+    text = f"### {group.layer}, {group.dtype}, {what}\n\n" + markdown(heads, rows)
     if mean := mean_text(ratios):
         text += f"\n\nPlain over ours, geometric mean over {mean}."
     if OURS in names:
@@ -255,9 +257,17 @@ def markdown(heads: list[str], rows: list[list[str]]) -> str:
     return "\n".join("| " + " | ".join(line) + " |" for line in lines)
 
 
-def draw(result: Mapping[str, Any], file: Path) -> bool:
-    """Draw the speed-up over the plain layers by size; return whether there was one to draw."""
-    times = medians(result, "mul-float64")
+# What is drawn: the group, what the file's name ends in, the title, and what is measured against.
+CHARTS = {
+    "mul-float64": ("", "One MulLayer step, forward and backward, float64, equal shapes", "layers"),
+    "graph-shop": ("_graph", "(a*b + c*d)*e, value and five gradients, float64", "NumPy by hand"),
+}
+
+
+def draw(result: Mapping[str, Any], group: str, file: Path) -> bool:
+    """Draw the speed-up over plain NumPy by size; return whether there was one to draw."""
+    _, title, plain = CHARTS[group]
+    times = medians(result, group)
     lines = {
         name: {
             SIZES[size]: times[PLAIN, size] / times[name, size]
@@ -278,7 +288,7 @@ def draw(result: Mapping[str, Any], file: Path) -> bool:
     axes.set(xscale="log", yscale="log")
     axes.axhline(1, color="grey", linewidth=1)
     axes.text(
-        0.01, 1, "plain layers", color="grey", va="bottom", transform=axes.get_yaxis_transform()
+        0.01, 1, f"plain {plain}", color="grey", va="bottom", transform=axes.get_yaxis_transform()
     )
     for name, line in lines.items():
         ours = name == OURS
@@ -293,15 +303,15 @@ def draw(result: Mapping[str, Any], file: Path) -> bool:
     sizes_drawn = [size for line in lines.values() for size in line]
     axes.set_xlim(min(sizes_drawn) / 1.5, max(sizes_drawn) * 1.2)
     label_ends(axes, lines)
-    axes.set_xlabel("elements of x")
-    axes.set_ylabel("speed-up: plain layers' time / contestant's")
+    axes.set_xlabel("elements of an operand")
+    axes.set_ylabel(f"speed-up: plain {plain}'s time / contestant's")
     axes.xaxis.set_major_formatter(lambda value, _: si(value))
     axes.yaxis.set_major_locator(ticker.LogLocator(subs=(1, 2, 5)))
     axes.yaxis.set_minor_locator(ticker.NullLocator())
     axes.yaxis.set_major_formatter(lambda value, _: f"{value:g}")
     axes.grid(which="major", color="0.9")
     axes.spines[["top", "right"]].set_visible(False)
-    figure.suptitle("One MulLayer step, forward and backward, float64, equal shapes", weight="bold")
+    figure.suptitle(title, weight="bold")
     axes.set_title(f"{machine(result)}\n{versions(result)}", fontsize=8, color="0.35")
     file.parent.mkdir(parents=True, exist_ok=True)
     metadata = {"Date": None} if file.suffix == ".svg" else None

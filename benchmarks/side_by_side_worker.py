@@ -17,11 +17,11 @@ from typing import Any
 
 import numpy as np
 from side_by_side_cases import (
-    CONTESTANTS,
     GROUPS,
     Group,
     Operands,
     make_operands,
+    start,
     start_plain,
     start_sum,
 )
@@ -33,12 +33,13 @@ WARM_UP = 0.05
 FEWEST_BATCHES = 7
 
 
-def stepping(layer: Any, x: Any, y: Any, dout: Any, steps: int) -> Iterator[Any]:
+def stepping(layer: Any, operands: Operands, steps: int) -> Iterator[Any]:
     """Run so many steps a turn.
 
     The variables keep a step's results until the next one's replace them, from turn to turn too, as
     a training loop's do: when old results die decides which memory the new ones get.
     """
+    x, y, dout = operands
     while True:
         for _ in range(steps):
             out = layer.forward(x, y)
@@ -46,8 +47,20 @@ def stepping(layer: Any, x: Any, y: Any, dout: Any, steps: int) -> Iterator[Any]
         yield out, dx, dy
 
 
+def calling(step: Any, steps: int) -> Iterator[Any]:
+    """The same for a graph's step, which returns all results."""
+    while True:
+        for _ in range(steps):
+            results = step()
+        yield results
+
+
+def turns(layer: Any, operands: Operands, steps: int) -> Iterator[Any]:
+    return stepping(layer, operands, steps) if operands else calling(layer, steps)
+
+
 def time_steps(layer: Any, operands: Operands, seconds: float) -> dict[str, Any]:
-    single = stepping(layer, *operands, steps=1)
+    single = turns(layer, operands, 1)
     next(single)  # compiles, for those who do
     count = 0
     start = perf_counter()
@@ -57,7 +70,7 @@ def time_steps(layer: Any, operands: Operands, seconds: float) -> dict[str, Any]
     del single  # and with it the results that it keeps
 
     steps = math.ceil(BATCH / elapsed * count)
-    batch = stepping(layer, *operands, steps)
+    batch = turns(layer, operands, steps)
     next(batch)
     times: list[float] = []
     begin = perf_counter()
@@ -73,17 +86,27 @@ def check(group: Group, arrays: Operands, layer: Any, operands: Operands) -> Non
 
     After the timing, since the plain layer's arrays would grow the heap for the contestant.
     """
-    results = next(stepping(layer, *operands, steps=1))
-    plain, _ = (start_sum if group.sum_to_shape else start_plain)(group, arrays)
-    expected = next(stepping(plain, *arrays, steps=1))
-    for name, result, right in zip(("out", "dx", "dy"), results, expected, strict=True):
+    results = next(turns(layer, operands, 1))
+    if group.layout == "graph":
+        plain, given = start("plain", group, arrays)
+    else:
+        plain, given = (start_sum if group.sum_to_shape else start_plain)(group, arrays)
+    expected = next(turns(plain, given, 1))
+    for i, (result, right) in enumerate(zip(flat(results), flat(expected), strict=True)):
+        name = f"result {i}"
         result = np.asarray(result.detach() if hasattr(result, "detach") else result)
         if (result.shape, result.dtype) != (right.shape, right.dtype):
             raise RuntimeError(
                 f"{name} is {result.dtype} {result.shape}, not {right.dtype} {right.shape}"
             )
-        if not np.allclose(result, right):
+        if not np.allclose(result, right, rtol=1e-4 if group.dtype == "float32" else 1e-5):
             raise RuntimeError(f"{name} is wrong")
+
+
+def flat(results: Any) -> list[Any]:
+    if isinstance(results, tuple | list):
+        return [one for result in results for one in flat(result)]
+    return [results]
 
 
 def measure(task: dict[str, Any]) -> Iterator[dict[str, Any]]:
@@ -91,7 +114,7 @@ def measure(task: dict[str, Any]) -> Iterator[dict[str, Any]]:
     for size in task["sizes"]:
         try:
             arrays = make_operands(group, size)
-            layer, operands = CONTESTANTS[task["contestant"]].start(group, arrays)
+            layer, operands = start(task["contestant"], group, arrays)
             figures = time_steps(layer, operands, task["seconds"])
             if task["check"]:
                 check(group, arrays, layer, operands)
