@@ -12,9 +12,12 @@ from __future__ import annotations
 import argparse
 import sys
 import warnings
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import replace
 from random import Random
 from types import MappingProxyType
+from unittest import mock
 
 import numpy as np
 from hypothesis import HealthCheck, given, note, settings
@@ -26,33 +29,52 @@ from random_graphs import GraphCall, function_of, out_for, random_call
 
 import fastlayers
 from fastlayers import ops
+from fastlayers.graph.passes import Plan
 
 RANDOMS = st.randoms(use_true_random=False)
 
 
-@given(path=ANY_PATH, random=RANDOMS)
+# The most steps of a pass. Of one that is longer, several are made.
+STEPS = [None, None, 1, 2, 5]
+
+
+@given(path=ANY_PATH, steps=st.sampled_from(STEPS), random=RANDOMS)
 # A graph of many nodes, called several times, is many cases: half as many as elsewhere.
 @settings(
     max_examples=settings.default.max_examples // 2,
     suppress_health_check=[HealthCheck.too_slow, HealthCheck.data_too_large],
 )
-def test_graph_does_what_its_nodes_do(path, random):
+def test_graph_does_what_its_nodes_do(path, steps, random):
     call = random_call(random)
-    note(reproducer(path, call))
-    check(path, call)
+    note(reproducer(path, steps, call))
+    check(path, steps, call)
 
 
-def reproducer(path: Path | None, call: GraphCall) -> str:
+def reproducer(path: Path | None, steps: int | None, call: GraphCall) -> str:
     return (
         "import sys; sys.path[:0] = ['tests', 'tests/support']\n"
         "from operands import *\nfrom test_graph_random import *\n"
-        f"check({path!r}, {call!r})"
+        f"check({path!r}, {steps!r}, {call!r})"
     )
 
 
-def check(path: Path | None, call: GraphCall) -> None:
+@contextmanager
+def passes_of(steps: int | None) -> Iterator[None]:
+    if steps is None or fastlayers.IMPLEMENTATION != "native":
+        yield
+        return
+    fits = Plan._fits
+
+    def few(self, some, *others):
+        return len(some) <= steps and fits(self, some, *others)
+
+    with mock.patch.object(Plan, "_fits", few):
+        yield
+
+
+def check(path: Path | None, steps: int | None, call: GraphCall) -> None:
     operands, dout = call.build()
-    with taken(path):
+    with taken(path), passes_of(steps):
         assert_same(call.function(), *operands, dout=dout, wrt=call.wrt, errstate=call.errstate)
         check_out(call)
         check_derivative(call)
@@ -160,13 +182,13 @@ def main() -> None:
     failed = 0
     for seed in range(arguments.seed, arguments.seed + arguments.graphs):
         random = Random(seed)
-        path = random.choice([None, *PATHS])
+        path, steps = random.choice([None, *PATHS]), random.choice(STEPS)
         call = random_call(random)
         try:
-            check(path, call)
+            check(path, steps, call)
         except Exception as error:
             failed += 1
-            print(f"# seed {seed}: {error!r:.300}\n{reproducer(path, call)}\n", flush=True)
+            print(f"# seed {seed}: {error!r:.300}\n{reproducer(path, steps, call)}\n", flush=True)
     print(f"{failed} of {arguments.graphs} graphs differ")
     sys.exit(failed > 0)
 

@@ -1045,7 +1045,8 @@ def test_memory_of_many_sizes_is_bounded():
     before = memory_of_process()[0]
     for n in rng.integers(256, 100_000, 3_000):
         fastlayers.multiply(x[:n], 2.0)
-    assert memory_of_process()[0] - before < 10 * MIB
+    # A block of each size would be 1.2 GB. malloc leaves holes between blocks of many sizes.
+    assert memory_of_process()[0] - before < 16 * MIB
 
 
 # ---------------------------------------------------------------------------------- out of memory

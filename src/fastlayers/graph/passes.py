@@ -239,6 +239,8 @@ class Plan:
                 for place in written:
                     if last.get(place, 0) >= start + count:
                         builder.let_cross(place, part, results)
+                if all(result.unit for result in results):  # it may warn: nothing else is asked
+                    builder.let_cross(written[-1], part, results)
                 reads = dict.fromkeys(place for step in part for place in step.reads)
                 outside = [place for place in reads if place in self.index]
                 if self._fits(part, outside, results, builder):

@@ -236,8 +236,8 @@ cdef class Pass:
         self.constant_count = <int> len(constants)
         cdef int computed = 0
         names = tuple([name for name in results if not isinstance(name, int)])
-        if len(results) > MAX_RESULTS:
-            raise ValueError("too many results for one pass")
+        if not names or len(results) > MAX_RESULTS:
+            raise ValueError("no results, or too many for one pass")
         assemble(&self.program, inputs, names, steps)
         find_dtypes_of(&self.program)
         self.program.shaped = True
