@@ -760,6 +760,16 @@ def test_gradients_of_several_outputs_in_files(in_one_pass, tmp_path):
         ]
 
 
+def test_a_tuple_is_one_gradient_of_one_output(tmp_path):
+    x = np.memmap(tmp_path / "x", "f8", "w+", shape=4)
+    x[:] = 3.0
+    graph = Graph(shop)
+    for dout in ((x, x), (x,)):
+        with pytest.raises(ValueError, match=rf"dout has shape \({len(dout)}, 4\), but the value"):
+            graph.value_and_grad(x, x, x, x, x, dout=dout)
+    assert graph.value_and_grad(x, x, x, x, x, dout=(1, 2, 3, 4))[1].e.tolist() == [18, 36, 54, 72]
+
+
 @pytest.mark.parametrize(
     ("dout", "error", "text"),
     [

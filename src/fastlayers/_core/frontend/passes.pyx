@@ -538,7 +538,9 @@ cdef class Entry:
         """The gradients of the outputs, one for each."""
         if self.gradients is None:
             return ()
-        return <tuple> dout if type(dout) is tuple else (dout,) * self.outputs
+        if not self.single and type(dout) is tuple:
+            return <tuple> dout
+        return (dout,) * self.outputs
 
     cdef object call_on_maps(self, tuple operands, dout, outs):
         """The same with memory maps as plain arrays on their memory."""
