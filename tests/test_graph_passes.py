@@ -20,6 +20,8 @@ from fastlayers import BaseLayer, Graph, ops, reference
 if fastlayers.IMPLEMENTATION != "native":
     pytest.skip("plain NumPy runs the nodes one by one", allow_module_level=True)
 
+from fastlayers.graph import passes
+from fastlayers.graph.compounds import joined
 from fastlayers.graph.passes import Plan
 from fastlayers.graph.segments import Segment
 
@@ -50,8 +52,17 @@ def fans(x, y):
     return t * t - (-t) * x + t, t
 
 
-ALL = [shop, horner, gates, momentum, averages, fans]
-INTEGRAL = [shop, horner, gates, fans]
+def product(a, b, c, d):
+    return a * b * (c * d) * a
+
+
+def pairs(a, b, c, d, x):
+    total = a * b + c * d
+    return total * x, total * (a + x), x * (a * d)
+
+
+ALL = [shop, horner, gates, momentum, averages, fans, product, pairs]
+INTEGRAL = [shop, horner, gates, fans, product, pairs]
 SIZES = [1, 31, 255, 256, 257, 1_000, 5_003]
 
 
@@ -102,9 +113,12 @@ def test_bits_of_the_nodes(in_one_pass, path, dtype):
     for function in ALL if dtype in FLOATS else INTEGRAL:
         for size in SIZES:
             operands = inputs(function, size, dtype)
-            expected = outcomes(PlainGraph(function), operands, 3)
-            with taken(path):
-                assert outcomes(Graph(function), operands, 3) == expected
+            plain = PlainGraph(function)
+            ones = np.ones_like(plain(*operands), dtype)
+            for dout in (3, tuple(ones * 2) if ones.ndim > 1 else operands[0] + ones):
+                expected = outcomes(plain, operands, dout)
+                with taken(path):
+                    assert outcomes(Graph(function), operands, dout) == expected
 
 
 @pytest.mark.parametrize("layout", ["C", "F", "strided", "reversed"])
@@ -603,12 +617,33 @@ def test_what_the_value_takes_may_warn_in_vain():
     with np.errstate(over="ignore", invalid="ignore"):
         assert np.isnan(graph(x)[0])
 
+    def unread(x):
+        x * x
+        return x + x
+
+    with np.errstate(over="raise"), pytest.raises(FloatingPointError, match="in multiply"):
+        Graph(unread)(x)
+
 
 def test_products_and_sums_are_rounded_each():
     a, b = np.array([1 + 2.0**-30]), np.array([-1.0 - 2.0**-29])
     assert Graph(lambda a, b: a * a + b)(a, b) == 0.0  # 2**-60 if they were not
     big, less = np.array([1e20]), np.array([-1e20])
     assert Graph(lambda a, b, c: a * c + b * c)(big, less, np.array([1e10])) == 0.0
+
+
+def test_gradients_are_computed_where_they_are_used(monkeypatch):
+    found = []
+
+    def noted(*arguments):
+        found.extend(joined(*arguments))
+        return found
+
+    monkeypatch.setattr(passes, "joined", noted)
+    operands = inputs(shop, 10, "f8")
+    Graph(shop).value_and_grad(*operands, dout=operands[0])
+    operations = ["add_products_backward", "product_backward", "product_backward"]
+    assert [step.operation for step in found] == operations
 
 
 def test_graphs_of_gradients_are_planned_or_left():

@@ -169,6 +169,40 @@ cdef inline void subtract_product(
         out[i] = z[i] - x[i] * y[i]
 
 
+cdef inline void product_backward(
+    const T[:] a,           # IN
+    const T[:] b,           # IN
+    const T[:] x,           # IN
+    const T[:] y,           # IN
+    T[:] dx,                # OUT
+    T[:] dy,                # OUT
+) noexcept nogil:
+    cdef Py_ssize_t i
+    cdef T gradient
+    for i in range(dx.shape[0]):
+        gradient = a[i] * b[i]
+        dx[i] = gradient * y[i]
+        dy[i] = gradient * x[i]
+
+
+cdef inline void add_products_backward(
+    const T[:] a,           # IN
+    const T[:] b,           # IN
+    const T[:] c,           # IN
+    const T[:] d,           # IN
+    const T[:] x,           # IN
+    const T[:] y,           # IN
+    T[:] dx,                # OUT
+    T[:] dy,                # OUT
+) noexcept nogil:
+    cdef Py_ssize_t i
+    cdef T gradient
+    for i in range(dx.shape[0]):
+        gradient = a[i] * b[i] + c[i] * d[i]
+        dx[i] = gradient * y[i]
+        dy[i] = gradient * x[i]
+
+
 # ---- sums ----
 #
 # Sums are kept to twice the precision of a double: for each addition, the part that rounding took

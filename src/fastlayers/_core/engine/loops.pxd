@@ -5,9 +5,9 @@ of it; all others it passes on as they are.
 """
 
 from .kernels cimport (
-    LANES, Real, T, accumulate, accumulate_segment, add, add_products, copy_twice, multiply,
-    multiply_add, multiply_backward, multiply_subtract, negative, round_sums, subtract,
-    subtract_product, subtract_products,
+    LANES, Real, T, accumulate, accumulate_segment, add, add_products, add_products_backward,
+    copy_twice, multiply, multiply_add, multiply_backward, multiply_subtract, negative,
+    product_backward, round_sums, subtract, subtract_product, subtract_products,
 )
 
 # ---- memoryviews without acquisition ----
@@ -45,6 +45,8 @@ ctypedef void (*Kernel2)(Slice, Slice) noexcept nogil
 ctypedef void (*Kernel3)(Slice, Slice, Slice) noexcept nogil
 ctypedef void (*Kernel4)(Slice, Slice, Slice, Slice) noexcept nogil
 ctypedef void (*Kernel5)(Slice, Slice, Slice, Slice, Slice) noexcept nogil
+ctypedef void (*Kernel6)(Slice, Slice, Slice, Slice, Slice, Slice) noexcept nogil
+ctypedef void (*Kernel8)(Slice, Slice, Slice, Slice, Slice, Slice, Slice, Slice) noexcept nogil
 
 
 cdef inline Slice borrow(char *data, Py_ssize_t n, Py_ssize_t stride) noexcept nogil:
@@ -137,6 +139,42 @@ cdef inline void run5(
         borrow(d[3], n, s[3]), borrow(d[4], n, s[4]))
 
 
+cdef inline void run6(
+    Kernel6 kernel, char **d, Py_ssize_t n, const Py_ssize_t *s, Py_ssize_t unit
+) noexcept nogil:
+    if are_all(unit, s, 6):
+        kernel(
+            borrow(d[0], n, unit), borrow(d[1], n, unit), borrow(d[2], n, unit),
+            borrow(d[3], n, unit), borrow(d[4], n, unit), borrow(d[5], n, unit))
+    else:
+        kernel(
+            borrow(d[0], n, s[0]), borrow(d[1], n, s[1]), borrow(d[2], n, s[2]),
+            borrow(d[3], n, s[3]), borrow(d[4], n, s[4]), borrow(d[5], n, s[5]))
+
+
+cdef inline void run8(
+    Kernel8 kernel, char **d, Py_ssize_t n, const Py_ssize_t *s, Py_ssize_t unit
+) noexcept nogil:
+    if are_all(unit, s, 8):
+        kernel(
+            borrow(d[0], n, unit), borrow(d[1], n, unit), borrow(d[2], n, unit),
+            borrow(d[3], n, unit), borrow(d[4], n, unit), borrow(d[5], n, unit),
+            borrow(d[6], n, unit), borrow(d[7], n, unit))
+    else:
+        kernel(
+            borrow(d[0], n, s[0]), borrow(d[1], n, s[1]), borrow(d[2], n, s[2]),
+            borrow(d[3], n, s[3]), borrow(d[4], n, s[4]), borrow(d[5], n, s[5]),
+            borrow(d[6], n, s[6]), borrow(d[7], n, s[7]))
+
+
+cdef inline bint are_all(Py_ssize_t unit, const Py_ssize_t *strides, int count) noexcept nogil:
+    cdef int i
+    for i in range(count):
+        if strides[i] != unit:
+            return False
+    return True
+
+
 # ---- one loop for each kernel ----
 
 cdef inline void multiply_loop(
@@ -203,6 +241,18 @@ cdef inline void subtract_product_loop(
     char **data, const Py_ssize_t *n, const Py_ssize_t *strides, T *dtype
 ) noexcept nogil:
     run4(<Kernel4> <void *> subtract_product[T], data, n[0], strides, sizeof(T))
+
+
+cdef inline void product_backward_loop(
+    char **data, const Py_ssize_t *n, const Py_ssize_t *strides, T *dtype
+) noexcept nogil:
+    run6(<Kernel6> <void *> product_backward[T], data, n[0], strides, sizeof(T))
+
+
+cdef inline void add_products_backward_loop(
+    char **data, const Py_ssize_t *n, const Py_ssize_t *strides, T *dtype
+) noexcept nogil:
+    run8(<Kernel8> <void *> add_products_backward[T], data, n[0], strides, sizeof(T))
 
 
 cdef inline void accumulate_loop(

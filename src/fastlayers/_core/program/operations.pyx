@@ -7,9 +7,10 @@ with its loop in engine/.
 from libc.string cimport memset
 
 from .program cimport (
-    ADD, ADD_PRODUCTS, COPY_TWICE, DTYPES, MAX_INPUTS, MAX_RESULTS, MAX_STEPS, MAX_TEMPORARIES,
-    MULTIPLY, MULTIPLY_ADD, MULTIPLY_BACKWARD, MULTIPLY_SUBTRACT, NEGATIVE, OPERATIONS, SUBTRACT,
-    SUBTRACT_PRODUCT, SUBTRACT_PRODUCTS, Engine, Program, Step,
+    ADD, ADD_PRODUCTS, ADD_PRODUCTS_BACKWARD, COPY_TWICE, DTYPES, MAX_INPUTS, MAX_RESULTS,
+    MAX_STEPS, MAX_TEMPORARIES, MULTIPLY, MULTIPLY_ADD, MULTIPLY_BACKWARD, MULTIPLY_SUBTRACT,
+    NEGATIVE, OPERATIONS, PRODUCT_BACKWARD, SUBTRACT, SUBTRACT_PRODUCT, SUBTRACT_PRODUCTS, Engine,
+    Program, Step,
 )
 
 # What each operation reads and writes, and for each value it writes, what that depends on.
@@ -25,6 +26,11 @@ READS = {
     MULTIPLY_ADD: (("x", "y", "z"), {"out": ("x", "y", "z")}),
     MULTIPLY_SUBTRACT: (("x", "y", "z"), {"out": ("x", "y", "z")}),
     SUBTRACT_PRODUCT: (("x", "y", "z"), {"out": ("x", "y", "z")}),
+    PRODUCT_BACKWARD: (
+        ("a", "b", "x", "y"), {"dx": ("a", "b", "y"), "dy": ("a", "b", "x")}),
+    ADD_PRODUCTS_BACKWARD: (
+        ("a", "b", "c", "d", "x", "y"),
+        {"dx": ("a", "b", "c", "d", "y"), "dy": ("a", "b", "c", "d", "x")}),
 }
 
 # By the names that graphs have for them.
@@ -39,6 +45,8 @@ NUMBERS = {
     "multiply_add": MULTIPLY_ADD,
     "multiply_subtract": MULTIPLY_SUBTRACT,
     "subtract_product": SUBTRACT_PRODUCT,
+    "product_backward": PRODUCT_BACKWARD,
+    "add_products_backward": ADD_PRODUCTS_BACKWARD,
 }
 
 # The gradients, by the chain rule: inputs, results, steps. A number is a constant.

@@ -21,6 +21,9 @@ cdef enum:
     MULTIPLY_ADD       # x, y, z -> x * y + z
     MULTIPLY_SUBTRACT  # x, y, z -> x * y - z
     SUBTRACT_PRODUCT   # x, y, z -> z - x * y
+    # As MULTIPLY_BACKWARD, of a gradient that nothing else reads.
+    PRODUCT_BACKWARD       # a, b, x, y -> (a * b) * y, (a * b) * x
+    ADD_PRODUCTS_BACKWARD  # a, b, c, d, x, y -> (a * b + c * d) * y, (a * b + c * d) * x
     OPERATIONS         # how many there are
 
 ctypedef int DType
@@ -40,7 +43,7 @@ cdef enum:
     MAX_TEMPORARIES = 16
     MAX_SLOTS = 48
     MAX_STEPS = 64
-    STEP_SLOTS = 5          # the most that an operation reads and writes
+    STEP_SLOTS = 8          # the most that an operation reads and writes
     MAX_SHARES = 64         # of a job that works in place
 
 cdef struct Step:
