@@ -1033,9 +1033,10 @@ def test_memory_given_back_is_gone(n):
         return memory_of_process()
 
     before = allocations(10)
-    after = allocations(100)
-    assert after[0] - before[0] < MIB
-    assert after[1] - before[1] < MIB
+    # The system may join pages to huge ones meanwhile, so two of these are no leak.
+    after = allocations(8_000 if n == 1_000 else 400)
+    assert after[0] - before[0] < 4 * MIB
+    assert after[1] - before[1] < 4 * MIB
 
 
 def test_memory_of_many_sizes_is_bounded():
