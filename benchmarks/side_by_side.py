@@ -1,7 +1,7 @@
 """Time steps, forward and backward, in fastlayers, in plain NumPy and in other libraries: of one
 layer, and of whole expressions.
 
-    python benchmarks/side_by_side.py            # all cases; about half an hour
+    python benchmarks/side_by_side.py            # all cases; about an hour
     python benchmarks/side_by_side.py --quick    # some sizes, one round; about four minutes
 
 Prints a table in Markdown, writes every figure to a JSON file, and draws a chart. Libraries that
@@ -206,10 +206,11 @@ def arguments() -> argparse.Namespace:
 
 def new_result(options: argparse.Namespace) -> dict[str, Any]:
     wanted = [name for name in CONTESTANTS if name in options.contestants]
-    here = [name for name in wanted if find_spec(CONTESTANTS[name].module) is not None]
-    missing = {name: CONTESTANTS[name].module for name in wanted if name not in here}
-    for name, module in missing.items():
-        progress(f"left out: {name} (pip install {module})")
+    here = [name for name in wanted if CONTESTANTS[name].is_here()]
+    missing = [name for name in wanted if name not in here]
+    for name in missing:
+        needed = CONTESTANTS[name].program or f"pip install {CONTESTANTS[name].module}"
+        progress(f"left out: {name} ({needed})")
     result: dict[str, Any] = {
         "circumstances": circumstances(options, here),
         "missing": missing,

@@ -11,6 +11,8 @@ import operator
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from importlib import import_module
+from importlib.util import find_spec
+from shutil import which
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -381,11 +383,20 @@ def start_numexpr(group: Group, operands: Operands) -> tuple[Layer, Operands]:
 
 @dataclass(frozen=True)
 class Contestant:
-    start: Callable[[Group, Operands], tuple[Layer, Operands]]  # a layer, and operands of its own
+    # Of a layer, and operands of its own.
+    start: Callable[[Group, Operands], tuple[Layer, Operands]] | None
     module: str  # what it needs; also the name of the distribution
     # A size after a smaller one finds a grown heap, which is only ever faster (plain NumPy at 30k
     # elements several times). Those that take seconds to import and to compile are allowed that.
     process_per_size: bool
+    program: str | None = None  # what it needs besides
+
+    def is_here(self) -> bool:
+        return bool(find_spec(self.module) and (not self.program or which(self.program)))
+
+
+# What an expression takes at least, no contestant.
+FLOOR = "C"
 
 
 def start(contestant: str, group: Group, operands: Operands) -> tuple[Any, Operands]:
@@ -393,7 +404,9 @@ def start(contestant: str, group: Group, operands: Operands) -> tuple[Any, Opera
     if group.layout == "graph":
         *given, dout = operands
         return graphs.STARTS[contestant](EXPRESSIONS[group.layer], given, dout), ()
-    return CONTESTANTS[contestant].start(group, operands)
+    start_layer = CONTESTANTS[contestant].start
+    assert start_layer is not None
+    return start_layer(group, operands)
 
 
 CONTESTANTS = {
@@ -404,6 +417,8 @@ CONTESTANTS = {
     "JAX": Contestant(start_jax, "jax", False),
     "Numba": Contestant(start_numba, "numba", False),
     "numexpr": Contestant(start_numexpr, "numexpr", False),
+    "PyTensor": Contestant(None, "pytensor", False),  # of expressions alone, as is C
+    FLOOR: Contestant(None, "numpy", False, "cc"),
     "np.sum": Contestant(start_sum, "numpy", True),
     "np.einsum": Contestant(start_einsum, "numpy", True),
 }

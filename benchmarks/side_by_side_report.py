@@ -10,7 +10,7 @@ from statistics import geometric_mean, median
 from typing import Any
 
 import numpy as np
-from side_by_side_cases import CONTESTANTS, GROUPS, SHAPES, SIZES, Group
+from side_by_side_cases import CONTESTANTS, FLOOR, GROUPS, SHAPES, SIZES, Group
 
 Times = Mapping[tuple[str, str], float]  # seconds by contestant and size
 
@@ -143,6 +143,8 @@ def same_table(group: Group, times: Times, speeds: Mapping[int, float]) -> str:
         heads += ["plain / ours", "fastest other / ours"]
     if floors:
         heads.append("ours / floor")
+    if FLOOR in names:
+        heads.append(f"ours / {FLOOR}")
     rows = []
     losses = []
     for size, ratio in zip(sizes(times), ratios, strict=True):
@@ -153,6 +155,9 @@ def same_table(group: Group, times: Times, speeds: Mapping[int, float]) -> str:
             losses += [f"{name} at {size} ({value:.2f})" for value, name in rival if value < 1]
         if floors:
             row.append(f"{times[OURS, size] / floors[size]:.2f}" if size in floors else "")
+        if FLOOR in names:
+            known = all((name, size) in times for name in (OURS, FLOOR))
+            row.append(f"{times[OURS, size] / times[FLOOR, size]:.2f}" if known else "")
         rows.append(row)
     what = "value and gradients" if group.layout == "graph" else "equal shapes"
     text = f"### {group.layer}, {group.dtype}, {what}\n\n" + markdown(heads, rows)
@@ -163,6 +168,11 @@ def same_table(group: Group, times: Times, speeds: Mapping[int, float]) -> str:
     if floors:
         arrays = "8" if group.layer == "MulLayer" else "6"
         text += f" The floor: {arrays} arrays read or written once, at the copy's bandwidth."
+    if FLOOR in names:
+        text += (
+            " C: one loop by hand, on the better of one thread and two, past the caches or not, "
+            "into arrays that are there before; called by ctypes, which takes some 1 µs."
+        )
     return text
 
 
@@ -226,7 +236,8 @@ def rivals(times: Times, size: str) -> list[tuple[float, str]]:
     ours = times.get((OURS, size))
     if ours is None:
         return []
-    return sorted((t / ours, name) for (name, s), t in times.items() if s == size and name != OURS)
+    others = [one for one in times.items() if one[0][1] == size and one[0][0] not in (OURS, FLOOR)]
+    return sorted((seconds / ours, name) for (name, _), seconds in others)
 
 
 def mean_text(ratios: Iterable[float | None]) -> str:

@@ -21,10 +21,11 @@ cdef enum:
     CACHE_LINE = 64         # bytes
     ALIGNED_ROW = 256       # elements; for shorter rows a second loop does not pay
 
-# The ordinary loops compute streamed results into a tile, which is then copied out past the caches.
-# With two results, tiles of 512 elements or more lose the benefit; with tiles of 64, steps take 1.02
-# to 1.07 times as long (1M to 4M elements, AMD EPYC of the Milan family). All other tiles are as
-# long as a segment of the sums. The buffers are a cache line further apart, so they do not collide in a page.
+# The ordinary loops compute streamed results into a tile, which is then copied out past the
+# caches. With two results, tiles of 512 elements or more lose the benefit; with tiles of 64, steps
+# take 1.02 to 1.07 times as long (1M to 4M elements, AMD EPYC of the Milan family). All other tiles
+# are as long as a segment of the sums. The buffers are a cache line further apart, so they do not
+# collide in a page.
 cdef enum:
     STREAMED_TILE = 128     # elements
     ALL_BUFFERS = (16 + 16) * (256 * 8 + 64) + 64   # bytes, of MAX_RESULTS and MAX_TEMPORARIES
