@@ -21,8 +21,9 @@ learns are physical quantities that can be looked at; the noise is on the predic
 least squares is unbiased; and all pixels learn equally fast, as the curvature of the loss depends
 on the scene alone, not on how dark the pixel is.
 
-The same training runs on the plain NumPy layers and on those of fastlayers. They must agree in
-every bit of every loss, gain and offset; the time is all that may differ.
+The same training runs three times: on the plain NumPy layers, on those of fastlayers, and on a
+`Graph`, of which only the forward line is written. They must agree in every bit of every loss, gain
+and offset; the time is all that may differ.
 
 Needs Matplotlib, Pillow and scikit-learn (which ships the photographs). Run it with
 ``python flat_field.py``.
@@ -33,12 +34,13 @@ from __future__ import annotations
 import argparse
 import platform
 import sys
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
 from statistics import median
 from time import perf_counter
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 from matplotlib.axes import Axes
@@ -46,7 +48,7 @@ from matplotlib.figure import Figure
 from sklearn.datasets import load_sample_images
 
 import fastlayers
-from fastlayers import reference
+from fastlayers import Graph, reference
 
 SEED = 5
 READ_NOISE = 0.004  # standard deviation; full scale is 1
@@ -126,16 +128,37 @@ def take_exposures(
     return exposures
 
 
+@Graph
+def sensor(gain: Any, scene: Any, offset: Any) -> Any:  # symbols, while it is recorded
+    """What the hidden camera does, but for the noise."""
+    return gain * scene + offset
+
+
+class Layers:
+    """The same as layers that are wired by hand, forward and backward."""
+
+    def __init__(self, mul: reference.MulLayer, add: reference.AddLayer) -> None:
+        self.mul, self.add = mul, add
+
+    def forward(self, gain: np.ndarray, scene: np.ndarray, offset: np.ndarray) -> np.ndarray:
+        predicted: np.ndarray = self.add.forward(self.mul.forward(gain, scene), offset)
+        return predicted
+
+    def backward(self, dpredicted: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+        dproduct, doffset = self.add.backward(dpredicted)
+        dgain, dscene = self.mul.backward(dproduct)
+        return dgain, dscene, doffset
+
+
 @dataclass
 class Training:
-    """Gradient descent on the two layers that it is given, and its record."""
+    """Gradient descent on what predicts a raw frame, and its record."""
 
     name: str
-    mul: reference.MulLayer
-    add: reference.AddLayer
+    model: Layers | Graph
     learned: Camera
     losses: list[float] = field(default_factory=list)
-    layer_seconds: list[float] = field(default_factory=list)  # forward and backward of each step
+    model_seconds: list[float] = field(default_factory=list)  # forward and backward of each step
     seconds: float = 0.0
 
     def run_epoch(self, exposures: list[Exposure], rate: float) -> None:
@@ -150,22 +173,22 @@ class Training:
         gain, offset = self.learned.gain, self.learned.offset
 
         forward_started = perf_counter()
-        predicted = self.add.forward(self.mul.forward(gain, scene), offset)
+        predicted = self.model.forward(gain, scene, offset)
         forward_seconds = perf_counter() - forward_started
 
         loss, dpredicted = mean_squared_error(predicted, raw)
 
         backward_started = perf_counter()
-        dproduct, doffset = self.add.backward(dpredicted)
-        dgain, _ = self.mul.backward(dproduct)
+        dgain, _, doffset = self.model.backward(dpredicted)
         backward_seconds = perf_counter() - backward_started
 
-        # A layer holds its operands themselves, not copies: `gain` must not change between forward
-        # and backward. From here on it may, in place, and the layer goes on with the new values.
+        # Layers and graphs hold their operands themselves, not copies: `gain` must not change
+        # between forward and backward. From here on it may, in place, and they go on with the new
+        # values.
         descend(gain, dgain, rate)
         descend(offset, doffset, rate)
         self.losses.append(loss)
-        self.layer_seconds.append(forward_seconds + backward_seconds)
+        self.model_seconds.append(forward_seconds + backward_seconds)
 
 
 def mean_squared_error(predicted: np.ndarray, raw: np.ndarray) -> tuple[float, np.ndarray]:
@@ -183,42 +206,46 @@ def descend(parameter: np.ndarray, gradient: np.ndarray, rate: float) -> None:
 
 
 def new_trainings(shape: tuple[int, ...]) -> list[Training]:
-    """Return both contestants; before their first step they take the camera for a perfect one."""
+    """Return the contestants; before their first step they take the camera for a perfect one."""
+    models: dict[str, Layers | Graph] = {
+        "plain NumPy": Layers(reference.MulLayer(), reference.AddLayer()),
+        "fastlayers": Layers(fastlayers.MulLayer(), fastlayers.AddLayer()),
+        "as one graph": Graph(sensor),
+    }
     return [
-        Training(name, mul, add, Camera(np.ones(shape), np.zeros(shape)))
-        for name, mul, add in (
-            ("plain NumPy", reference.MulLayer(), reference.AddLayer()),
-            ("fastlayers", fastlayers.MulLayer(), fastlayers.AddLayer()),
-        )
+        Training(name, model, Camera(np.ones(shape), np.zeros(shape)))
+        for name, model in models.items()
     ]
 
 
-def train(exposures: list[Exposure], epochs: int) -> tuple[Training, Training]:
-    """Train with both kinds of layers, in turns, after a warm-up epoch that does not count.
+def train(exposures: list[Exposure], epochs: int) -> list[Training]:
+    """Train all, in turns, after a warm-up epoch that does not count.
 
-    They alternate epoch by epoch, and swap who goes first, so that whatever else the machine does
-    meanwhile slows both alike.
+    They alternate epoch by epoch, and take turns to go first, so that whatever else the machine
+    does meanwhile slows all alike.
     """
     shape = exposures[0].scene.shape
     for training in new_trainings(shape):
         training.run_epoch(exposures, LEARNING_RATE)
 
-    plain, fast = new_trainings(shape)
+    trainings = new_trainings(shape)
     for epoch in range(1, epochs + 1):
         rate = LEARNING_RATE * (epochs - epoch + 1) / epochs
-        for training in (plain, fast) if epoch % 2 else (fast, plain):
+        first = epoch % len(trainings)
+        for training in trainings[first:] + trainings[:first]:
             training.run_epoch(exposures, rate)
         if epoch % max(1, epochs // 10) == 0 or epoch == epochs:
-            show_progress(epoch, epochs, len(exposures), plain, fast)
-    return plain, fast
+            show_progress(epoch, epochs, len(exposures), trainings)
+    return trainings
 
 
-def show_progress(epoch: int, epochs: int, steps: int, plain: Training, fast: Training) -> None:
+def show_progress(epoch: int, epochs: int, steps: int, trainings: Sequence[Training]) -> None:
     """Print a line, over the previous one where the output is a terminal."""
     last = epoch == epochs
+    loss = np.mean(trainings[-1].losses[-steps:])
     print(
-        f"epoch {epoch:>{len(str(epochs))}}/{epochs}   loss {np.mean(fast.losses[-steps:]):.3e}   "
-        + "   ".join(f"{training.name} {training.seconds:.1f} s" for training in (plain, fast)),
+        f"epoch {epoch:>{len(str(epochs))}}/{epochs}   loss {loss:.3e}   "
+        + "   ".join(f"{training.name} {training.seconds:.1f} s" for training in trainings),
         end="\r" if sys.stdout.isatty() and not last else "\n",
         flush=True,
     )
@@ -249,9 +276,10 @@ def psnr(frame: np.ndarray, scene: np.ndarray) -> float:
     return float(-10 * np.log10(np.mean((frame - scene) ** 2)))
 
 
-def draw(plain: Training, fast: Training, test: Exposure, output: Path) -> None:
+def draw(trainings: Sequence[Training], test: Exposure, output: Path) -> None:
     """Save the picture: what was learned, what it is good for, and what it cost."""
-    corrected = fast.learned.correct(test.raw)
+    learned = trainings[-1].learned
+    corrected = learned.correct(test.raw)
     figure = Figure(figsize=(13.5, 7.4), layout="constrained")
     (raw_axes, corrected_axes, true_axes), (gain_axes, loss_axes, time_axes) = figure.subplots(2, 3)
 
@@ -264,22 +292,26 @@ def draw(plain: Training, fast: Training, test: Exposure, output: Path) -> None:
         axes.set_title(title)
         axes.axis("off")
 
-    image = gain_axes.imshow(fast.learned.gain.mean(axis=2), cmap="gray", vmin=0)
+    image = gain_axes.imshow(learned.gain.mean(axis=2), cmap="gray", vmin=0)
     gain_axes.set_title("Learned gain: vignetting and dust")
     gain_axes.axis("off")
     gain_axes.set_anchor("N")  # its title in line with its neighbours'
     below = gain_axes.inset_axes((0, -0.09, 1, 0.05))
     figure.colorbar(image, cax=below, orientation="horizontal")
 
-    draw_losses(loss_axes, plain, fast)
-    draw_times(time_axes, plain, fast)
+    draw_losses(loss_axes, trainings)
+    draw_times(time_axes, trainings)
     figure.savefig(output, dpi=110, bbox_inches="tight", pad_inches=0.15)
 
 
-def draw_losses(axes: Axes, plain: Training, fast: Training) -> None:
-    """Draw both loss curves, which lie on each other, and the floor that noise sets them."""
-    axes.semilogy(plain.losses, color="tab:gray", linewidth=4, alpha=0.5, label=plain.name)
-    axes.semilogy(fast.losses, color="tab:blue", linewidth=1, label=fast.name)
+# One line for each training, thick to thin, and one bar.
+COLOURS = "tab:gray", "tab:blue", "tab:red"
+
+
+def draw_losses(axes: Axes, trainings: Sequence[Training]) -> None:
+    """Draw all loss curves, which lie on each other, and the floor that noise sets them."""
+    for training, colour, width in zip(trainings, COLOURS, (6, 3, 1), strict=True):
+        axes.semilogy(training.losses, color=colour, linewidth=width, label=training.name)
     axes.axhline(READ_NOISE**2, color="black", linestyle=":", label="read noise")
     axes.set_title("Loss curves: equal, bit for bit")
     axes.set_xlabel("step (one exposure each)")
@@ -287,39 +319,52 @@ def draw_losses(axes: Axes, plain: Training, fast: Training) -> None:
     axes.legend(frameon=False)
 
 
-def draw_times(axes: Axes, plain: Training, fast: Training) -> None:
-    """Draw the median time that a step spends in the layers."""
-    milliseconds = [1e3 * median(training.layer_seconds) for training in (plain, fast)]
-    bars = axes.bar([plain.name, fast.name], milliseconds, color=["tab:gray", "tab:blue"])
+def draw_times(axes: Axes, trainings: Sequence[Training]) -> None:
+    """Draw the median time that a step spends in forward and backward."""
+    milliseconds = [1e3 * median(training.model_seconds) for training in trainings]
+    bars = axes.bar([training.name for training in trainings], milliseconds, color=COLOURS)
     axes.bar_label(bars, fmt="%.2f ms", padding=3)
-    axes.margins(x=0.15, y=0.12)
-    ratio = milliseconds[0] / milliseconds[1]
-    axes.set_title(f"Time in the layers: plain / fastlayers = {ratio:.1f}")
-    axes.set_ylabel("median ms per step, both directions")
+    axes.margins(x=0.1, y=0.12)
+    ratios = ", ".join(f"{milliseconds[0] / time:.1f}" for time in milliseconds[1:])
+    axes.set_title(f"Forward and backward: plain / others = {ratios}")
+    axes.set_ylabel("median ms per step")
     axes.spines[["top", "right"]].set_visible(False)
 
 
-def print_times(plain: Training, fast: Training) -> None:
+def draw_graph(camera: Camera, exposure: Exposure, output: Path) -> None:
+    """Save the graph with the values and gradients of one pixel, that in the middle."""
+    scene, raw = exposure
+    middle = (scene.shape[0] // 2, scene.shape[1] // 2, 1)
+    gain, light, offset = camera.gain[middle], scene[middle], camera.offset[middle]
+    # The gradient of the squared error of this pixel alone.
+    derror = 2 * (gain * light + offset - raw[middle])
+    pixel = [float(number) for number in (gain, light, offset)]
+    sensor.draw(*pixel, dout=float(derror)).save(output)
+
+
+def print_times(trainings: Sequence[Training]) -> None:
     """Print what each training cost, and the ratios."""
-    print(f"{'':<22}{'whole training':>16}{'layers, median step':>22}")
-    for training in (plain, fast):
-        layers = f"{1e3 * median(training.layer_seconds):.2f} ms"
-        print(f"{training.name:<22}{training.seconds:>14.2f} s{layers:>22}")
-    whole = plain.seconds / fast.seconds
-    layers_ratio = median(plain.layer_seconds) / median(fast.layer_seconds)
-    print(f"{'plain / fastlayers':<22}{f'{whole:.2f}':>16}{f'{layers_ratio:.2f}':>22}")
+    plain = trainings[0]
+    print(f"{'':<26}{'whole training':>16}{'forward and backward, median step':>36}")
+    for training in trainings:
+        step = f"{1e3 * median(training.model_seconds):.2f} ms"
+        print(f"{training.name:<26}{training.seconds:>14.2f} s{step:>36}")
+    for training in trainings[1:]:
+        whole = plain.seconds / training.seconds
+        step_ratio = median(plain.model_seconds) / median(training.model_seconds)
+        print(f"{'plain / ' + training.name:<26}{f'{whole:.2f}':>16}{f'{step_ratio:.2f}':>36}")
 
 
 def parse_arguments() -> argparse.Namespace:
     """Read the command line."""
     parser = argparse.ArgumentParser(
         description="Learn the gain and the offset of every pixel of a camera, on plain NumPy "
-        "layers and on fastlayers."
+        "layers, on fastlayers' and on a graph."
     )
     parser.add_argument(
         "--epochs",
         type=partial(whole_number, smallest=1),
-        default=40,
+        default=30,
         help="passes over the exposures (%(default)s)",
     )
     parser.add_argument(
@@ -329,7 +374,10 @@ def parse_arguments() -> argparse.Namespace:
         help="frames to learn from, 13 MB each (%(default)s)",
     )
     parser.add_argument(
-        "--output", type=png_path, default="flat_field.png", help="picture to write (%(default)s)"
+        "--output",
+        type=png_path,
+        default="flat_field.png",
+        help="picture to write (%(default)s), and beside it the graph's, as .svg",
     )
     return parser.parse_args()
 
@@ -356,7 +404,7 @@ def png_path(text: str) -> Path:
 
 
 def main() -> None:
-    """Train twice, compare, and draw."""
+    """Train three times, compare, and draw."""
     arguments = parse_arguments()
     print(
         f"Python {platform.python_version()}, NumPy {np.__version__}, "
@@ -372,18 +420,21 @@ def main() -> None:
         "the trainings alternate by epoch, after a warm-up epoch each"
     )
 
-    plain, fast = train(exposures, arguments.epochs)
-    difference = first_difference(plain, fast)
-    if difference:
-        sys.exit(f"the trainings differ: {difference}")
+    trainings = train(exposures, arguments.epochs)
+    plain, *others = trainings
+    for training in others:
+        if difference := first_difference(plain, training):
+            sys.exit(f"the trainings on {plain.name} and {training.name} differ: {difference}")
 
-    print_times(plain, fast)
+    print_times(trainings)
     before = psnr(test.raw, test.scene)
-    after = psnr(fast.learned.correct(test.raw), test.scene)
+    after = psnr(plain.learned.correct(test.raw), test.scene)
     print(f"PSNR of a new picture: raw {before:.1f} dB, corrected {after:.1f} dB")
-    draw(plain, fast, test, arguments.output)
-    print(f"saved {arguments.output}")
-    print(f"{len(plain.losses)} steps: both loss curves are equal, bit for bit")
+    draw(trainings, test, arguments.output)
+    graph_output = arguments.output.with_suffix(".svg")
+    draw_graph(plain.learned, test, graph_output)
+    print(f"saved {arguments.output} and {graph_output}")
+    print(f"{len(plain.losses)} steps: all three loss curves are equal, bit for bit")
 
 
 if __name__ == "__main__":
