@@ -316,7 +316,18 @@ def test_source_that_is_nowhere():
         Graph(names["function"])
 
 
+def test_attributes_of_a_value_cannot_be_set():
+    def function(x):
+        x.name = "x"
+        return x
+
+    with pytest.raises(TypeError, match=r"the assignment to \.name of a value; use a new name"):
+        Graph(function)
+
+
 def test_functions_whose_parameters_cannot_be_told():
+    with pytest.raises(TypeError, match="the parameters of max cannot be told"):
+        Graph(max)
     with pytest.raises(TypeError, match=r"(cannot be told|cannot take|default)"):
         Graph(np.multiply)
     with pytest.raises(TypeError, match="default, as has out=None"):

@@ -402,3 +402,26 @@ def test_notes_are_those_of_one_node():
 
 def test_implementations_alike():
     assert issubclass(fastlayers.Graph, BaseLayer)
+
+
+class Wrong(BaseLayer):
+    def forward(self, x):
+        return x
+
+    def backward(self, dout):
+        return dout[:, :1]
+
+
+def test_layer_whose_gradient_has_not_the_shape_of_its_operand():
+    graph = Graph(lambda x: Wrong()(x))
+    graph.forward(np.ones((2, 3)))
+    with pytest.raises(
+        ValueError, match=r"Wrong.backward returned shape \(2, 1\) for an operand of shape \(2, 3\)"
+    ):
+        graph.backward(np.ones((2, 3)))
+
+
+def test_outputs_that_are_no_tuple():
+    graph = Graph(lambda x: (Wrong()(x), x * 2))
+    with pytest.raises(TypeError, match="'out' must be a tuple of 2 arrays, for the values, not l"):
+        graph(np.ones(3), out=[None, None])

@@ -821,3 +821,74 @@ def test_unfit_gradients_of_several_outputs(dout, error, text):
     x = np.ones(4)
     with pytest.raises(error, match=text):
         graph.value_and_grad(x, x, dout=dout)
+
+
+# -------------------------------------------------------------------------------- seldom needed
+
+
+def test_gradients_in_place_are_stopped_before_what_numpy_warns_of():
+    x = np.full(5_000, 2.0)
+    x[[0, 777, 4_999]] = 1e300
+    y = x.copy()
+    with pytest.warns(RuntimeWarning, match="overflow encountered in multiply") as caught:
+        expected = PlainGraph(lambda x, y: x * y * 3).value_and_grad(x, y)
+    value = np.empty_like(x)
+    with pytest.warns(RuntimeWarning, match="overflow encountered in multiply") as caught_here:
+        found = Graph(lambda x, y: x * y * 3).value_and_grad(x, y, out=(value, (y, x)))
+    assert described(found) == described(expected)
+    assert len(caught_here) == len(caught)
+    assert found[0] is value
+    assert found[1].x is y
+
+
+def test_more_plans_than_are_kept(in_one_pass):
+    graph, plain = Graph(product_of_seven), PlainGraph(product_of_seven)
+    array = np.arange(6.0)
+    for kinds in range(1, 128):
+        operands = [array + i if kinds >> i & 1 else i + 0.5 for i in range(7)]
+        assert described(graph(*operands)) == described(plain(*operands))
+
+
+def product_of_seven(a, b, c, d, e, f, g):
+    return a * b + c * d - e * f * g
+
+
+def test_more_shapes_than_a_pass_knows():
+    shapes = [[1 if axes >> i & 1 else 2 for i in range(4)] for axes in range(9)]
+    operands = [np.full(shape, i + 0.5) for i, shape in enumerate(shapes)]
+
+    def function(a, b, c, d, e, f, g, h, i):
+        return a * b + c * d + e * f + g * h + i
+
+    assert described(Graph(function)(*operands)) == described(PlainGraph(function)(*operands))
+
+
+@pytest.mark.parametrize("places", [(0, 1), (0, 2), (0, 3), (1, 2), (3,)])
+@pytest.mark.parametrize(
+    "function", [lambda x, r, s: x * r + s, lambda x, r, s: r * x + (1 - r) * s]
+)
+def test_outputs_of_some_results(function, places):
+    operands = np.arange(600.0).reshape(20, 30), np.arange(30.0), np.arange(30.0) + 1
+    expected = layered(function).value_and_grad(*operands)
+    outs = [
+        np.empty_like(one) if i in places else None
+        for i, one in enumerate([operands[0], *operands])
+    ]
+    value, gradients = Graph(function).value_and_grad(*operands, out=(outs[0], tuple(outs[1:])))
+    assert described((value, gradients)) == described(expected)
+    for out, one in zip(outs, (value, *gradients), strict=True):
+        assert out is None or out is one
+
+
+@pytest.mark.parametrize(
+    "function", [lambda x, r, n, m: x * (n * m) + r, lambda x, r, n, m: x * (r + n * m)]
+)
+@pytest.mark.parametrize("shape", [(3,), (4, 3)])
+def test_numbers_that_cannot_be_computed_raise_as_nodes_do(function, shape):
+    x, row = np.ones(shape), np.ones(3)
+    with pytest.raises(OverflowError, match="int too large to convert to float") as caught:
+        Graph(function)(x, row, 10**400, 0.5)
+    assert "n * m" in caught.value.__notes__[0]
+    assert described(Graph(function)(x, row, 3, 0.5)) == described(
+        PlainGraph(function)(x, row, 3, 0.5)
+    )
