@@ -711,7 +711,7 @@ def _contributions(
     if node.operation == "layer":
         passed = _backward_of_layer(node.detail, dout, used)
         return [
-            (operand, run["sum_to"](gradient, value, gradient))
+            (operand, run["sum_to"](copied(gradient), value, gradient))
             for operand, value, gradient in zip(node.operands, used, passed, strict=True)
             if operand in wanted and gradient is not None
         ]
@@ -723,7 +723,10 @@ def _contributions(
 
 
 def _backward_of_layer(layer: Any, dout: Any, operands: list[Any]) -> list[Any]:
-    """The gradients from a user's layer. It may write into what it is given, or return that."""
+    """The gradients from a user's layer, which may share memory with anything.
+
+    It may write into what it is given, or return that.
+    """
     returned = layer.backward(copied(dout))
     name = f"{type(layer).__name__}.backward"
     several = len(operands) > 1 or (isinstance(returned, tuple) and len(returned) == 1)
@@ -732,9 +735,11 @@ def _backward_of_layer(layer: Any, dout: Any, operands: list[Any]) -> list[Any]:
         raise ValueError(f"{name} must return {len(operands)} gradients, not {len(gradients)}")
     for gradient, operand in zip(gradients, operands, strict=True):
         shape, expected = np.shape(gradient), np.shape(operand)
-        if gradient is not None and np.broadcast_shapes(shape, expected) != shape:
+        if gradient is None or shape == expected:
+            continue
+        if np.broadcast_shapes(shape, expected) != shape:
             raise ValueError(f"{name} returned shape {shape} for an operand of shape {expected}")
-    return [copied(gradient) for gradient in gradients]
+    return gradients
 
 
 def copied(value: Any) -> Any:

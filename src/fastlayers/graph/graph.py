@@ -111,7 +111,7 @@ class Graph(BaseLayer):
         # Of all other nodes the gradients need only the shapes.
         products = [n for n in nodes.nodes if n.operation in ("multiply", "multiply_to")]
         self._factors = frozenset(operand for node in products for operand in node.operands[:2])
-        self._reached = reference.reached(nodes, range(len(nodes.inputs)))
+        self._reached: dict[tuple[str, ...], set[int]] = {}
         self._kept: Kept | None = None
         self._forget()
 
@@ -358,11 +358,12 @@ class Graph(BaseLayer):
         operands = self._bound(operands, named)
         everything = range(len(self._nodes.nodes))
         values = reference.evaluate(self._nodes, operands, self._operations, everything)
+        reached = self._reached_from(self._nodes.inputs)
         gradients = reference.differentiate(
             self._nodes,
             list(values),
-            self._douts(dout, values, self._reached),
-            self._reached,
+            self._douts(dout, values, reached),
+            reached,
             self._operations,
             keep=True,
         )
@@ -413,6 +414,13 @@ class Graph(BaseLayer):
         if len(set(names)) < len(names):
             raise ValueError(f"a parameter is named twice in {names}")
         return names
+
+    def _reached_from(self, names: tuple[str, ...]) -> set[int]:
+        """The nodes through which gradients pass to these parameters."""
+        if names not in self._reached:
+            inputs = [self._nodes.inputs.index(name) for name in names]
+            self._reached[names] = reference.reached(self._nodes, inputs)
+        return self._reached[names]
 
     def _values(self, operands: tuple[Any, ...], out: Any) -> tuple[Any, dict[int, Any]]:
         """The value to return, and what to keep of the others."""
@@ -497,7 +505,7 @@ class Graph(BaseLayer):
     ) -> list[Any]:
         nodes = self._nodes
         inputs = [nodes.inputs.index(name) for name in names]
-        wanted = self._reached if names is nodes.inputs else reference.reached(nodes, inputs)
+        wanted = self._reached_from(names)
         douts = self._douts(dout, values, wanted)
         if self._segments:
             gradients = self._segments.differentiate(values, douts, wanted, self._needed)
