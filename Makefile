@@ -76,7 +76,8 @@ addresses: $(VENV)/installed $(VENV)/group-test
 		ASAN_OPTIONS=detect_leaks=0:allocator_may_return_null=1 \
 		UBSAN_OPTIONS=print_stacktrace=1 \
 		$(BIN)/python -m pytest -k "not memory_stays_flat and not memory_given_back_is_gone \
-		and not memory_of_many_sizes and not leave_nothing_behind and not any_allocation_of and not zeros_in_new_memory \
+		and not memory_of_many_sizes and not leave_nothing_behind \
+		and not any_allocation_of and not zeros_in_new_memory \
 		and not idle_memory_is_given_back and not without_a_sweeper \
 		and not fork_while_threads_are_at_work"
 
