@@ -24,6 +24,7 @@ COLOURS = {
     "JAX": "#009E73",
     "Numba": "#CC79A7",
     "numexpr": "#E69F00",
+    "PyTensor": "#56B4E9",
 }
 
 
