@@ -111,14 +111,14 @@ def outcomes(graph, operands, dout):
 @pytest.mark.parametrize("dtype", KERNEL_DTYPES)
 def test_bits_of_the_nodes(in_one_pass, path, dtype):
     for function in ALL if dtype in FLOATS else INTEGRAL:
+        graph, plain = Graph(function), PlainGraph(function)
         for size in SIZES:
             operands = inputs(function, size, dtype)
-            plain = PlainGraph(function)
             ones = np.ones_like(plain(*operands), dtype)
             for dout in (3, tuple(ones * 2) if ones.ndim > 1 else operands[0] + ones):
                 expected = outcomes(plain, operands, dout)
                 with taken(path):
-                    assert outcomes(Graph(function), operands, dout) == expected
+                    assert outcomes(graph, operands, dout) == expected
 
 
 @pytest.mark.parametrize("layout", ["C", "F", "strided", "reversed"])
