@@ -21,7 +21,7 @@ cdef enum:
     MULTIPLY_ADD       # x, y, z -> x * y + z
     MULTIPLY_SUBTRACT  # x, y, z -> x * y - z
     SUBTRACT_PRODUCT   # x, y, z -> z - x * y
-    # As MULTIPLY_BACKWARD, of a gradient that nothing else reads.
+    # As MULTIPLY_BACKWARD, with the step that computes its gradient.
     PRODUCT_BACKWARD       # a, b, x, y -> (a * b) * y, (a * b) * x
     ADD_PRODUCTS_BACKWARD  # a, b, c, d, x, y -> (a * b + c * d) * y, (a * b + c * d) * x
     OPERATIONS         # how many there are
