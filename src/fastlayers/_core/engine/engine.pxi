@@ -17,7 +17,8 @@ from .loops cimport (
     multiply_subtract_loop, negative_loop, product_backward_loop, round_sums_loop, subtract_loop,
     subtract_product_loop, subtract_products_loop,
 )
-from .walk cimport run_job
+from .tiles cimport Tiles, tile_by_tile
+from .walk cimport run_job, walk_job
 
 cdef Engine engine
 memset(&engine, 0, sizeof(engine))
@@ -25,6 +26,16 @@ memset(&engine, 0, sizeof(engine))
 
 cdef int run(const Job *job) noexcept nogil:
     return run_job(job)
+
+
+cdef Py_ssize_t walk(const Job *job, Py_ssize_t start, Py_ssize_t stop) noexcept nogil:
+    return walk_job(job, start, stop)
+
+
+cdef Py_ssize_t run_tiles(
+    const Job *job, void *tiles, char **data, Py_ssize_t n, bint streaming
+) noexcept nogil:
+    return tile_by_tile(job, <Tiles *> tiles, data, n, streaming)
 
 
 # Where NumPy's loops have an unused argument, these have a pointer of the dtype.
@@ -51,6 +62,8 @@ cdef void fill_sums(DType dtype, Real *unused) noexcept:
 
 
 engine.run = run
+engine.walk = walk
+engine.run_tiles = run_tiles
 fill(FLOAT32, <float *> NULL)
 fill(FLOAT64, <double *> NULL)
 fill(INT32, <int32_t *> NULL)

@@ -19,7 +19,9 @@ cdef extern from "stream.h" nogil:
     void stream_finish()
 
 
-cdef inline Py_ssize_t walk(const Job *job, Py_ssize_t start, Py_ssize_t stop) noexcept nogil:
+cdef inline Py_ssize_t walk_rows(
+    const Job *job, Py_ssize_t start, Py_ssize_t stop
+) noexcept nogil:
     """Run the elements from start to stop, counted in the job's order, row by row.
 
     Return where they end; before that only if `row` stops before that.
@@ -46,9 +48,10 @@ cdef inline Py_ssize_t walk(const Job *job, Py_ssize_t start, Py_ssize_t stop) n
         if start >= stop or done < n:
             return start
         # Back to the start of the row, then on to the next one, like an odometer.
-        for operand in range(job.operands):
-            data[operand] -= index[last] * job.strides[last][operand]
-        index[last] = 0
+        if index[last]:         # the first row alone
+            for operand in range(job.operands):
+                data[operand] -= index[last] * job.strides[last][operand]
+            index[last] = 0
         axis = last - 1
         while True:
             index[axis] += 1
@@ -84,7 +87,9 @@ cdef inline Py_ssize_t count_blocks(const Job *job) noexcept nogil:
         * ceil_div(rows, BLOCK_ROWS) * ceil_div(columns, BLOCK_COLUMNS))
 
 
-cdef inline void walk_blocks(const Job *job, Py_ssize_t start, Py_ssize_t stop) noexcept nogil:
+cdef inline Py_ssize_t walk_blocks(
+    const Job *job, Py_ssize_t start, Py_ssize_t stop
+) noexcept nogil:
     """Run the blocks of the last two axes from start to stop, along the columns first."""
     cdef Py_ssize_t rows = job.shape[job.ndim - 2]
     cdef Py_ssize_t columns = job.shape[job.ndim - 1]
@@ -113,6 +118,16 @@ cdef inline void walk_blocks(const Job *job, Py_ssize_t start, Py_ssize_t stop) 
             row(job, &workspace, data, min(<Py_ssize_t> BLOCK_COLUMNS, columns - left))
             for operand in range(job.operands):
                 data[operand] += job.strides[job.ndim - 2][operand]
+    return stop
+
+
+cdef inline Py_ssize_t walk_job(
+    const Job *job, Py_ssize_t start, Py_ssize_t stop
+) noexcept nogil:
+    """Run the elements, or if the job is blocked the blocks, from start to stop."""
+    if job.blocked:
+        return walk_blocks(job, start, stop)
+    return walk_rows(job, start, stop)
 
 
 # Shares are whole cache lines of a contiguous result, and depend only on the size: in backward, a
@@ -134,10 +149,7 @@ cdef inline int run_share(
     cdef fp_environment own
     fp_enter(callers, &own)
     if start < stop:
-        if job.blocked:
-            walk_blocks(job, start, stop)
-        else:
-            reached = walk(job, start, stop)
+        reached = job.engine.walk(job, start, stop)
     if job.in_place:
         job.shares[part] = Share(reached, stop)
     if job.streaming:
@@ -146,10 +158,7 @@ cdef inline int run_share(
 
 
 cdef inline void walk_all(const Job *job) noexcept nogil:
-    if job.blocked:
-        walk_blocks(job, 0, count_blocks(job))
-    else:
-        walk(job, 0, job.size)
+    job.engine.walk(job, 0, count_blocks(job) if job.blocked else job.size)
 
 
 cdef inline int run_chunks(
@@ -216,7 +225,7 @@ cdef inline int run_job(const Job *job) noexcept nogil:
         if job.program.direct:
             row(job, NULL, <char **> job.data, job.size)
         elif job.size:
-            walk(job, 0, job.size)
+            job.engine.walk(job, 0, job.size)
         return fp_raised()
     fp_get(&callers)
     if job.chunks:

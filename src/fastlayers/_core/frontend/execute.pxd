@@ -89,17 +89,10 @@ cdef inline object execute_row(const Program *program, const Given *given, bint 
         job.size *= call.shape[axis]
     job.ndim = 1
     job.shape[0] = job.size
-    for slot in range(program.inputs):
+    for slot in range(job.operands):
         job.strides[0][slot] = job.item_bytes
-        if call.numbers >> slot & 1:
-            job.strides[0][slot] = 0
-            job.data[slot] = <char *> &call.input[slot].number
-            if not store_number(given.operands[slot], call.dtype, job.data[slot]):
-                return None
-    for slot in range(program.inputs, call.input_count):
-        set_constant(&call, slot)
-        job.strides[0][slot] = 0
-        job.data[slot] = call.input[slot].data
+    if (call.numbers or program.constants) and not take_numbers(&call, given):
+        return None
     if program.results > 1:
         results = PyTuple_New(program.results)
     for result in range(program.results):
@@ -113,7 +106,6 @@ cdef inline object execute_row(const Program *program, const Given *given, bint 
             return None
         slot = job.first_result + result
         job.data[slot] = <char *> PyArray_DATA(<Array *> one)
-        job.strides[0][slot] = job.item_bytes
         if program.results > 1:
             set_item(results, result, one)
         else:
@@ -134,6 +126,23 @@ cdef inline bint are_alike(Array *first, Array *other) noexcept:
     for axis in range(PyArray_NDIM(first)):
         if PyArray_DIMS(first)[axis] != PyArray_DIMS(other)[axis]:
             return False
+    return True
+
+
+cdef inline bint take_numbers(Call *call, const Given *given) noexcept:
+    """Give a row its numbers, the constants too; False if they are not served."""
+    cdef Job *job = &call.job
+    cdef int slot
+    for slot in range(call.program.inputs):
+        if call.numbers >> slot & 1:
+            job.strides[0][slot] = 0
+            job.data[slot] = <char *> &call.input[slot].number
+            if not store_number(given.operands[slot], call.dtype, job.data[slot]):
+                return False
+    for slot in range(call.program.inputs, call.input_count):
+        set_constant(call, slot)
+        job.strides[0][slot] = 0
+        job.data[slot] = call.input[slot].data
     return True
 
 

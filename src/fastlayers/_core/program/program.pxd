@@ -115,6 +115,11 @@ cdef struct Job:
 cdef struct Engine:
     # Runs a job; returns the floating-point exceptions that it raised, as flags of fpstatus.h.
     int (*run)(const Job *job) noexcept nogil
+    # Parts of it that stay functions: inlined, they would come several times, and a small call
+    # would use a stack of 95 KiB.
+    Py_ssize_t (*walk)(const Job *job, Py_ssize_t start, Py_ssize_t stop) noexcept nogil
+    Py_ssize_t (*run_tiles)(
+        const Job *job, void *tiles, char **data, Py_ssize_t n, bint streaming) noexcept nogil
     Loop loops[OPERATIONS][DTYPES]
     # For sums of values of a dtype: add a row to as many sums; add a segment to one sum; round.
     Loop accumulate[DTYPES]
