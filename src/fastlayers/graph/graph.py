@@ -162,7 +162,8 @@ class Graph(BaseLayer):
         """
         if named:
             operands = self._bound(operands, named)
-        value = self._value(operands) if out is None else self._value_into(operands, out)
+        run = self._value  # called as a method, it would be looked up in the class first
+        value = run(operands) if out is None else self._value_into(operands, out)
         if value is not None:
             return value
         operands = self._bound(operands, {})
@@ -177,7 +178,8 @@ class Graph(BaseLayer):
         """
         if named:
             operands = self._bound(operands, named)
-        value = self._value(operands) if out is None else self._value_into(operands, out)
+        run = self._value
+        value = run(operands) if out is None else self._value_into(operands, out)
         if value is not None:
             self._kept = operands, NO_LAYERS
             return value
@@ -220,7 +222,8 @@ class Graph(BaseLayer):
             )
         operands, known = self._kept
         outs = None if out is None else flat(out, len(self._nodes.inputs), False)
-        passed = self._pass_back(operands, dout, outs)
+        run = self._pass_back
+        passed = run(operands, dout, outs)
         if passed is not None:
             return passed
         with np.errstate(all="ignore"):

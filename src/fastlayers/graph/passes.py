@@ -28,6 +28,7 @@ from .tracing import (
 )
 
 if COMPILED:
+    from .._core.frontend.dispatch import attempts
     from .._core.frontend.passes import MOST_VALUES, Entry, Pass
     from .._core.program.operations import NUMBERS
 
@@ -132,6 +133,10 @@ def put_back(part: Any, result: np.ndarray, rest: Rest) -> None:
         done += count
 
 
+# A function, which values it is given, and what else.
+Call = tuple[Callable[..., Any], Sequence[int], tuple[bool, ...]]
+
+
 class Plan:
     """A graph's values and gradients on operands of certain kinds, in as few passes as it takes.
 
@@ -179,16 +184,11 @@ class Plan:
         computed = {place for step in builder.steps for place in step.writes}
         read = dict.fromkeys(p for step in builder.steps for p in step.reads if p not in computed)
         self.run = run
-        self.silent = not values
         if builder.sums:
             builder.value_of(1)  # for values that are summed and read by a later pass
         self.constants = tuple(builder.constants.values())
-        self.numbers, self.early, self.late = None, builder.early, builder.late
-        if all(type(number) in (int, float) for number in self.constants):
-            written = [step.writes[0] for step in builder.numbers]
-            self.numbers = function_of_numbers(builder, written) if written else None
-        else:  # those of NumPy may warn
-            self.early = builder.numbers + self.early
+        written = [step.writes[0] for step in builder.numbers]
+        self.numbers = function_of_numbers(builder, written) if written else None
         self.passes: list[tuple[Pass, Sequence[int]]] = []
         self.index: dict[int, int] = {}
         self._place(range(len(builder.inputs)))
@@ -198,10 +198,19 @@ class Plan:
         steps = joined(steps, set(read) - set(builder.shapes), asked)
         self._cut(steps, list(read), done, builder)
         self._place(step.writes[0] for step in builder.late)
+        self.early = [self._call(step, silent=not values) for step in builder.early]
+        self.late = [self._call(step, silent=False) for step in builder.late]
         self._drop_last_read(builder.computed - {result.place for result in done})
         operands = range(len(builder.inputs))
         self.arrays = [place for place in read if place in operands and place in builder.shapes]
         self.order = [self.index[result.place] for result in results]
+        # What a step hands on as it is may be another result, or an operand.
+        new = {step.writes[0] for step in builder.early + builder.late if step.operation in attempts}
+        new -= {step.writes[0] for step in builder.late if step.operation == "sum_to"}
+        new.update(result.place for result in done)
+        self.apart = new.issuperset(result.place for result in results) and len(
+            set(self.order)
+        ) == len(self.order)
         self.simple = (
             not (self.early or self.late)
             and len(self.passes) == 1
@@ -305,8 +314,7 @@ class Plan:
             return None
         if self.early or self.late:
             try:
-                with np.errstate(**_raised()):
-                    found = self._run(values, passed, None)
+                found = self._run(values, passed, None)
             except Exception:  # who runs the nodes one by one tells what it is, and of which node
                 return None
         else:
@@ -316,7 +324,7 @@ class Plan:
             return None
         results = [values[i] for i in self.order]
         if outs is None:
-            return tuple(apart(results, operands))
+            return tuple(results if self.apart else apart(results, operands))
         others = [one if out is None else None for one, out in zip(results, outs, strict=True)]
         return tuple(
             one if out is None else out
@@ -342,12 +350,9 @@ class Plan:
         return passed
 
     def _run(self, values: list[Any], outs: Any, rest: list[Any] | None) -> bool:
-        """Append all that is computed to the values; False where a pass cannot be run."""
-        if self.silent and self.early:
-            with np.errstate(**SILENT):
-                self._compute(self.early, values)
-        else:
-            self._compute(self.early, values)
+        """Append all that is computed to the values; False where NumPy would have to be asked."""
+        if not compute(self.early, values):
+            return False
         for fused, dropped in self.passes:
             found = fused.run(values, outs, rest)
             if found is None:
@@ -355,13 +360,23 @@ class Plan:
             values += found
             for i in dropped:
                 values[i] = None
-        self._compute(self.late, values)
-        return True
+        return compute(self.late, values)
 
-    def _compute(self, steps: Sequence[Step], values: list[Any]) -> None:
-        for step in steps:
-            operands = [values[self.index[place]] for place in step.reads]
-            values.append(self.run[step.operation](*operands))
+    def _call(self, step: Step, silent: bool) -> Call:
+        read = [self.index[place] for place in step.reads]
+        if step.operation in attempts:
+            return attempts[step.operation], read, (silent,)
+        return self.run[step.operation], read, ()
+
+
+def compute(calls: Sequence[Call], values: list[Any]) -> bool:
+    """Append what functions return of earlier values; False where one returns None."""
+    for function, read, silent in calls:
+        value = function(*[values[i] for i in read], *silent)
+        if value is None:
+            return False
+        values.append(value)
+    return True
 
 
 # How many steps a pass is tried with if all are too many.
@@ -412,9 +427,3 @@ def function_of_numbers(builder: Builder, results: Iterable[int]) -> Callable[..
 
 def _list(places: Iterable[int]) -> str:
     return "(" + "".join(f"v{place}, " for place in places) + ")"
-
-
-def _raised() -> Any:
-    """Modes in which an error is whatever the user wants to hear of."""
-    modes = np.geterr()
-    return {name: "ignore" if mode == "ignore" else "raise" for name, mode in modes.items()}

@@ -1,3 +1,6 @@
+from collections.abc import Callable, Mapping
+from typing import Any
+
 from ...reference import add as add
 from ...reference import add_backward as add_backward
 from ...reference import multiply as multiply
@@ -8,3 +11,5 @@ from ...reference import negative_backward as negative_backward
 from ...reference import subtract as subtract
 from ...reference import subtract_backward as subtract_backward
 from ...reference import sum_to_operand as sum_to_operand
+
+attempts: Mapping[str, Callable[..., Any]]

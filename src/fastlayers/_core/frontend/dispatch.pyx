@@ -156,7 +156,18 @@ cdef inline Py_ssize_t bytes_of_element(object value) noexcept:
 #
 # PyNumber_Multiply, not ``*``: Cython's shortcuts for that lose the sign of a zero.
 
-cdef inline object compute(Operation operation, object x, object y, object out):
+# What becomes of a call that is not served, or whose floating-point exceptions the user does not
+# ignore: NumPy computes it, or the answer is None. A silent one ignores exceptions.
+ctypedef int Otherwise
+cdef enum:
+    ASK_NUMPY
+    NONE
+    NONE_SILENTLY
+
+
+cdef inline object compute(
+    Operation operation, object x, object y, object out, Otherwise otherwise=ASK_NUMPY
+):
     """An operation on two operands."""
     cdef Given given
     cdef bint warned = False
@@ -170,8 +181,10 @@ cdef inline object compute(Operation operation, object x, object y, object out):
     given.copied = 0
     given.shares = NULL
     result = attempt(&forward[operation], &given, &warned)
-    if result is not None and not warned:
+    if result is not None and (not warned or otherwise == NONE_SILENTLY):
         return result
+    if otherwise != ASK_NUMPY:
+        return None
     if out is None:
         return evaluate(expressions[operation], x, y)
     return getattr(reference, names[operation])(x, y, out)
@@ -238,6 +251,10 @@ def subtract(x, y, out=None):
 
 
 def negative(x, out=None):
+    return negate(x, out)
+
+
+cdef inline object negate(object x, object out, Otherwise otherwise=ASK_NUMPY):
     cdef Given given
     cdef bint warned = False
     if out is None and is_number(<PyObject *> x):
@@ -249,8 +266,10 @@ def negative(x, out=None):
     given.copied = 0
     given.shares = NULL
     result = attempt(&forward[NEGATIVE], &given, &warned)
-    if result is not None and not warned:
+    if result is not None and (not warned or otherwise == NONE_SILENTLY):
         return result
+    if otherwise != ASK_NUMPY:
+        return None
     previous = let_recycle(may_be_large(x, x))
     try:
         return reference.negative(x, out)
@@ -319,6 +338,10 @@ cdef object summed(const Program *program, Given *given, bint *warned):
 
 def sum_to_operand(value, operand, other=None):
     """Like `reference.sum_to_operand`, with the sums of `add_backward`."""
+    return sum_to(value, operand, other)
+
+
+cdef object sum_to(object value, object operand, object other, Otherwise otherwise=ASK_NUMPY):
     cdef Given given
     cdef bint warned = False
     if not PyArray_CheckExact(<PyObject *> value):
@@ -338,15 +361,23 @@ def sum_to_operand(value, operand, other=None):
             np.zeros((), value.dtype), np.shape(operand))
         given.sum_to[0] = <PyObject *> like
         result = summed(&identity, &given, &warned)
+    if otherwise == NONE and warned:
+        return None
     if result is None:
-        return reference.sum_to_operand(value, operand)
-    if warned:
+        return reference.sum_to_operand(value, operand) if otherwise == ASK_NUMPY else None
+    if warned and otherwise == ASK_NUMPY:
         reference.sum_to_operand(value, operand)
     return result
 
 
 def multiply_to_operand(dout, factor, operand, other):
     """Like `reference.multiply_to_operand`, with the sums of the operation's backward."""
+    return multiply_to(dout, factor, operand, other)
+
+
+cdef object multiply_to(
+    object dout, object factor, object operand, object other, Otherwise otherwise=ASK_NUMPY
+):
     cdef Given given
     cdef Operation operation
     cdef bint warned = False
@@ -362,11 +393,54 @@ def multiply_to_operand(dout, factor, operand, other):
         given.sum_to[0] = <PyObject *> (other if operation == SUBTRACT else operand)
         given.sum_to[1] = <PyObject *> (operand if operation == SUBTRACT else other)
         result = summed(&backward[operation], &given, &warned)
+        if otherwise == NONE and warned:
+            return None
         if result is not None:
-            if warned:
+            if warned and otherwise == ASK_NUMPY:
                 sum_to_operand(multiply(dout, factor), operand)
             return result[1 if operation == SUBTRACT else 0]
-    return sum_to_operand(multiply(dout, factor), operand, None if other is factor else other)
+    product = compute(MULTIPLY, dout, factor, None, otherwise)
+    if product is None:
+        return None
+    return sum_to(product, operand, None if other is factor else other, otherwise)
+
+
+# ---- for what a graph computes around its passes ----
+
+def attempt_multiply(x, y, bint silent):
+    return compute(MULTIPLY, x, y, None, NONE_SILENTLY if silent else NONE)
+
+
+def attempt_add(x, y, bint silent):
+    return compute(ADD, x, y, None, NONE_SILENTLY if silent else NONE)
+
+
+def attempt_subtract(x, y, bint silent):
+    return compute(SUBTRACT, x, y, None, NONE_SILENTLY if silent else NONE)
+
+
+def attempt_negative(x, bint silent):
+    return negate(x, None, NONE_SILENTLY if silent else NONE)
+
+
+def attempt_sum_to(value, operand, bint silent):
+    return sum_to(value, operand, None, NONE_SILENTLY if silent else NONE)
+
+
+def attempt_multiply_to(dout, factor, operand, other, bint silent):
+    return multiply_to(dout, factor, operand, other, NONE_SILENTLY if silent else NONE)
+
+
+# Operations by name that take one argument more, whether exceptions are ignored; None where NumPy
+# would have to be asked.
+attempts = {
+    "multiply": attempt_multiply,
+    "add": attempt_add,
+    "subtract": attempt_subtract,
+    "negative": attempt_negative,
+    "sum_to": attempt_sum_to,
+    "multiply_to": attempt_multiply_to,
+}
 
 
 cdef object at_shape(object product, tuple shape):

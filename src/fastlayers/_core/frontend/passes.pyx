@@ -1,3 +1,4 @@
+# cython: binding=False
 """Passes: parts of a graph that are run in one pass over memory."""
 
 cimport numpy as cnp
