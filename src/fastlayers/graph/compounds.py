@@ -30,7 +30,8 @@ def joined(steps: Sequence[Step], numbers: set[int], results: set[int]) -> list[
     """Steps of which several that are quicker together are one; each of them is rounded as before.
 
     Sums of products that nothing else reads, then two products of one factor, ``(g * y, g * x)``,
-    which is most often a gradient, then these with the product or the sum that is the factor.
+    which is most often a gradient, then these with the product or the sum that is the factor. Then
+    a product, and one of its factors that is added to something.
     """
     uses = Counter(place for step in steps for place in step.reads)
     products = {
@@ -50,7 +51,8 @@ def joined(steps: Sequence[Step], numbers: set[int], results: set[int]) -> list[
     computed = {place for step in found for place in step.writes}
     found = _paired(found, lambda step: [one for one in step.reads if one in computed])
     found = _paired(found, lambda step: [one for one in step.reads[:1] if one not in numbers])
-    return _with_factors(found, numbers, results)
+    found = _with_factors(found, numbers, results)
+    return _chained(_accumulated(found, numbers), results)
 
 
 def _compound(step: Step, products: Mapping[int, Step], absorbed: set[int]) -> Step:
@@ -112,7 +114,7 @@ def _paired(steps: Sequence[Step], factors_of: Callable[[Step], Sequence[int]]) 
 
 
 def _other(product: Step, factor: int) -> int:
-    x, y = product.reads
+    x, y = product.reads[:2]
     return y if x == factor else x
 
 
@@ -153,4 +155,64 @@ def _with_factors(steps: Sequence[Step], numbers: set[int], results: set[int]) -
             step = Step(joint, (*reads, *step.reads[1:]), step.writes)
         if step.writes[0] not in joins:
             found.append(step)
+    return found
+
+
+def _accumulated(steps: Sequence[Step], numbers: set[int]) -> list[Step]:
+    """A product, and another one of a factor of it that is added to something, become one.
+
+    So do the gradients of a product if one of its operands has others: ``g * y + dx, g * x``.
+    """
+    known = {place for step in steps for place in step.reads}
+    known -= {place for step in steps for place in step.writes}
+    found: list[Step] = []
+    done = set()
+    waiting = defaultdict(list)
+    for i, step in enumerate(steps):
+        if step.operation == "multiply_add":
+            for factor in dict.fromkeys(step.reads[:2]):
+                waiting[factor].append(i)
+    for i, step in enumerate(steps):
+        if i in done:
+            continue
+        if step.operation == "multiply" and numbers.isdisjoint(step.reads):
+            pair = next(
+                (
+                    (j, factor)
+                    for factor in step.reads
+                    for j in waiting[factor]
+                    if j > i
+                    and j not in done
+                    and known.issuperset(steps[j].reads)
+                    and numbers.isdisjoint(steps[j].reads)
+                ),
+                None,
+            )
+            if pair:
+                j, factor = pair
+                done.add(j)
+                reads = factor, _other(step, factor), _other(steps[j], factor), steps[j].reads[2]
+                step = Step("multiply_backward_add", reads, steps[j].writes + step.writes)
+        known.update(step.writes)
+        found.append(step)
+    return found
+
+
+def _chained(steps: Sequence[Step], results: set[int]) -> list[Step]:
+    """Two of these become one where the first computes what the second goes on with."""
+    uses = Counter(place for step in steps for place in step.reads)
+    found: list[Step] = []
+    for step in steps:
+        before = found[-1] if found else step
+        if (
+            step.operation == before.operation == "multiply_backward_add"
+            and (step.reads[3], step.reads[0]) == before.writes
+            and step.reads[1] == before.reads[1]
+            and all(uses[place] == 1 and place not in results for place in before.writes)
+        ):
+            dout, x, y, z = before.reads
+            reads = dout, x, y, step.reads[2], z
+            step = Step("multiply_backward_add_twice", reads, step.writes)
+            found.pop()
+        found.append(step)
     return found

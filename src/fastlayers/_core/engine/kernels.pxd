@@ -203,6 +203,40 @@ cdef inline void add_products_backward(
         dy[i] = gradient * x[i]
 
 
+cdef inline void multiply_backward_add(
+    const T[:] dout,        # IN
+    const T[:] x,           # IN
+    const T[:] y,           # IN
+    const T[:] z,           # IN   what dx is added to
+    T[:] dx,                # OUT
+    T[:] dy,                # OUT
+) noexcept nogil:
+    cdef Py_ssize_t i
+    cdef T gradient
+    for i in range(dout.shape[0]):
+        gradient = dout[i]
+        dx[i] = gradient * y[i] + z[i]
+        dy[i] = gradient * x[i]
+
+
+cdef inline void multiply_backward_add_twice(
+    const T[:] dout,        # IN
+    const T[:] x,           # IN
+    const T[:] y,           # IN
+    const T[:] v,           # IN   the second y
+    const T[:] z,           # IN
+    T[:] dx,                # OUT
+    T[:] dy,                # OUT
+) noexcept nogil:
+    cdef Py_ssize_t i
+    cdef T gradient, other
+    for i in range(dout.shape[0]):
+        gradient = dout[i]
+        other = gradient * x[i]
+        dx[i] = other * v[i] + (gradient * y[i] + z[i])
+        dy[i] = other * x[i]
+
+
 # ---- sums ----
 #
 # Sums are kept to twice the precision of a double: for each addition, the part that rounding took

@@ -229,8 +229,12 @@ cdef inline int run_job(const Job *job) noexcept nogil:
         return fp_raised()
     fp_get(&callers)
     if job.chunks:
-        for part in prange(job.chunk_groups, num_threads=job.team, schedule="static"):
-            raised |= run_chunks(job, part, &callers)
+        if job.team == 1:       # OpenMP would take longer than a small sum
+            for part in range(job.chunk_groups):
+                raised |= run_chunks(job, part, &callers)
+        else:
+            for part in prange(job.chunk_groups, num_threads=job.team, schedule="static"):
+                raised |= run_chunks(job, part, &callers)
         for part in range(job.program.results):
             if job.sums[part].wanted:
                 raised |= finish_sum(job, &job.sums[part], job.data[job.first_result + part])

@@ -17,7 +17,7 @@ from .ndarray cimport (
     PyArray_DATA, PyArray_DESCR, PyArray_DIMS, PyArray_FLAGS, PyArray_NDIM, set_item,
 )
 from .results cimport (
-    allocate, are_apart, as_given, cut_into_chunks, fits, is_writable, meet, new_workspace,
+    AT_HAND, allocate, are_apart, as_given, cut_into_chunks, fits, is_writable, meet, new_workspace,
     place_result, place_sums,
 )
 from .schedule cimport is_ignored, run
@@ -179,6 +179,7 @@ cdef inline object execute_axes(const Program *program, const Given *given, bint
     """`execute` for operands of any layout that broadcast together."""
     cdef Call call
     cdef Operand summed_to[MAX_RESULTS]
+    cdef double at_hand[AT_HAND]
     cdef void *workspace = NULL
     cdef int result, raised
     results = None
@@ -216,10 +217,11 @@ cdef inline object execute_axes(const Program *program, const Given *given, bint
     choose_blocks(&call.job)
     if given.summing:
         cut_into_chunks(&call.job)
-        workspace = new_workspace(&call.job)
+        workspace = new_workspace(&call.job, at_hand)
     raised = run(&call.job)
     if given.summing:
-        free_block(workspace)
+        if workspace != at_hand:
+            free_block(workspace)
         results = as_given(results, given.sum_to, program.results)
     warned[0] = raised != 0 and not is_ignored(raised)
     return results

@@ -51,10 +51,10 @@ cdef struct Shape:
 
 # What the plan for some operands depends on.
 cdef struct Kinds:
-    unsigned char kind[MOST_OPERANDS]
     unsigned char axes      # of the whole shape, if there are several shapes
     unsigned char shapes    # how many there are
-    Shape shape[MOST_SHAPES]
+    Shape shape[MOST_SHAPES]            # the others are 0
+    unsigned char kind[MOST_OPERANDS]
 
 
 cdef bint find_kinds(PyObject *const *operands, int count, int douts, Kinds *kinds) noexcept:
@@ -84,11 +84,8 @@ cdef bint find_kinds(PyObject *const *operands, int count, int douts, Kinds *kin
             kinds.kind[slot] = ONE if slot >= count - douts and is_one(operands[slot]) else NUMBER
         else:
             return False
-    kinds.axes = 0
-    kinds.shapes = 0
-    if first != NULL:
-        kinds.shapes = 1
-        kinds.shape[0].lead = kinds.shape[0].repeated = 0
+    memset(kinds, 0, <char *> kinds.kind - <char *> kinds)
+    kinds.shapes = first != NULL
     return same or tell_shapes_apart(operands, count, kinds)
 
 
@@ -151,11 +148,8 @@ cdef inline object key_of(const Kinds *kinds, int count):
         for slot in range(count):
             key |= <Py_ssize_t> kinds.kind[slot] << BITS * slot
         return key
-    return (
-        PyBytes_FromStringAndSize(<const char *> kinds.kind, count)
-        + PyBytes_FromStringAndSize(
-            <const char *> &kinds.axes, <const char *> &kinds.shape[kinds.shapes]
-            - <const char *> &kinds.axes))
+    return PyBytes_FromStringAndSize(
+        <const char *> kinds, <const char *> &kinds.kind[count] - <const char *> kinds)
 
 
 cdef list described(const Kinds *kinds, int count):

@@ -269,7 +269,7 @@ cdef inline object sum_of_units(
     cdef Number number
     cdef Py_ssize_t size = 1
     cdef Py_ssize_t item = dtypes[dtype].item_bytes
-    cdef Py_ssize_t i
+    cdef Py_ssize_t done
     cdef int axis
     cdef char *data
     for axis in range(operand.ndim):
@@ -277,8 +277,12 @@ cdef inline object sum_of_units(
     array = allocate_like(dtype, operand, size)
     data = <char *> PyArray_DATA(<Array *> array)
     dtypes[dtype].store_integer(unit * (elements // max(size, <Py_ssize_t> 1)), <char *> &number)
-    for i in range(size):
-        memcpy(data + i * item, &number, item)
+    if size:
+        memcpy(data, &number, item)
+        done = 1
+        while done < size:
+            memcpy(data + done * item, data, min(done, size - done) * item)
+            done *= 2
     return one_as_given(array, like)
 
 
@@ -314,8 +318,13 @@ cdef inline int power_of_2(Py_ssize_t most) noexcept:
     return power
 
 
-cdef inline void *new_workspace(Job *job) except NULL:
-    """Memory for the sums and their errors, all 0."""
+cdef enum:
+    AT_HAND = 512               # doubles that a call has on its stack
+
+
+cdef inline void *new_workspace(Job *job, double *at_hand) except NULL:
+    """Memory for the sums and their errors, all 0: what is at hand, or more that is to be freed.
+    """
     cdef size_t size = 0
     cdef size_t offset[MAX_RESULTS]
     cdef int result
@@ -326,7 +335,9 @@ cdef inline void *new_workspace(Job *job) except NULL:
         offset[result] = size
         if sum.wanted:
             size += sum.sets * sum.set_stride
-    workspace = new_block(size, ANYWHERE)
+    workspace = at_hand
+    if size > AT_HAND * sizeof(double):
+        workspace = new_block(size, ANYWHERE)
     if workspace == NULL:
         raise MemoryError(f"no memory for {size} bytes of partial sums")
     memset(workspace, 0, size)

@@ -8,9 +8,9 @@ from libc.string cimport memset
 
 from .program cimport (
     ADD, ADD_PRODUCTS, ADD_PRODUCTS_BACKWARD, COPY_TWICE, DTYPES, MAX_INPUTS, MAX_RESULTS,
-    MAX_STEPS, MAX_TEMPORARIES, MULTIPLY, MULTIPLY_ADD, MULTIPLY_BACKWARD, MULTIPLY_SUBTRACT,
-    NEGATIVE, OPERATIONS, PRODUCT_BACKWARD, SUBTRACT, SUBTRACT_PRODUCT, SUBTRACT_PRODUCTS, Engine,
-    Program, Step,
+    MAX_STEPS, MAX_TEMPORARIES, MULTIPLY, MULTIPLY_ADD, MULTIPLY_BACKWARD, MULTIPLY_BACKWARD_ADD,
+    MULTIPLY_BACKWARD_ADD_TWICE, MULTIPLY_SUBTRACT, NEGATIVE, OPERATIONS, PRODUCT_BACKWARD,
+    SUBTRACT, SUBTRACT_PRODUCT, SUBTRACT_PRODUCTS, Engine, Program, Step,
 )
 
 # What each operation reads and writes, and for each value it writes, what that depends on.
@@ -31,6 +31,11 @@ READS = {
     ADD_PRODUCTS_BACKWARD: (
         ("a", "b", "c", "d", "x", "y"),
         {"dx": ("a", "b", "c", "d", "y"), "dy": ("a", "b", "c", "d", "x")}),
+    MULTIPLY_BACKWARD_ADD: (
+        ("dout", "x", "y", "z"), {"dx": ("dout", "y", "z"), "dy": ("dout", "x")}),
+    MULTIPLY_BACKWARD_ADD_TWICE: (
+        ("dout", "x", "y", "v", "z"),
+        {"dx": ("dout", "x", "y", "v", "z"), "dy": ("dout", "x")}),
 }
 
 # By the names that graphs have for them.
@@ -47,6 +52,8 @@ NUMBERS = {
     "subtract_product": SUBTRACT_PRODUCT,
     "product_backward": PRODUCT_BACKWARD,
     "add_products_backward": ADD_PRODUCTS_BACKWARD,
+    "multiply_backward_add": MULTIPLY_BACKWARD_ADD,
+    "multiply_backward_add_twice": MULTIPLY_BACKWARD_ADD_TWICE,
 }
 
 # The gradients, by the chain rule: inputs, results, steps. A number is a constant.
