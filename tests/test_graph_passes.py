@@ -61,8 +61,13 @@ def pairs(a, b, c, d, x):
     return total * x, total * (a + x), x * (a * d)
 
 
-ALL = [shop, horner, gates, momentum, averages, fans, product, pairs]
-INTEGRAL = [shop, horner, gates, fans, product, pairs]
+def polynomial(x, a, b, c):
+    # Gradients by x begin with a sum, with a product of x, with a number; five of them are added.
+    return ((((c * x + b) * x + a) * x - b) * x + 3) * x + c
+
+
+ALL = [shop, horner, gates, momentum, averages, fans, product, pairs, polynomial]
+INTEGRAL = [shop, horner, gates, fans, product, pairs, polynomial]
 SIZES = [1, 31, 255, 256, 257, 1_000, 5_003]
 
 
@@ -632,18 +637,36 @@ def test_products_and_sums_are_rounded_each():
     assert Graph(lambda a, b, c: a * c + b * c)(big, less, np.array([1e10])) == 0.0
 
 
-def test_gradients_are_computed_where_they_are_used(monkeypatch):
+@pytest.fixture
+def operations(monkeypatch):
+    """The operations of the steps that are planned."""
     found = []
 
     def noted(*arguments):
-        found.extend(joined(*arguments))
-        return found
+        steps = joined(*arguments)
+        found.extend(step.operation for step in steps)
+        return steps
 
     monkeypatch.setattr(passes, "joined", noted)
+    return found
+
+
+def test_gradients_are_computed_where_they_are_used(operations):
     operands = inputs(shop, 10, "f8")
     Graph(shop).value_and_grad(*operands, dout=operands[0])
-    operations = ["add_products_backward", "product_backward", "product_backward"]
-    assert [step.operation for step in found] == operations
+    assert operations == ["add_products_backward", "product_backward", "product_backward"]
+
+
+def test_gradients_are_added_where_they_are_computed(operations):
+    def quintic(x):
+        return ((((0.5 * x + 2) * x + 3) * x + 1) * x + 4) * x + 5
+
+    Graph(quintic).value_and_grad(inputs(quintic, 10, "f8")[0])
+    assert operations == ["multiply_add"] * 5 + [
+        "multiply_backward_add_twice",
+        "multiply_backward_add",
+        "multiply_add",
+    ]
 
 
 def test_graphs_of_gradients_are_planned_or_left():

@@ -204,13 +204,13 @@ class Plan:
         operands = range(len(builder.inputs))
         self.arrays = [place for place in read if place in operands and place in builder.shapes]
         self.order = [self.index[result.place] for result in results]
-        # What a step hands on as it is may be another result, or an operand.
-        new = {step.writes[0] for step in builder.early + builder.late if step.operation in attempts}
-        new -= {step.writes[0] for step in builder.late if step.operation == "sum_to"}
-        new.update(result.place for result in done)
-        self.apart = new.issuperset(result.place for result in results) and len(
-            set(self.order)
-        ) == len(self.order)
+        # What is not new, as an operand, or a sum that is handed on, may be another result, too.
+        new = {result.place for result in done}
+        for step in builder.early + builder.late:
+            if step.operation in attempts and step.operation != "sum_to":
+                new.update(step.writes)
+        distinct = {result.place for result in results}
+        self.apart = distinct <= new and len(distinct) == len(results)
         self.simple = (
             not (self.early or self.late)
             and len(self.passes) == 1

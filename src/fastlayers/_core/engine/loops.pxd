@@ -7,7 +7,8 @@ of it; all others it passes on as they are.
 from .kernels cimport (
     LANES, Real, T, accumulate, accumulate_segment, add, add_products, add_products_backward,
     copy_twice, multiply, multiply_add, multiply_backward, multiply_backward_add,
-    multiply_backward_add_twice, multiply_subtract, negative, product_backward, round_sums, subtract, subtract_product, subtract_products,
+    multiply_backward_add_twice, multiply_subtract, negative, product_backward, round_sums,
+    subtract, subtract_product, subtract_products,
 )
 
 # ---- memoryviews without acquisition ----

@@ -407,39 +407,39 @@ cdef object multiply_to(
 
 # ---- for what a graph computes around its passes ----
 
-def attempt_multiply(x, y, bint silent):
+def _attempt_multiply(x, y, bint silent):
     return compute(MULTIPLY, x, y, None, NONE_SILENTLY if silent else NONE)
 
 
-def attempt_add(x, y, bint silent):
+def _attempt_add(x, y, bint silent):
     return compute(ADD, x, y, None, NONE_SILENTLY if silent else NONE)
 
 
-def attempt_subtract(x, y, bint silent):
+def _attempt_subtract(x, y, bint silent):
     return compute(SUBTRACT, x, y, None, NONE_SILENTLY if silent else NONE)
 
 
-def attempt_negative(x, bint silent):
+def _attempt_negative(x, bint silent):
     return negate(x, None, NONE_SILENTLY if silent else NONE)
 
 
-def attempt_sum_to(value, operand, bint silent):
+def _attempt_sum_to(value, operand, bint silent):
     return sum_to(value, operand, None, NONE_SILENTLY if silent else NONE)
 
 
-def attempt_multiply_to(dout, factor, operand, other, bint silent):
+def _attempt_multiply_to(dout, factor, operand, other, bint silent):
     return multiply_to(dout, factor, operand, other, NONE_SILENTLY if silent else NONE)
 
 
 # Operations by name that take one argument more, whether exceptions are ignored; None where NumPy
 # would have to be asked.
 attempts = {
-    "multiply": attempt_multiply,
-    "add": attempt_add,
-    "subtract": attempt_subtract,
-    "negative": attempt_negative,
-    "sum_to": attempt_sum_to,
-    "multiply_to": attempt_multiply_to,
+    "multiply": _attempt_multiply,
+    "add": _attempt_add,
+    "subtract": _attempt_subtract,
+    "negative": _attempt_negative,
+    "sum_to": _attempt_sum_to,
+    "multiply_to": _attempt_multiply_to,
 }
 
 

@@ -1,5 +1,8 @@
 # cython: binding=False
-"""Passes: parts of a graph that are run in one pass over memory."""
+"""Passes: parts of a graph that are run in one pass over memory.
+
+The methods are builtins (binding=False above), for the same reason as in dispatch.pyx.
+"""
 
 cimport numpy as cnp
 from cpython.bytes cimport PyBytes_FromStringAndSize

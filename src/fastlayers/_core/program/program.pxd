@@ -24,10 +24,9 @@ cdef enum:
     # As MULTIPLY_BACKWARD, with the step that computes its gradient.
     PRODUCT_BACKWARD       # a, b, x, y -> (a * b) * y, (a * b) * x
     ADD_PRODUCTS_BACKWARD  # a, b, c, d, x, y -> (a * b + c * d) * y, (a * b + c * d) * x
-    # As MULTIPLY_BACKWARD, with the step that adds to the first gradient; and that twice, where the
-    # second dout is the first dy.
+    # As MULTIPLY_BACKWARD, with the step that adds to dx; and that twice, dy being the next dout.
     MULTIPLY_BACKWARD_ADD        # dout, x, y, z -> dout * y + z, dout * x
-    MULTIPLY_BACKWARD_ADD_TWICE  # dout, x, y, v, z -> (dout * y + z) + (dout * x) * v, (dout * x) * x
+    MULTIPLY_BACKWARD_ADD_TWICE  # dout, x, y, v, z -> (dout * y + z) + dy * v, dy * x
     OPERATIONS         # how many there are
 
 ctypedef int DType
