@@ -1,7 +1,8 @@
-"""The example that needs NumPy alone; flat_field.py, which needs more, is `make demo`."""
+"""The examples; flat_field.py, which takes longer, is `make demo`."""
 
 from __future__ import annotations
 
+import re
 from pathlib import Path
 
 from fresh import lines_of
@@ -11,9 +12,13 @@ from fastlayers import IMPLEMENTATION
 EXAMPLES = Path(__file__).parent.parent / "examples"
 
 
+def lines_of_example(name, *options):
+    example = str(EXAMPLES / name)
+    return lines_of("-W", "error", example, *options, FASTLAYERS_IMPLEMENTATION=IMPLEMENTATION)
+
+
 def test_apple_shop():
-    example = str(EXAMPLES / "apple_shop.py")
-    lines = lines_of("-W", "error", example, FASTLAYERS_IMPLEMENTATION=IMPLEMENTATION)
+    lines = lines_of_example("apple_shop.py")
     numbers, arrays = "\n".join(lines).split("\n\n")
     printed = dict(line.split() for line in numbers.splitlines()[1:])
     assert printed == {
@@ -27,3 +32,34 @@ def test_apple_shop():
     # The first of the baskets on arrays is the one above.
     columns = {line.split()[0]: line.split()[1] for line in arrays.splitlines()[1:]}
     assert columns == {**printed, "price": "715"}
+
+
+# These compare with plain NumPy in every bit themselves, and fail if one differs.
+
+
+def test_digits(tmp_path):
+    picture = tmp_path / "digits.png"
+    lines = lines_of_example("digits.py", "--steps", "60", "--output", str(picture))
+    assert "all losses and weights are equal, bit for bit" in lines
+    read_right = re.fullmatch(r"step  60: loss \S+, (\S+)% of 360 unseen .*", lines[-4])
+    assert float(read_right[1]) >= 97
+    assert picture.stat().st_size > 10_000
+
+
+def test_lstm():
+    lines = lines_of_example("lstm.py", "--steps", "10")
+    assert "all losses and weights are equal, bit for bit" in lines
+    losses = [float(loss) for loss in re.findall(r"loss (\S+);", "\n".join(lines))]
+    assert len(losses) == 1
+    assert losses[0] < 3.2  # the logarithm of the letters' number is 3.3
+
+
+def test_blend(tmp_path):
+    picture = tmp_path / "blend.png"
+    lines = lines_of_example("blend.py", "--steps", "5", "--output", str(picture))
+    assert "5 steps: mattes and errors are equal, bit for bit" in lines
+    first, last = map(
+        float, re.search(r"error (\S+) at first, (\S+) in", "\n".join(lines)).groups()
+    )
+    assert last < first / 10
+    assert picture.stat().st_size > 10_000

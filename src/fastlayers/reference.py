@@ -647,7 +647,7 @@ def differentiate(
     wanted: Collection[int],
     run: Operations,
     keep: bool = False,
-) -> dict[int, Any]:
+) -> Gradients:
     """The gradients of the nodes ``wanted`` that have one, given those of the outputs.
 
     Nodes are visited from last to first. A visited node's value and gradient are dropped, unless
@@ -659,29 +659,51 @@ def differentiate(
     return gradients
 
 
+class Gradients(dict[int, Any]):
+    """Gradients by their nodes.
+
+    Attributes
+    ----------
+    foreign : set of int
+        Those that may share memory with anything: from the user, or a user's layer.
+    """
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.foreign: set[int] = set()
+
+    def add(self, position: int, contribution: Any, run: Operations, foreign: bool) -> None:
+        """Add what a node contributes."""
+        if position in self:
+            contribution = run["add"](self[position], contribution)
+            self.foreign.discard(position)
+        elif foreign:
+            self.foreign.add(position)
+        self[position] = contribution
+
+    def copy_foreign(self) -> None:
+        """Make all share memory with nothing, before somebody may write into what they share."""
+        for position in self.foreign:
+            if position in self:
+                self[position] = copied(self[position])
+        self.foreign.clear()
+
+
 def begin_gradients(
     graph: Nodes, douts: Sequence[Any], wanted: Collection[int], run: Operations
-) -> dict[int, Any]:
+) -> Gradients:
     """The gradients of the outputs; an output that is returned several times has the sum."""
-    gradients: dict[int, Any] = {}
+    gradients = Gradients()
     for output, dout in zip(graph.outputs, douts, strict=True):
         if output in wanted:
-            _add_gradient(gradients, output, dout, run)
+            gradients.add(output, dout, run, foreign=True)
     return gradients
-
-
-def _add_gradient(
-    gradients: dict[int, Any], position: int, contribution: Any, run: Operations
-) -> None:
-    if position in gradients:
-        contribution = run["add"](gradients[position], contribution)
-    gradients[position] = contribution
 
 
 def differentiate_nodes(
     graph: Nodes,
     values: list[Any],
-    gradients: dict[int, Any],
+    gradients: Gradients,
     positions: range,
     wanted: Collection[int],
     run: Operations,
@@ -691,10 +713,14 @@ def differentiate_nodes(
     for position in reversed(positions):
         if position not in gradients:
             continue
-        node, dout = graph.nodes[position], gradients[position]
+        node = graph.nodes[position]
+        foreign = node.operation == "layer"
+        if foreign:  # it may write into the gradient that it is given, and into what it returned
+            gradients.copy_foreign()
+        dout = copied(gradients[position]) if foreign and keep else gradients[position]
         try:
             for operand, contribution in _contributions(node, dout, values, wanted, run):
-                _add_gradient(gradients, operand, contribution, run)
+                gradients.add(operand, contribution, run, foreign)
         except Exception as error:
             _add_note(error, graph.note(position, values, "gradient of"))
             raise
@@ -710,10 +736,11 @@ def _contributions(
     used = [values[operand] for operand in node.operands]
     if node.operation == "layer":
         passed = _backward_of_layer(node.detail, dout, used)
+        sum_to = run["sum_to"]
         return [
-            (operand, run["sum_to"](copied(gradient), value, gradient))
-            for operand, value, gradient in zip(node.operands, used, passed, strict=True)
-            if operand in wanted and gradient is not None
+            (operand, one if _are_alike(one, value) else sum_to(one, value, one))
+            for operand, value, one in zip(node.operands, used, passed, strict=True)
+            if operand in wanted and one is not None
         ]
     return [
         (operand, rule(run, dout, *used))
@@ -723,23 +750,29 @@ def _contributions(
 
 
 def _backward_of_layer(layer: Any, dout: Any, operands: list[Any]) -> list[Any]:
-    """The gradients from a user's layer, which may share memory with anything.
-
-    It may write into what it is given, or return that.
-    """
-    returned = layer.backward(copied(dout))
+    """The gradients from a user's layer, which may share memory with anything."""
+    returned = layer.backward(dout)
     name = f"{type(layer).__name__}.backward"
     several = len(operands) > 1 or (isinstance(returned, tuple) and len(returned) == 1)
     gradients = list(returned) if several and isinstance(returned, tuple | list) else [returned]
     if len(gradients) != len(operands):
         raise ValueError(f"{name} must return {len(operands)} gradients, not {len(gradients)}")
-    for gradient, operand in zip(gradients, operands, strict=True):
+    for i, (gradient, operand) in enumerate(zip(gradients, operands, strict=True)):
+        if gradient is None or _are_alike(gradient, operand):
+            continue
+        if isinstance(gradient, list | tuple):
+            gradients[i] = np.array(gradient)
         shape, expected = np.shape(gradient), np.shape(operand)
-        if gradient is None or shape == expected:
+        if shape == expected:
             continue
         if np.broadcast_shapes(shape, expected) != shape:
             raise ValueError(f"{name} returned shape {shape} for an operand of shape {expected}")
     return gradients
+
+
+def _are_alike(gradient: Any, operand: Any) -> bool:
+    """Whether both are plain arrays of one shape."""
+    return type(gradient) is type(operand) is np.ndarray and gradient.shape == operand.shape
 
 
 def copied(value: Any) -> Any:

@@ -516,7 +516,7 @@ class Graph(BaseLayer):
             gradients = reference.differentiate(nodes, values, douts, wanted, self._operations)
         zeros_like = self._operations["zeros_like"]
         found = [gradients[i] if i in gradients else zeros_like(operands[i]) for i in inputs]
-        return apart(found, (*operands, *douts))
+        return apart(found, (*operands, *douts), [i in gradients.foreign for i in inputs])
 
     def _value_in(self, value: Any, out: Any) -> Any:
         """A value, in the outputs that were given for it."""

@@ -30,7 +30,7 @@ class Values(list[Any]):
 
 class Segments:
     """A graph's nodes in the order in which they were made: segments, each but the last followed by
-    a layer.
+    layers.
 
     Attributes
     ----------
@@ -41,11 +41,14 @@ class Segments:
     def __init__(self, graph: Nodes, run: reference.Operations) -> None:
         self._graph, self._run = graph, run
         self._last = graph.last_uses()
-        self._segments = []
+        self._segments: list[Segment] = []
         start = len(graph.inputs)
         for stop, node in enumerate(graph.nodes):
             if node.operation == "layer":
-                self._segments.append(Segment(graph, run, start, stop, self._last))
+                if start == stop and self._segments:
+                    self._segments[-1].stop_of_layers += 1
+                else:
+                    self._segments.append(Segment(graph, run, start, stop, self._last))
                 start = stop + 1
         self._segments.append(Segment(graph, run, start, len(graph.nodes), self._last))
         self.reads = frozenset(place for segment in self._segments for place in segment.reads)
@@ -73,7 +76,7 @@ class Segments:
                 values.passed.add(segment)
             else:
                 self._evaluate_nodes(values, segment.stop, kept, None)
-            self._evaluate_nodes(values, segment.stop_of_layer, kept, known)
+            self._evaluate_nodes(values, segment.stop_of_layers, kept, known)
         return values
 
     def shapes(self, values: Sequence[Any]) -> dict[int, Any]:
@@ -97,12 +100,12 @@ class Segments:
         douts: Sequence[Any],
         wanted: Collection[int],
         needed: Collection[int],
-    ) -> dict[int, Any]:
+    ) -> reference.Gradients:
         """As `reference.differentiate`, of what `evaluate` returned for values ``needed``."""
         gradients = reference.begin_gradients(self._graph, douts, wanted, self._run)
         for segment in reversed(self._segments):
-            layer = range(segment.stop, segment.stop_of_layer)
-            self._differentiate_nodes(values, gradients, layer, wanted)
+            layers = range(segment.stop, segment.stop_of_layers)
+            self._differentiate_nodes(values, gradients, layers, wanted)
             if not segment.differentiate(values, gradients, wanted):
                 if segment in values.passed:
                     again = values[: segment.start]
@@ -125,7 +128,7 @@ class Segments:
     def _differentiate_nodes(
         self,
         values: list[Any],
-        gradients: dict[int, Any],
+        gradients: reference.Gradients,
         positions: range,
         wanted: Collection[int],
     ) -> None:
@@ -133,7 +136,7 @@ class Segments:
 
 
 class Segment:
-    """The nodes from ``start`` to ``stop``, where a layer or the graph's end is.
+    """The nodes from ``start`` to ``stop``, where layers begin or the graph ends.
 
     Attributes
     ----------
@@ -147,7 +150,7 @@ class Segment:
         self, graph: Nodes, run: reference.Operations, start: int, stop: int, last: Sequence[int]
     ) -> None:
         self.start, self.stop = start, stop
-        self.stop_of_layer = min(stop + 1, len(graph.nodes))
+        self.stop_of_layers = min(stop + 1, len(graph.nodes))
         self._graph, self._run = graph, run
         nodes = graph.nodes[start:stop]
         self._numbers = [node.detail for node in nodes]  # and None for what is computed
@@ -181,7 +184,7 @@ class Segment:
         return True
 
     def differentiate(
-        self, values: list[Any], gradients: dict[int, Any], wanted: Collection[int]
+        self, values: list[Any], gradients: reference.Gradients, wanted: Collection[int]
     ) -> bool:
         """Pass the gradients of the nodes back to what they read, unless no pass serves them."""
         begun = tuple([place for place in self.writes if place in gradients])
@@ -204,6 +207,7 @@ class Segment:
                 values[place] = None
                 del gradients[place]
         gradients.update(zip(back.reached, found, strict=True))
+        gradients.foreign.difference_update(back.reached)
         return True
 
     def _back(self, begun: Sequence[int], wanted: Sequence[int]) -> Back:
