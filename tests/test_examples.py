@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+import json
 import re
 from pathlib import Path
 
-from fresh import lines_of
+from fresh import lines_of, run
 
 from fastlayers import IMPLEMENTATION
 
@@ -63,3 +64,31 @@ def test_blend(tmp_path):
     )
     assert last < first / 10
     assert picture.stat().st_size > 10_000
+
+
+EXECUTE = """
+import sys
+import nbformat
+from nbclient import NotebookClient
+
+notebook = nbformat.read(sys.argv[1], as_version=4)
+NotebookClient(notebook, timeout=60).execute()
+nbformat.write(notebook, sys.argv[2])
+"""
+
+
+def outputs_of(notebook):
+    """What the cells of a notebook show, as plain text or a picture."""
+    cells = json.loads(notebook.read_text(encoding="utf-8"))["cells"]
+    outputs = [output for cell in cells for output in cell.get("outputs", ())]
+    return [output.get("text") or output["data"] for output in outputs]
+
+
+def test_notebook(tmp_path):
+    notebook, executed = EXAMPLES / "shop.ipynb", tmp_path / "executed.ipynb"
+    variables = {"FASTLAYERS_IMPLEMENTATION": IMPLEMENTATION}
+    result = run("-c", EXECUTE, str(notebook), str(executed), **variables)
+    assert result.returncode == 0, result.stderr
+    shown = outputs_of(notebook)
+    assert outputs_of(executed) == shown
+    assert sum("image/svg+xml" in output for output in shown) == 3
