@@ -15,7 +15,9 @@ EXAMPLES = Path(__file__).parent.parent / "examples"
 
 def lines_of_example(name, *options):
     example = str(EXAMPLES / name)
-    return lines_of("-W", "error", example, *options, FASTLAYERS_IMPLEMENTATION=IMPLEMENTATION)
+    # One thread: the matrix products' threads and the graphs' would get into each other's way.
+    variables = {"FASTLAYERS_IMPLEMENTATION": IMPLEMENTATION, "OMP_NUM_THREADS": "1"}
+    return lines_of("-W", "error", example, *options, **variables)
 
 
 def test_apple_shop():
@@ -40,19 +42,19 @@ def test_apple_shop():
 
 def test_digits(tmp_path):
     picture = tmp_path / "digits.png"
-    lines = lines_of_example("digits.py", "--steps", "60", "--output", str(picture))
+    lines = lines_of_example("digits.py", "--steps", "40", "--output", str(picture))
     assert "all losses and weights are equal, bit for bit" in lines
-    read_right = re.fullmatch(r"step  60: loss \S+, (\S+)% of 360 unseen .*", lines[-4])
+    read_right = re.fullmatch(r"step  40: loss \S+, (\S+)% of 360 unseen .*", lines[-4])
     assert float(read_right[1]) >= 97
     assert picture.stat().st_size > 10_000
 
 
 def test_lstm():
-    lines = lines_of_example("lstm.py", "--steps", "10")
+    lines = lines_of_example("lstm.py", "--steps", "6")
     assert "all losses and weights are equal, bit for bit" in lines
     losses = [float(loss) for loss in re.findall(r"loss (\S+);", "\n".join(lines))]
     assert len(losses) == 1
-    assert losses[0] < 3.2  # the logarithm of the letters' number is 3.3
+    assert losses[0] < 3.5  # to know nothing would be log(43 letters), 3.76
 
 
 def test_blend(tmp_path):

@@ -12,6 +12,7 @@ import numpy as np
 
 from .. import ops, reference
 from ..base import BaseLayer
+from .blocks import Task, are_in_blocks, in_blocks
 from .dot import to_dot
 from .drawing import Drawing, draw
 from .gradients import graph_of_gradients
@@ -169,6 +170,8 @@ class Graph(BaseLayer):
         operands = self._bound(operands, {})
         if recording := _recording_of(operands):
             return recording.inline(self._nodes, operands, out)
+        if (found := self._in_blocks(operands, None, None, out)) is not None:
+            return self._returned(found)
         return self._values(operands, out)[0]
 
     def forward(self, /, *operands: Any, out: Any = None, **named: Any) -> Any:
@@ -186,6 +189,9 @@ class Graph(BaseLayer):
         operands = self._bound(operands, {})
         if recording := _recording_of(operands):
             return recording.inline(self._nodes, operands, out)
+        if (found := self._in_blocks(operands, None, None, out)) is not None:
+            self._kept = operands, NO_LAYERS
+            return self._returned(found)
         # Like a layer, keep the operands even if the value cannot be computed.
         self._kept = None if self._layers else (operands, NO_LAYERS)
         value, known = self._values(operands, out)
@@ -226,9 +232,12 @@ class Graph(BaseLayer):
         passed = run(operands, dout, outs)
         if passed is not None:
             return passed
+        names = self._nodes.inputs
+        if (found := self._in_blocks(operands, dout, names, out)) is not None:
+            return gradients_of(names, found[len(self._nodes.outputs) :])
         with np.errstate(all="ignore"):
             values = self._evaluated(operands, known)
-        gradients = self._gradients(operands, values, dout, self._nodes.inputs)
+        gradients = self._gradients(operands, values, dout, names)
         return self._gradients_in(gradients, out)
 
     def value_and_grad(
@@ -276,6 +285,9 @@ class Graph(BaseLayer):
                 "value_and_grad", "call graph.grad(…) outside, and what it returns here"
             )
         names = self._named(wrt)
+        if (found := self._in_blocks(operands, dout, names, out)) is not None:
+            count = len(self._nodes.outputs)
+            return self._returned(found[:count]), gradients_of(names, found[count:])
         places = pair_of_outputs(out)
         values = self._evaluated(operands)
         results = self._results(operands, values)
@@ -517,6 +529,22 @@ class Graph(BaseLayer):
         zeros_like = self._operations["zeros_like"]
         found = [gradients[i] if i in gradients else zeros_like(operands[i]) for i in inputs]
         return apart(found, (*operands, *douts), [i in gradients.foreign for i in inputs])
+
+    def _in_blocks(
+        self, operands: tuple[Any, ...], dout: Any, names: tuple[str, ...] | None, out: Any
+    ) -> list[Any] | None:
+        """The values, and the gradients by ``names``, if operands are Dask arrays."""
+        count = len(self._nodes.outputs)
+        douts: tuple[Any, ...] = ()
+        if names is not None:
+            several = not self._nodes.single and isinstance(dout, tuple | list)
+            douts = tuple(dout) if several else (dout,) * count
+        everything = *operands, *douts
+        if out is not None or self._layers or not are_in_blocks(everything):
+            return None
+        task = Task(self, count, self._nodes.single, names)
+        likes = [operands[self._nodes.inputs.index(name)] for name in names or ()]
+        return in_blocks(task, everything, likes)
 
     def _value_in(self, value: Any, out: Any) -> Any:
         """A value, in the outputs that were given for it."""

@@ -21,6 +21,7 @@ cdef extern from "fpstatus.h":
 cdef extern from "threads.h" nogil:
     const bint HAVE_OPENMP
     int openmp_threads()
+    void set_openmp_threads(int count)
     int is_forked_child
     void notice_fork()
     bint can_start_threads(int count)
@@ -126,6 +127,13 @@ def get_thread_count():
 def openmp_state():
     """Return whether there is OpenMP, its number of threads, and whether this is a forked child."""
     return bool(HAVE_OPENMP), openmp_threads(), bool(is_forked_child)
+
+
+def limit_openmp_threads(int count):
+    """Set how many threads OpenMP uses for the thread that calls; return how many it used."""
+    cdef int before = openmp_threads()
+    set_openmp_threads(count)
+    return before
 
 
 def build_info():

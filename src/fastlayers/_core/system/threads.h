@@ -6,9 +6,11 @@
 #include <omp.h>
 enum { HAVE_OPENMP = 1 };
 static int openmp_threads(void) { return omp_get_max_threads(); }
+static void set_openmp_threads(int count) { omp_set_num_threads(count); }
 #else
 enum { HAVE_OPENMP = 0 };
 static int openmp_threads(void) { return 1; }
+static void set_openmp_threads(int count) { (void)count; }
 #endif
 
 /* GNU OpenMP hangs in the child of a fork, which does not have its threads. Written in the child,
