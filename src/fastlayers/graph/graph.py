@@ -189,11 +189,10 @@ class Graph(BaseLayer):
         operands = self._bound(operands, {})
         if recording := _recording_of(operands):
             return recording.inline(self._nodes, operands, out)
-        if (found := self._in_blocks(operands, None, None, out)) is not None:
-            self._kept = operands, NO_LAYERS
-            return self._returned(found)
         # Like a layer, keep the operands even if the value cannot be computed.
         self._kept = None if self._layers else (operands, NO_LAYERS)
+        if (found := self._in_blocks(operands, None, None, out)) is not None:
+            return self._returned(found)
         value, known = self._values(operands, out)
         self._kept = operands, known
         return value
