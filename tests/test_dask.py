@@ -5,8 +5,6 @@ The elements are small integers in quarters, of which every sum is exact: all bi
 
 from __future__ import annotations
 
-import sys
-
 import dask
 import dask.array as da
 import numpy as np
@@ -216,4 +214,3 @@ def test_dask_is_not_imported_without_its_arrays():
         "import sys, numpy; from fastlayers import Graph; Graph(lambda x: x * x)(numpy.ones(3)); "
     )
     assert lines_of("-c", code + "print('dask' in sys.modules)") == ["False"]
-    assert "dask" in sys.modules

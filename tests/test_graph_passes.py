@@ -62,7 +62,7 @@ def pairs(a, b, c, d, x):
 
 
 def polynomial(x, a, b, c):
-    # Gradients by x begin with a sum, with a product of x, with a number; five of them are added.
+    # x is used five times: so many gradients are added, each beside the product that goes on.
     return ((((c * x + b) * x + a) * x - b) * x + 3) * x + c
 
 

@@ -210,7 +210,7 @@ class Plan:
             if step.operation in attempts and step.operation != "sum_to":
                 new.update(step.writes)
         distinct = {result.place for result in results}
-        self.apart = distinct <= new and len(distinct) == len(results)
+        self.are_apart = distinct <= new and len(distinct) == len(results)
         self.simple = (
             not (self.early or self.late)
             and len(self.passes) == 1
@@ -324,7 +324,7 @@ class Plan:
             return None
         results = [values[i] for i in self.order]
         if outs is None:
-            return tuple(results if self.apart else apart(results, operands))
+            return tuple(results if self.are_apart else apart(results, operands))
         others = [one if out is None else None for one, out in zip(results, outs, strict=True)]
         return tuple(
             one if out is None else out
