@@ -8,6 +8,7 @@ import inspect
 
 import numpy as np
 import pytest
+from fresh import lines_of
 from implementations import FUNCTIONS, INSTALLED, LAYERS
 
 import fastlayers
@@ -69,6 +70,33 @@ def test_names_that_completion_offers():
     assert modules == ["reference"]
 
 
+# What a notebook and IPython's terminal offer; both ask the same completer.
+COMPLETE = """
+import sys
+from IPython.core.completer import provisionalcompleter
+from IPython.core.interactiveshell import InteractiveShell
+
+shell = InteractiveShell.instance()
+shell.run_cell("import fastlayers")
+shell.run_cell("layer = fastlayers.MulLayer()")
+shell.run_cell("graph = fastlayers.Graph(lambda apple, number: apple * number)")
+shell.run_cell("value, gradients = graph.value_and_grad(100, 2)")
+with provisionalcompleter():
+    for text in sys.argv[1:]:
+        print(*[found.text for found in shell.Completer.completions(text, len(text))])
+"""
+
+
+def test_completion_in_a_notebook():
+    texts = ["fastlayers.", "layer.", "graph.", "graph(app", "gradients.app"]
+    offered = [line.split() for line in lines_of("-c", COMPLETE, *texts)]
+    assert set(offered[0]) == {name for name in dir(fastlayers) if not name.startswith("_")}
+    assert set(offered[1]) == {"x", "y", "sum_to_shape", "forward", "backward", "toString"}
+    methods = {"forward", "backward", "value_and_grad", "grad", "draw", "toString", "to_dot"}
+    assert set(offered[2]) == {"inputs"} | methods
+    assert offered[3:] == [["apple="], ["apple"]]
+
+
 PUBLIC = [name for name in dir(fastlayers) if callable(getattr(fastlayers, name))]
 
 
@@ -80,7 +108,9 @@ def test_public_names_are_documented(name):
         methods = [m for m in vars(value).values() if inspect.isfunction(m)]
         assert methods
         for method in methods:
-            assert method.__name__.startswith("_") or inspect.getdoc(method)
+            public = not method.__name__.startswith("_")
+            assert not public or inspect.getdoc(getattr(value, method.__name__))
+            assert not public or "'" not in str(inspect.signature(method))  # annotations as text
 
 
 @pytest.mark.parametrize(

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 import functools
+import inspect
 import pickle
 import re
 
@@ -651,6 +652,21 @@ def test_repr():
     assert repr(Graph(shop)) == "<Graph shop(apple, apple_num, orange, orange_num, tax): 4 nodes>"
     many = Graph(lambda a, b, c, d, e, f, g, h, i: a * b * c * d * e * f * g * h * i)
     assert repr(many) == "<Graph <lambda>(a, b, c, d, e, f, g, …): 8 nodes>"
+
+
+def test_signature_and_documentation_are_the_functions():
+    def product(x, *, y):
+        """Multiply."""
+        return x * y
+
+    graph = Graph(product)
+    for one in (graph, pickle.loads(pickle.dumps(graph)), Graph(graph)):
+        assert str(inspect.signature(one)) == "(x, y, *, out=None)"
+        assert one.__doc__ == "Multiply."
+    assert str(inspect.signature(graph.grad("x"))) == "(x, y, *, out=None)"
+    assert str(inspect.signature(Graph(lambda x, out: x * out))) == "(x, out)"
+    assert Graph(lambda x: x + 1).__doc__ == Graph.__doc__
+    assert list(inspect.signature(Graph).parameters) == ["function"]
 
 
 def test_drawing():

@@ -1,7 +1,5 @@
 """How fastlayers was built, what it runs on, and its settings."""
 
-from __future__ import annotations
-
 import os
 from typing import Any, Literal, overload
 

@@ -1,7 +1,5 @@
 """The interface of every layer in a computational graph."""
 
-from __future__ import annotations
-
 import sys
 from numbers import Number
 from typing import Any
@@ -17,7 +15,7 @@ class Placeholder:
 
     __slots__ = ()
 
-    def apply(self, layer: BaseLayer, operands: tuple[Any, ...]) -> Any:
+    def apply(self, layer: "BaseLayer", operands: tuple[Any, ...]) -> Any:
         """Make a node of ``layer`` in the graph that is being recorded."""
         raise NotImplementedError
 

@@ -1,7 +1,5 @@
 """The settings: threads, recycled memory, environment variables."""
 
-from __future__ import annotations
-
 import inspect
 import os
 import re
@@ -9,7 +7,7 @@ import sys
 from collections.abc import Callable
 from contextlib import ContextDecorator
 from contextvars import ContextVar
-from typing import Any, NamedTuple, TypeVar, overload
+from typing import Any, NamedTuple, Self, TypeVar, overload
 
 from . import limits, ops
 from .ops import IMPLEMENTATION
@@ -173,7 +171,7 @@ Function = TypeVar("Function", bound=Callable[..., Any])
 
 
 class _Recycling(ContextDecorator):
-    def __enter__(self) -> _Recycling:
+    def __enter__(self) -> Self:
         if IMPLEMENTATION == "native":
             previous = memory.set_handler(memory.recycling_handler())
             _previous_handlers.set((previous, *_previous_handlers.get()))

@@ -1,7 +1,5 @@
 """Compare a layer's ``backward`` with central differences of its ``forward``."""
 
-from __future__ import annotations
-
 import copy
 import inspect
 from numbers import Real

@@ -16,7 +16,8 @@ from .ops import add, add_backward, multiply, multiply_backward
 # Binding the caught error to a name would cost each call some 3 ns, 3 % of a small one: a name is
 # one more variable.
 #
-# Type checkers see the plain layers' methods, whose overloads say what comes out.
+# Type checkers see the plain layers' methods, whose overloads say what comes out; `help` finds
+# their docstrings.
 
 
 class MulLayer(reference.MulLayer):
@@ -25,7 +26,6 @@ class MulLayer(reference.MulLayer):
     if not TYPE_CHECKING:
 
         def forward(self, x, y, out=None):
-            """Return ``x * y`` and keep the operands for ``backward``; see `multiply`."""
             try:
                 return multiply(x, y, out)
             finally:
@@ -33,7 +33,6 @@ class MulLayer(reference.MulLayer):
                 self.y = y
 
         def backward(self, dout, out=None):
-            """Return ``(dout * y, dout * x)``; see `multiply_backward`."""
             try:
                 return multiply_backward(dout, self.x, self.y, out, self.sum_to_shape)
             except (TypeError, ValueError):
@@ -47,7 +46,6 @@ class AddLayer(reference.AddLayer):
     if not TYPE_CHECKING:
 
         def forward(self, x, y, out=None):
-            """Return ``x + y`` and keep the operands; see `add`."""
             try:
                 return add(x, y, out)
             finally:
@@ -55,7 +53,6 @@ class AddLayer(reference.AddLayer):
                 self.y = y
 
         def backward(self, dout, out=None):
-            """Return ``(dout * 1, dout * 1)``; see `add_backward`."""
             try:
                 return add_backward(dout, self.x, self.y, out, self.sum_to_shape)
             except (TypeError, ValueError):

@@ -4,8 +4,6 @@ The compiled functions must match these in every bit, fall back on them for what
 not serve, and are measured against them.
 """
 
-from __future__ import annotations
-
 import copy
 import operator
 import warnings
@@ -388,7 +386,20 @@ class MulLayer(ElementwiseLayer):
         self.sum_to_shape = sum_to_shape
 
     def forward(self, x: Any, y: Any, out: Any = None) -> Any:
-        """Return ``x * y`` and keep the operands for ``backward``; see `multiply`."""
+        """Return ``x * y`` and keep the operands for `backward`.
+
+        Parameters
+        ----------
+        x, y : array_like or number
+            Operands of any shapes that broadcast together.
+        out : ndarray, optional
+            Array to write the result into.
+
+        Returns
+        -------
+        ndarray or scalar
+            As from `multiply`, which also says what is raised.
+        """
         try:
             if out is None:
                 return x * y
@@ -399,7 +410,20 @@ class MulLayer(ElementwiseLayer):
             self.y = y
 
     def backward(self, dout: Any, out: Any = None) -> tuple[Any, Any]:
-        """Return ``(dout * y, dout * x)``; see `multiply_backward`."""
+        """Return ``(dout * y, dout * x)``, the gradients for the operands of the last `forward`.
+
+        Parameters
+        ----------
+        dout : array_like or number
+            Gradient of what `forward` returned.
+        out : tuple of two (ndarray or None), optional
+            Arrays to write the gradients into.
+
+        Returns
+        -------
+        dx, dy : ndarray or scalar
+            As from `multiply_backward`, which also says what is raised.
+        """
         try:
             if out is None and not self.sum_to_shape:
                 return dout * self.y, dout * self.x
@@ -443,7 +467,20 @@ class AddLayer(ElementwiseLayer):
         self.sum_to_shape = sum_to_shape
 
     def forward(self, x: Any, y: Any, out: Any = None) -> Any:
-        """Return ``x + y`` and keep the operands; see `add`."""
+        """Return ``x + y`` and keep the operands.
+
+        Parameters
+        ----------
+        x, y : array_like or number
+            Operands of any shapes that broadcast together.
+        out : ndarray, optional
+            Array to write the result into.
+
+        Returns
+        -------
+        ndarray or scalar
+            As from `add`, which also says what is raised.
+        """
         try:
             if out is None:
                 return x + y
@@ -454,7 +491,20 @@ class AddLayer(ElementwiseLayer):
             self.y = y
 
     def backward(self, dout: Any, out: Any = None) -> tuple[Any, Any]:
-        """Return ``(dout * 1, dout * 1)``; see `add_backward`."""
+        """Return ``(dout * 1, dout * 1)``, the gradients for both operands.
+
+        Parameters
+        ----------
+        dout : array_like or number
+            Gradient of what `forward` returned.
+        out : tuple of two (ndarray or None), optional
+            Arrays to write the gradients into.
+
+        Returns
+        -------
+        dx, dy : ndarray or scalar
+            As from `add_backward`, which also says what is raised.
+        """
         try:
             if out is None and not self.sum_to_shape:
                 return dout * 1, dout * 1
@@ -559,7 +609,7 @@ GRADIENTS: Mapping[str, tuple[Callable[..., Any] | None, ...]] = {
 
 
 def evaluate(
-    graph: Nodes,
+    graph: "Nodes",
     operands: Sequence[Any],
     run: Operations,
     needed: Collection[int] = (),
@@ -577,7 +627,7 @@ def evaluate(
 
 
 def evaluate_nodes(
-    graph: Nodes,
+    graph: "Nodes",
     values: list[Any],
     stop: int,
     run: Operations,
@@ -629,7 +679,7 @@ def without_memory(value: Any) -> Any:
     return np.ndarray(value.shape, value.dtype, item, strides=(0,) * value.ndim)
 
 
-def reached(graph: Nodes, inputs: Collection[int]) -> set[int]:
+def reached(graph: "Nodes", inputs: Collection[int]) -> set[int]:
     """The nodes through which gradients pass to these inputs."""
     found = set(inputs)
     for position, node in enumerate(graph.nodes):
@@ -641,13 +691,13 @@ def reached(graph: Nodes, inputs: Collection[int]) -> set[int]:
 
 
 def differentiate(
-    graph: Nodes,
+    graph: "Nodes",
     values: list[Any],
     douts: Sequence[Any],
     wanted: Collection[int],
     run: Operations,
     keep: bool = False,
-) -> Gradients:
+) -> "Gradients":
     """The gradients of the nodes ``wanted`` that have one, given those of the outputs.
 
     Nodes are visited from last to first. A visited node's value and gradient are dropped, unless
@@ -690,7 +740,7 @@ class Gradients(dict[int, Any]):
 
 
 def begin_gradients(
-    graph: Nodes, douts: Sequence[Any], wanted: Collection[int], run: Operations
+    graph: "Nodes", douts: Sequence[Any], wanted: Collection[int], run: Operations
 ) -> Gradients:
     """The gradients of the outputs; an output that is returned several times has the sum."""
     gradients = Gradients()
@@ -701,7 +751,7 @@ def begin_gradients(
 
 
 def differentiate_nodes(
-    graph: Nodes,
+    graph: "Nodes",
     values: list[Any],
     gradients: Gradients,
     positions: range,

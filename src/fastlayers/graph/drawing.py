@@ -1,7 +1,5 @@
 """Pictures of graphs, in SVG: values above the arrows, gradients below, on reverse arrows."""
 
-from __future__ import annotations
-
 import math
 import os
 import re

@@ -1,12 +1,12 @@
 """`Graph`, the class that users call. Recording, running and drawing are elsewhere."""
 
-from __future__ import annotations
-
 import sys
 import warnings
 from collections.abc import Callable, Collection, Mapping, Sequence
+from inspect import Parameter, Signature
 from numbers import Number
-from typing import Any
+from types import DynamicClassAttribute
+from typing import Any, Self
 
 import numpy as np
 
@@ -99,9 +99,11 @@ class Graph(BaseLayer):
         else:
             self._keep(record(function))
             _warn_of_unused(self._nodes)
+        if function.__doc__:
+            self.__doc__ = function.__doc__
 
     @classmethod
-    def _of(cls, nodes: Nodes) -> Graph:
+    def _of(cls, nodes: Nodes) -> Self:
         graph = cls.__new__(cls)
         graph._keep(nodes)
         return graph
@@ -142,6 +144,14 @@ class Graph(BaseLayer):
     def inputs(self) -> tuple[str, ...]:
         """The names of the parameters."""
         return self._nodes.inputs
+
+    @DynamicClassAttribute  # of graphs alone: the class has a signature of its own
+    def __signature__(self) -> Signature:
+        """The parameters by name, for `help` and completion."""
+        parameters = [Parameter(name, Parameter.POSITIONAL_OR_KEYWORD) for name in self.inputs]
+        if "out" not in self.inputs:
+            parameters.append(Parameter("out", Parameter.KEYWORD_ONLY, default=None))
+        return Signature(parameters)
 
     # ---- running ----
 
@@ -293,7 +303,7 @@ class Graph(BaseLayer):
         gradients = self._gradients(operands, values, dout, names)
         return self._both_in(results, gradients, names, places)
 
-    def grad(self, *names: str) -> Graph:
+    def grad(self, *names: str) -> Self:
         """Return the graph of the gradients of the sum of all values.
 
         Parameters
