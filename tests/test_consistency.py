@@ -42,6 +42,23 @@ def test_layers(name):
         assert inspect.getdoc(getattr(layer, method)) == inspect.getdoc(getattr(twin, method))
 
 
+@pytest.mark.parametrize(
+    ("name", "signature"),
+    [
+        ("forward", "(*operands, out=None, **named)"),
+        ("backward", "(dout, out=None)"),
+        ("value_and_grad", "(*operands, dout=1, wrt=None, out=None, **named)"),
+    ],
+)
+def test_methods_of_graphs(name, signature):
+    """What `help` tells of them, compiled or not."""
+    method = getattr(fastlayers.Graph(lambda x: x + 1), name)
+    plain = [p.replace(annotation=p.empty) for p in inspect.signature(method).parameters.values()]
+    assert str(inspect.Signature(plain)) == signature
+    assert inspect.getdoc(method).startswith("Return the ")
+    assert method.__qualname__ == f"Graph.{name}"
+
+
 def test_names(implementation):
     assert sorted(reference.__all__) == sorted(PUBLIC_FUNCTIONS + LAYERS)
     compiled = importlib.import_module(implementation.multiply.__module__)
@@ -105,7 +122,7 @@ def test_public_names_are_documented(name):
     value = getattr(fastlayers, name)
     assert "\nExamples\n--------\n>>> " in inspect.getdoc(value)
     if inspect.isclass(value) and not issubclass(value, Exception):
-        methods = [m for m in vars(value).values() if inspect.isfunction(m)]
+        methods = [m for m in vars(value).values() if inspect.isroutine(m)]
         assert methods
         for method in methods:
             public = not method.__name__.startswith("_")

@@ -446,6 +446,24 @@ def test_names_that_a_named_tuple_refuses():
     assert graph(_x=2.0, y=3.0, _fields=4.0, count=5.0) == 11.0
 
 
+@pytest.mark.parametrize("operands", [(2.0, 3.0), (floats(5), floats(5, seed=1))])
+def test_ways_to_call(implementation, operands):
+    x, y = operands
+    dout = floats(5, seed=2) if np.ndim(x) else 0.5
+    graph = implementation.Graph(lambda x, y: x * y + x)
+    expected = described((x * y + x, (dout + dout * y, dout * x)))
+    every = [
+        graph.value_and_grad(x, y, dout=dout),
+        graph.value_and_grad(y=y, x=x, dout=dout),
+        graph.value_and_grad(x, y, dout=dout, wrt=("x", "y")),
+        (graph.forward(x, y), graph.backward(dout)),
+        (graph.forward(x, y=y), graph.backward(dout=dout)),
+        (type(graph).forward(graph, x, y), type(graph).backward(graph, dout, None)),
+    ]
+    for value, gradients in every:
+        assert described((value, tuple(gradients))) == expected
+
+
 def test_gradients_can_be_pickled():
     gradients = Graph(shop).value_and_grad(100, 2, 150, 3, 1.1)[1]
     for again in (pickle.loads(pickle.dumps(gradients)), copy.deepcopy(gradients)):

@@ -30,10 +30,8 @@ from .results import (
 from .segments import Segments
 from .tracing import COMPILED
 
-# What `Graph.forward` keeps for `Graph.backward`: the operands, the values of layers, and stand-ins
-# for values of which the shape is enough. No named tuple: that takes as long as a small product.
-Kept = tuple[tuple[Any, ...], Mapping[int, Any]]
-NO_LAYERS: Mapping[int, Any] = {}
+if COMPILED:
+    from .._core.frontend.passes import Entry, quicken
 
 # Attributes that hold plans.
 PLANS = "_passes", "_segments", "_value", "_pass_back", "_both"
@@ -115,7 +113,10 @@ class Graph(BaseLayer):
         products = [n for n in nodes.nodes if n.operation in ("multiply", "multiply_to")]
         self._factors = frozenset(operand for node in products for operand in node.operands[:2])
         self._reached: dict[tuple[str, ...], set[int]] = {}
-        self._kept: Kept | None = None
+        # What forward keeps for backward: the operands and, if there are layers, their values, and
+        # stand-ins for values of which the shape is enough.
+        self._kept: tuple[Any, ...] | None = None
+        self._known: Mapping[int, Any] | None = None
         self._forget()
 
     def _forget(self) -> None:
@@ -128,10 +129,11 @@ class Graph(BaseLayer):
             else:
                 self._passes = Passes(self._nodes, self._operations)
         self._needed = self._factors | (self._segments.reads if self._segments else frozenset())
-        # What most calls are, without a look-up: None where the nodes are to be run one by one.
-        self._value = self._passes.value.run if self._passes else _unserved
-        self._pass_back = self._passes.gradients.run if self._passes else _unserved
-        self._both = self._passes.both.run if self._passes else _unserved
+        # What most calls are: the compiled methods find them here.
+        passes = self._passes
+        self._value: Entry | None = passes.value if passes else None
+        self._pass_back: Entry | None = passes.gradients if passes else None
+        self._both: Entry | None = passes.both if passes else None
 
     def __getstate__(self) -> dict[str, Any]:
         return {**self.__dict__, **dict.fromkeys(PLANS)}
@@ -173,8 +175,7 @@ class Graph(BaseLayer):
         """
         if named:
             operands = self._bound(operands, named)
-        run = self._value  # called as a method, it would be looked up in the class first
-        value = run(operands) if out is None else self._value_into(operands, out)
+        value = self._passed(operands, out)
         if value is not None:
             return value
         operands = self._bound(operands, {})
@@ -191,20 +192,19 @@ class Graph(BaseLayer):
         """
         if named:
             operands = self._bound(operands, named)
-        run = self._value
-        value = run(operands) if out is None else self._value_into(operands, out)
+        value = self._passed(operands, out)
         if value is not None:
-            self._kept = operands, NO_LAYERS
+            self._kept = operands
             return value
         operands = self._bound(operands, {})
         if recording := _recording_of(operands):
             return recording.inline(self._nodes, operands, out)
         # Like a layer, keep the operands even if the value cannot be computed.
-        self._kept = None if self._layers else (operands, NO_LAYERS)
+        self._kept = None if self._layers else operands
         if (found := self._in_blocks(operands, None, None, out)) is not None:
             return self._returned(found)
         value, known = self._values(operands, out)
-        self._kept = operands, known
+        self._kept, self._known = operands, known
         return value
 
     def backward(self, dout: Any, out: Any = None) -> Any:
@@ -235,17 +235,16 @@ class Graph(BaseLayer):
             raise RuntimeError(
                 f"{self._nodes.name}.backward: call forward first; it keeps the operands"
             )
-        operands, known = self._kept
+        operands = self._kept
         outs = None if out is None else flat(out, len(self._nodes.inputs), False)
-        run = self._pass_back
-        passed = run(operands, dout, outs)
+        passed = self._pass_back.run(operands, dout, outs) if self._pass_back else None
         if passed is not None:
             return passed
         names = self._nodes.inputs
         if (found := self._in_blocks(operands, dout, names, out)) is not None:
             return gradients_of(names, found[len(self._nodes.outputs) :])
         with np.errstate(all="ignore"):
-            values = self._evaluated(operands, known)
+            values = self._evaluated(operands, self._known)
         gradients = self._gradients(operands, values, dout, names)
         return self._gradients_in(gradients, out)
 
@@ -281,11 +280,11 @@ class Graph(BaseLayer):
         """
         if named:
             operands = self._bound(operands, named)
-        passed = self._both
+        entry = self._both
         if wrt is not None and self._passes:
-            passed = self._passes.by(self._named(wrt)).run
+            entry = self._passes.by(self._named(wrt))
         outs = None if out is None else self._flat_pair(out, wrt)
-        both: tuple[Any, Any] | None = passed(operands, dout, outs)
+        both: tuple[Any, Any] | None = entry.run(operands, dout, outs) if entry else None
         if both is not None:
             return both
         operands = self._bound(operands, {})
@@ -342,8 +341,9 @@ class Graph(BaseLayer):
             return self._nodes.listing()
         try:
             with np.errstate(all="ignore"):
-                operands, known = self._kept
-                shapes = reference.evaluate(self._nodes, operands, self._operations, (), known)
+                shapes = reference.evaluate(
+                    self._nodes, self._kept, self._operations, (), self._known
+                )
                 return self._nodes.listing(shapes)
         except Exception:  # it cannot run on these operands: forward has said so
             return self._nodes.listing()
@@ -579,8 +579,10 @@ class Graph(BaseLayer):
         count = len(results)
         return self._returned(everything[:count]), gradients_of(names, everything[count:])
 
-    def _value_into(self, operands: tuple[Any, ...], out: Any) -> Any:
-        return self._value(operands, None, self._flat(out))
+    def _passed(self, operands: tuple[Any, ...], out: Any) -> Any:
+        """The value, from passes; None where the nodes are to be run one by one."""
+        outs = None if out is None else self._flat(out)
+        return self._value.run(operands, None, outs) if self._value else None
 
     def _flat(self, out: Any) -> tuple[Any, ...]:
         return flat(out, len(self._nodes.outputs), self._nodes.single)
@@ -593,8 +595,8 @@ class Graph(BaseLayer):
         return results[0] if self._nodes.single else tuple(results)
 
 
-def _unserved(*_: Any) -> None:
-    return None
+if COMPILED:
+    quicken(Graph)  # forward, backward, value_and_grad and the call; those above do what is left
 
 
 def _recording_of(operands: tuple[Any, ...]) -> Recording | None:

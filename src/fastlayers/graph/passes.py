@@ -196,6 +196,8 @@ class Plan:
         self._place(step.writes[0] for step in builder.numbers + builder.early)
         self.first, self.count = len(self.index), len(done)
         steps = joined(steps, set(read) - set(builder.shapes), asked)
+        if len(steps) == 1 and read.keys() == set(steps[0].reads):
+            read = dict.fromkeys(steps[0].reads)  # in this order a single step needs no tiles
         self._cut(steps, list(read), done, builder)
         self._place(step.writes[0] for step in builder.late)
         self.early = [self._call(step, silent=not values) for step in builder.early]
@@ -295,7 +297,9 @@ class Plan:
         self._place(result.place for result in results)
         return True
 
-    def __call__(self, operands: tuple[Any, ...], outs: Any, rest: list[Any] | None) -> Any:
+    def __call__(
+        self, operands: tuple[Any, ...], outs: Any = None, rest: list[Any] | None = None
+    ) -> Any:
         """The results in their order; None where the nodes are to be run one by one.
 
         ``operands`` include the gradients of the outputs; for ``outs`` and ``rest`` see `Pass`.

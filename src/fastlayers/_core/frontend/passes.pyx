@@ -4,12 +4,13 @@
 The methods are builtins (binding=False above), for the same reason as in dispatch.pyx.
 """
 
+cimport cython
 cimport numpy as cnp
 from cpython.bytes cimport PyBytes_FromStringAndSize
 from cpython.object cimport PyObject, PyTypeObject
 from cpython.sequence cimport PySequence_Fast_ITEMS
 from cpython.tuple cimport PyTuple_New
-from libc.string cimport memset
+from libc.string cimport memcmp, memcpy, memset
 
 from ..program.operations cimport assemble, find_dtypes_of, summed_dtypes
 from ..program.program cimport (
@@ -26,6 +27,18 @@ from .schedule cimport UNSTOPPABLE, exceptions_to_stop_before
 
 cdef extern from "Python.h":
     object PyType_GenericAlloc(PyTypeObject *, Py_ssize_t)
+    object PyDescr_NewMethod(PyTypeObject *, PyMethodDef *)
+    object PyObject_Vectorcall(object, PyObject *const *, size_t, PyObject *)
+    ctypedef void (*PyCFunction)()
+    int METH_FASTCALL
+    int METH_KEYWORDS
+    ctypedef struct PyMethodDef:
+        const char *ml_name
+        PyCFunction ml_meth
+        int ml_flags
+        const char *ml_doc
+
+import inspect
 
 import numpy as np
 
@@ -143,6 +156,11 @@ cdef enum:
     BITS = 2        # of a kind in a short key
 
 
+cdef inline Py_ssize_t size_of(const Kinds *kinds, int count) noexcept:
+    """In bytes, of the kinds of as many operands."""
+    return <const char *> &kinds.kind[count] - <const char *> kinds
+
+
 cdef inline object key_of(const Kinds *kinds, int count):
     """A number if all arrays have one shape and operands are few, else bytes."""
     cdef Py_ssize_t key = 0
@@ -151,8 +169,7 @@ cdef inline object key_of(const Kinds *kinds, int count):
         for slot in range(count):
             key |= <Py_ssize_t> kinds.kind[slot] << BITS * slot
         return key
-    return PyBytes_FromStringAndSize(
-        <const char *> kinds, <const char *> &kinds.kind[count] - <const char *> kinds)
+    return PyBytes_FromStringAndSize(<const char *> kinds, size_of(kinds, count))
 
 
 cdef list described(const Kinds *kinds, int count):
@@ -407,14 +424,20 @@ cdef tuple with_outs(tuple results, tuple outs):
     return every
 
 
-cdef inline object run_plan(
-    plan, PyObject **values, tuple operands, tuple douts, tuple outs, list rest
-):
+cdef inline object run_plan(plan, PyObject **given, tuple values, tuple outs, list rest):
     cdef Pass fused
     if type(plan) is Pass:
         fused = <Pass> plan
-        return fused.as_tuple(fused.run_on(values, outs, rest))
-    return plan(operands + douts, outs, rest)
+        return fused.as_tuple(fused.run_on(given, outs, rest))
+    return plan(values, outs, rest)
+
+
+cdef inline tuple tuple_of(PyObject *const *values, Py_ssize_t count):
+    cdef int slot
+    every = PyTuple_New(count)
+    for slot in range(count):
+        set_item(every, slot, <object> values[slot])
+    return every
 
 
 cdef class Entry:
@@ -442,7 +465,10 @@ cdef class Entry:
 
     cdef object plan
     cdef object finish
-    cdef dict plans
+    cdef dict plans         # by keys of kinds
+    cdef object first_plan
+    cdef Kinds first        # what the first plan is for
+    cdef Py_ssize_t first_size
     cdef int inputs
     cdef int outputs
     cdef bint single
@@ -458,6 +484,8 @@ cdef class Entry:
         self.plan = plan
         self.finish = finish
         self.plans = {}
+        self.first_plan = None
+        self.first_size = 0
         self.inputs = inputs
         self.outputs = outputs
         self.single = single
@@ -471,15 +499,21 @@ cdef class Entry:
 
         ``outs`` has an array or None for each result: for the values, then for the gradients.
         """
+        return self.run_on(PySequence_Fast_ITEMS(operands), len(operands), dout, outs)
+
+    cdef object run_on(
+        self, PyObject *const *operands, Py_ssize_t operand_count, dout, tuple outs
+    ):
+        """`run` of operands that need not be a tuple."""
         cdef PyObject *given[MOST_VALUES_]
         cdef Kinds kinds
         cdef int count = self.inputs
         cdef int slot
         cdef Pass fused
-        if len(operands) != count or count + self.outputs > MOST_OPERANDS:
+        if operand_count != count or count + self.outputs > MOST_OPERANDS:
             return None
         for slot in range(count):
-            given[slot] = <PyObject *> operands[slot]
+            given[slot] = operands[slot]
         if self.gradients is not None:
             if not self.single and type(dout) is tuple:
                 if len(dout) != self.outputs:
@@ -493,14 +527,8 @@ cdef class Entry:
                 return None
             count += self.outputs
         if not find_kinds(given, count, count - self.inputs, &kinds):
-            return self.call_on_maps(operands, dout, outs)
-        key = key_of(&kinds, count)
-        plan = self.plans.get(key, self)
-        if plan is self:
-            plan = self.plan(described(&kinds, count), kinds.axes)
-            if len(self.plans) >= MOST_PLANS:
-                self.plans.clear()
-            self.plans[key] = plan
+            return self.run_on_maps(tuple_of(given, count), outs)
+        plan = self.plan_for(&kinds, count)
         if plan is None:
             return None
         if type(plan) is Pass:
@@ -508,7 +536,7 @@ cdef class Entry:
             for slot in range(fused.constant_count):
                 given[count + slot] = <PyObject *> (<tuple> fused.constants)[slot]
             if fused.numbers is not None:
-                numbers = fused.numbers(operands + self.douts(dout))
+                numbers = fused.numbers(tuple_of(given, count))
                 if numbers is None:
                     return None
                 for slot in range(<int> len(numbers)):
@@ -519,11 +547,11 @@ cdef class Entry:
         if outs is not None:
             # What is left of work in place is found by its place in memory, so by that of all.
             results = self.run_into(
-                plan, given, operands, self.douts(dout), outs, None if kinds.axes else [])
+                plan, given, tuple_of(given, count), outs, None if kinds.axes else [])
         elif type(plan) is Pass:
             results = fused.as_tuple(fused.run_on(given, None, None))
         else:
-            results = plan(operands + self.douts(dout), None, None)
+            results = plan(tuple_of(given, count))
         if results is None:
             return None
         if self.gradients is None:
@@ -532,34 +560,50 @@ cdef class Entry:
             return self.named(results, 0)
         return self.value_of(results), self.named(results, self.outputs)
 
-    cdef inline tuple douts(self, dout):
-        """The gradients of the outputs, one for each."""
-        if self.gradients is None:
-            return ()
-        if not self.single and type(dout) is tuple:
-            return <tuple> dout
-        return (dout,) * self.outputs
+    cdef inline object plan_for(self, const Kinds *kinds, int count):
+        """The plan for operands of these kinds, made if there is none; None if there can be none.
 
-    cdef object call_on_maps(self, tuple operands, dout, outs):
-        """The same with memory maps as plain arrays on their memory."""
-        given = operands + self.douts(dout)
+        Most graphs are called with operands of the same kinds: the first ones are at hand.
+        """
+        cdef Py_ssize_t size = size_of(kinds, count)
+        cdef bint found
+        with cython.critical_section(self):
+            found = size == self.first_size and memcmp(&self.first, kinds, size) == 0
+        return self.first_plan if found else self.find_plan(kinds, count)
+
+    cdef object find_plan(self, const Kinds *kinds, int count):
+        key = key_of(kinds, count)
+        plan = self.plans.get(key, self)
+        if plan is self:
+            plan = self.plan(described(kinds, count), kinds.axes)
+            if len(self.plans) >= MOST_PLANS:
+                self.plans.clear()
+            self.plans[key] = plan
+        with cython.critical_section(self):
+            if self.first_size == 0 and plan is not None:
+                self.first_plan = plan
+                self.first_size = size_of(kinds, count)
+                memcpy(&self.first, kinds, self.first_size)
+        return plan
+
+    cdef object run_on_maps(self, tuple given, tuple outs):
+        """The same with memory maps, of operands and of outputs' gradients, as plain arrays."""
         plain = without_maps(given)
         if self.returns_operands or plain is given:
             return None
-        douts = plain[self.inputs:]
-        return self.run(
-            plain[:self.inputs], douts[0] if self.single and douts else douts, outs)
+        dout = plain[self.inputs:]
+        if self.single and self.gradients is not None:
+            dout = dout[0]
+        return self.run_on(PySequence_Fast_ITEMS(plain), self.inputs, dout, outs)
 
-    cdef object run_into(
-        self, plan, PyObject **given, tuple operands, tuple douts, tuple outs, list rest
-    ):
+    cdef object run_into(self, plan, PyObject **given, tuple values, tuple outs, list rest):
         """The results in the outputs: written there by the pass or, where it cannot, copied."""
-        results = run_plan(plan, given, operands, douts, without_maps(outs), rest)
+        results = run_plan(plan, given, values, without_maps(outs), rest)
         if rest:
-            self.finish(operands, douts, results, rest)
+            self.finish(values[:self.inputs], values[self.inputs:], results, rest)
         if results is not None:
             return with_outs(results, outs)
-        results = run_plan(plan, given, operands, douts, None, None)
+        results = run_plan(plan, given, values, None, None)
         if results is None:
             return None
         try:
@@ -578,3 +622,109 @@ cdef class Entry:
         for slot in range(count):
             set_item(named, slot, results[first + slot])
         return named
+
+
+# ---- the methods of graphs ----
+#
+# Each tries a pass, and leaves to the method of the same name in Python what no pass serves, and
+# all that is given by name but a `dout`. They are called as functions of C are: to call one of
+# Python's that takes any operands makes a tuple and a dictionary, which takes more time than a pass
+# over a few elements. The entries are attributes of graphs, see graph/graph.py.
+
+cdef enum:
+    CALL
+    FORWARD
+    BACKWARD
+    VALUE_AND_GRAD
+    METHODS
+
+cdef PyMethodDef methods[METHODS]
+cdef list in_python = []    # the methods in Python, in this order
+cdef list documented = []   # their docstrings, to which `methods` point
+
+
+def quicken(type graph not None):
+    """Let the methods of the class of graphs try passes before they run in Python."""
+    methods[CALL].ml_name = "__call__"
+    methods[CALL].ml_meth = <PyCFunction> &call
+    methods[FORWARD].ml_name = "forward"
+    methods[FORWARD].ml_meth = <PyCFunction> &forward
+    methods[BACKWARD].ml_name = "backward"
+    methods[BACKWARD].ml_meth = <PyCFunction> &backward
+    methods[VALUE_AND_GRAD].ml_name = "value_and_grad"
+    methods[VALUE_AND_GRAD].ml_meth = <PyCFunction> &value_and_grad
+    cdef int method
+    for method in range(METHODS):
+        name = methods[method].ml_name.decode()
+        function = vars(graph)[name]
+        document = f"{name}{text_signature(function)}\n--\n\n{function.__doc__}".encode()
+        in_python.append(function)
+        documented.append(document)
+        methods[method].ml_doc = <bytes> document
+        methods[method].ml_flags = METH_FASTCALL | METH_KEYWORDS
+        setattr(graph, name, PyDescr_NewMethod(<PyTypeObject *> graph, &methods[method]))
+
+
+def text_signature(function):
+    """A method's signature as `inspect` reads it from what is not in Python: without types."""
+    signature = inspect.signature(function)
+    plain = [one.replace(annotation=one.empty) for one in signature.parameters.values()]
+    return str(inspect.Signature(plain)).replace("(self", "($self", 1)
+
+
+cdef object call(object graph, PyObject *const *given, Py_ssize_t count, PyObject *names):
+    if names == NULL:
+        value = passed(graph._value, given, count, None)
+        if value is not None:
+            return value
+    return call_python(CALL, graph, given, count, names)
+
+
+cdef object forward(object graph, PyObject *const *given, Py_ssize_t count, PyObject *names):
+    if names == NULL:
+        value = passed(graph._value, given, count, None)
+        if value is not None:
+            graph._kept = tuple_of(given, count)
+            return value
+    return call_python(FORWARD, graph, given, count, names)
+
+
+cdef object backward(object graph, PyObject *const *given, Py_ssize_t count, PyObject *names):
+    if names == NULL and count == 1:
+        kept = graph._kept
+        if kept is not None:
+            operands = <tuple?> kept
+            gradients = passed(
+                graph._pass_back, PySequence_Fast_ITEMS(operands), len(operands),
+                <object> given[0])
+            if gradients is not None:
+                return gradients
+    return call_python(BACKWARD, graph, given, count, names)
+
+
+cdef object value_and_grad(object graph, PyObject *const *given, Py_ssize_t count, PyObject *names):
+    if names == NULL:
+        both = passed(graph._both, given, count, one)
+    elif len(<tuple> names) == 1 and (<tuple> names)[0] == "dout":
+        both = passed(graph._both, given, count, <object> given[count])
+    else:
+        both = None
+    return both if both is not None else call_python(VALUE_AND_GRAD, graph, given, count, names)
+
+
+cdef inline object passed(entry, PyObject *const *given, Py_ssize_t count, dout):
+    """What an entry returns; None if there is none."""
+    return (<Entry> entry).run_on(given, count, dout, None) if type(entry) is Entry else None
+
+
+cdef object call_python(
+    int method, object graph, PyObject *const *given, Py_ssize_t count, PyObject *names
+):
+    cdef Py_ssize_t every = count + (len(<tuple> names) if names != NULL else 0)
+    cdef int slot
+    arguments = PyTuple_New(1 + every)
+    set_item(arguments, 0, graph)
+    for slot in range(every):
+        set_item(arguments, 1 + slot, <object> given[slot])
+    return PyObject_Vectorcall(
+        in_python[method], PySequence_Fast_ITEMS(arguments), 1 + count, names)
