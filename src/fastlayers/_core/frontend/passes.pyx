@@ -657,7 +657,7 @@ def quicken(type graph not None):
     for method in range(METHODS):
         name = methods[method].ml_name.decode()
         function = vars(graph)[name]
-        document = f"{name}{text_signature(function)}\n--\n\n{function.__doc__}".encode()
+        document = f"{name}{text_signature(function)}\n--\n\n{function.__doc__ or ''}".encode()
         in_python.append(function)
         documented.append(document)
         methods[method].ml_doc = <bytes> document
