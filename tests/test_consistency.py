@@ -140,5 +140,14 @@ def test_examples_in_docstrings(module):
     assert result.attempted > 0
 
 
+def test_import_takes_little():
+    """Of what takes long to load, nothing is needed."""
+    before = "import sys, numpy; known = {*sys.modules}; "
+    (line,) = lines_of("-c", before + "import fastlayers; print(*{*sys.modules} - known)")
+    loaded = set(line.split())
+    assert "fastlayers" in loaded
+    assert not loaded & {"asyncio", "email", "http.client", "ssl", "unittest", "urllib.request"}
+
+
 def test_version():
     assert importlib.metadata.version("fastlayers") == fastlayers.__version__

@@ -1,5 +1,6 @@
 """Pictures of graphs, in SVG: values above the arrows, gradients below, on reverse arrows."""
 
+import html
 import math
 import os
 import re
@@ -8,7 +9,6 @@ from collections.abc import Callable, Sequence
 from decimal import Decimal
 from pathlib import Path
 from typing import Any, NamedTuple
-from xml.sax.saxutils import escape
 
 import numpy as np
 
@@ -387,4 +387,4 @@ def _n(number: float) -> str:
 def _xml(text: str) -> str:
     """Escape a text for XML; characters that XML does not allow are replaced."""
     held = re.sub("[^\t\n\r -\ud7ff\ue000-\ufffd\U00010000-\U0010ffff]", "\ufffd", text)
-    return escape(held, {'"': "&quot;"})
+    return html.escape(held)
