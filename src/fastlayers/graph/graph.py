@@ -5,7 +5,7 @@ import warnings
 from collections.abc import Callable, Collection, Mapping, Sequence
 from inspect import Parameter, Signature
 from numbers import Number
-from types import DynamicClassAttribute
+from types import DynamicClassAttribute, FunctionType, MethodType
 from typing import Any, Self
 
 import numpy as np
@@ -97,8 +97,8 @@ class Graph(BaseLayer):
         else:
             self._keep(record(function))
             _warn_of_unused(self._nodes)
-        if function.__doc__:
-            self.__doc__ = function.__doc__
+        if function.__doc__ and isinstance(function, FunctionType | MethodType | Graph):
+            self.__doc__ = function.__doc__  # not that of a class, as functools.partial
 
     @classmethod
     def _of(cls, nodes: Nodes) -> Self:

@@ -466,8 +466,8 @@ cdef class Entry:
     cdef object plan
     cdef object finish
     cdef dict plans         # by keys of kinds
-    cdef object first_plan
-    cdef Kinds first        # what the first plan is for
+    cdef object first_plan  # set once, under the lock of this object, as the next two
+    cdef Kinds first        # what it is for
     cdef Py_ssize_t first_size
     cdef int inputs
     cdef int outputs
@@ -627,7 +627,7 @@ cdef class Entry:
 # ---- the methods of graphs ----
 #
 # Each tries a pass, and leaves to the method of the same name in Python what no pass serves, and
-# all that is given by name but a `dout`. They are called as functions of C are: to call one of
+# all that is given by name but a `dout`. They are called as functions of C are: calling one of
 # Python's that takes any operands makes a tuple and a dictionary, which takes more time than a pass
 # over a few elements. The entries are attributes of graphs, see graph/graph.py.
 
@@ -639,12 +639,14 @@ cdef enum:
     METHODS
 
 cdef PyMethodDef methods[METHODS]
-cdef list in_python = []    # the methods in Python, in this order
-cdef list documented = []   # their docstrings, to which `methods` point
+cdef list in_python         # the methods in Python, in this order
+cdef list documented        # their docstrings, to which `methods` point
 
 
 def quicken(type graph not None):
     """Let the methods of the class of graphs try passes before they run in Python."""
+    global in_python, documented
+    functions, documents = [], []
     methods[CALL].ml_name = "__call__"
     methods[CALL].ml_meth = <PyCFunction> &call
     methods[FORWARD].ml_name = "forward"
@@ -658,11 +660,12 @@ def quicken(type graph not None):
         name = methods[method].ml_name.decode()
         function = vars(graph)[name]
         document = f"{name}{text_signature(function)}\n--\n\n{function.__doc__ or ''}".encode()
-        in_python.append(function)
-        documented.append(document)
+        functions.append(function)
+        documents.append(document)
         methods[method].ml_doc = <bytes> document
         methods[method].ml_flags = METH_FASTCALL | METH_KEYWORDS
         setattr(graph, name, PyDescr_NewMethod(<PyTypeObject *> graph, &methods[method]))
+    in_python, documented = functions, documents
 
 
 def text_signature(function):
