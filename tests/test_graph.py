@@ -714,6 +714,49 @@ def test_pickle(protocol):
         assert described(tuple(kept.backward(1))) == described(tuple(expected[1]))
 
 
+NODES = Graph(lambda x, y: (x * y + 2) * x).__getstate__()["_nodes"]
+BROKEN = {
+    "nothing": None,
+    "no nodes": NODES._replace(nodes=()),
+    "fewer nodes": NODES._replace(nodes=NODES.nodes[:4]),
+    "another input": NODES._replace(inputs=("x", "z")),
+    "the same input twice": NODES._replace(inputs=("x", "x")),
+    "one more input": NODES._replace(inputs=("x", "y", "z")),
+    "no output": NODES._replace(outputs=()),
+    "an output beyond the end": NODES._replace(outputs=(6,)),
+    "an output before the start": NODES._replace(outputs=(-1,)),
+    "two outputs, but a single one": NODES._replace(outputs=(4, 5)),
+}
+for name, changed in {
+    "no node": None,
+    "unknown operation": NODES.nodes[2]._replace(operation="power"),
+    "an input in the middle": NODES.nodes[0],
+    "too few operands": NODES.nodes[2]._replace(operands=(0,)),
+    "too many operands": NODES.nodes[2]._replace(operands=(0, 1, 1)),
+    "an operand that comes later": NODES.nodes[2]._replace(operands=(0, 4)),
+    "an operand before the start": NODES.nodes[2]._replace(operands=(-1, 0)),
+    "an operand that is no position": NODES.nodes[2]._replace(operands=("x", 0)),
+    "operands that are no tuple": NODES.nodes[2]._replace(operands=None),
+    "a number that is none": NODES.nodes[3]._replace(operation="number", operands=(), detail="2"),
+    "a layer that is none": NODES.nodes[2]._replace(operation="layer", detail=3),
+}.items():
+    BROKEN[name] = NODES._replace(nodes=(*NODES.nodes[:2], changed, *NODES.nodes[3:]))
+
+
+@pytest.mark.parametrize("nodes", BROKEN.values(), ids=BROKEN)
+def test_pickle_that_was_changed(nodes):
+    graph = Graph.__new__(Graph)
+    with pytest.raises(ValueError, match=r"^this graph was changed after .* of another version"):
+        graph.__setstate__({"_nodes": nodes, "_kept": None, "_known": None})
+
+
+def test_what_a_pickle_says_of_plans_is_not_believed():
+    state = {"_nodes": NODES, "_kept": None, "_known": None, "_value": 3, "_factors": None}
+    graph = Graph.__new__(Graph)
+    graph.__setstate__(state)
+    assert graph.value_and_grad(3.0, 4.0) == (42.0, (26.0, 9.0))
+
+
 def test_layer_that_cannot_be_pickled():
     class Local(Relu):
         pass

@@ -33,8 +33,9 @@ from .tracing import COMPILED
 if COMPILED:
     from .._core.frontend.passes import Entry, quicken
 
-# Attributes that hold plans.
-PLANS = "_passes", "_segments", "_value", "_pass_back", "_both"
+# Attributes that follow from the nodes, and that belong to this process: plans.
+DERIVED = {"_layers", "_factors", "_reached", "_needed"}
+DERIVED |= {"_passes", "_segments", "_value", "_pass_back", "_both"}
 
 
 class Graph(BaseLayer):
@@ -117,10 +118,6 @@ class Graph(BaseLayer):
         # stand-ins for values of which the shape is enough.
         self._kept: tuple[Any, ...] | None = None
         self._known: Mapping[int, Any] | None = None
-        self._forget()
-
-    def _forget(self) -> None:
-        """Begin with no plans. They are of this process, and not kept by pickles and copies."""
         self._passes: Passes | None = None
         self._segments: Segments | None = None
         if self._operations is ops.OPERATIONS and COMPILED:
@@ -136,11 +133,22 @@ class Graph(BaseLayer):
         self._both: Entry | None = passes.both if passes else None
 
     def __getstate__(self) -> dict[str, Any]:
-        return {**self.__dict__, **dict.fromkeys(PLANS)}
+        return {name: value for name, value in self.__dict__.items() if name not in DERIVED}
 
     def __setstate__(self, state: dict[str, Any]) -> None:
-        self.__dict__.update(state)
-        self._forget()
+        kept = {name: value for name, value in state.items() if name not in DERIVED}
+        nodes = kept.pop("_nodes", None)
+        try:
+            if not isinstance(nodes, Nodes):
+                raise ValueError(f"its nodes are {nodes!r:.80}")
+            nodes.check()
+        except (TypeError, ValueError) as error:
+            raise ValueError(
+                f"this graph was changed after it was stored, or is of another version of "
+                f"fastlayers: {error}"
+            ) from None
+        self._keep(nodes)
+        self.__dict__.update(kept)
 
     @property
     def inputs(self) -> tuple[str, ...]:

@@ -6,6 +6,11 @@ from collections.abc import Callable, Sequence
 from numbers import Number
 from typing import Any, NamedTuple
 
+import numpy as np
+
+from .. import reference
+from ..base import BaseLayer
+
 
 class Node(NamedTuple):
     """A value of a graph: an input, a number, or the result of an operation on earlier values.
@@ -49,6 +54,20 @@ class Nodes(NamedTuple):
     inputs: tuple[str, ...]
     outputs: tuple[int, ...]
     single: bool
+
+    def check(self) -> None:
+        """Raise ValueError if this is no graph, as what was read from a file may be."""
+        read = len(self.inputs)
+        for position, node in enumerate(self.nodes):
+            if not _is_node(node, position, read):
+                raise ValueError(f"node {position} of {len(self.nodes)} is {node!r:.80}")
+        names = [node.detail for node in self.nodes[:read]]
+        if names != list(self.inputs) or len(set(names)) < read:
+            raise ValueError(f"its inputs are {self.inputs!r:.80}, its first nodes {names!r:.80}")
+        outputs = self.outputs
+        single = self.single and len(outputs) != 1
+        if single or not outputs or not _all_below(outputs, len(self.nodes)):
+            raise ValueError(f"its outputs are {outputs!r:.80}, of {len(self.nodes)} nodes")
 
     def needed(self) -> set[int]:
         """The positions of the nodes that an output depends on."""
@@ -117,6 +136,24 @@ class Nodes(NamedTuple):
             f"{what} {labels[position]} = {self.expression(position, labels)} of "
             f"{self.name}: {operands}{place}"
         )
+
+
+def _is_node(node: Any, position: int, inputs: int) -> bool:
+    """Whether it may stand at a position of a graph with so many inputs."""
+    if not (isinstance(node, Node) and _all_below(node.operands, position)):
+        return False
+    count = len(node.operands)
+    if position < inputs:
+        return node.operation == "input" and isinstance(node.detail, str) and count == 0
+    if node.operation == "number":
+        return isinstance(node.detail, Number | np.bool_) and count == 0
+    if node.operation == "layer":
+        return isinstance(node.detail, BaseLayer) and count > 0
+    return count == len(reference.GRADIENTS.get(node.operation, ())) > 0
+
+
+def _all_below(places: Any, stop: int) -> bool:
+    return isinstance(places, tuple) and all(type(p) is int and 0 <= p < stop for p in places)
 
 
 def summary(value: Any) -> str:
