@@ -1,6 +1,6 @@
 """Computational graphs: a whole expression as one layer."""
 
-from .drawing import Drawing
 from .graph import Graph
+from .picture import Drawing
 
 __all__ = ["Drawing", "Graph"]

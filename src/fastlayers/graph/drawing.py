@@ -2,18 +2,17 @@
 
 import html
 import math
-import os
 import re
 import unicodedata
 from collections.abc import Callable, Sequence
 from decimal import Decimal
-from pathlib import Path
 from typing import Any, NamedTuple
 
 import numpy as np
 
 from .layout import PITCH, Box, Piece, Place, arrange
 from .nodes import Node, Nodes
+from .picture import Drawing
 
 # The symbol in an operation's circle. Other nodes are wider and show their name.
 SYMBOLS = {
@@ -63,45 +62,6 @@ text-anchor:middle;fill:currentColor}
 .fastlayers-graph .gradient{fill:#ffa657}
 }
 """
-
-
-class Drawing:
-    """A picture of a graph: Jupyter shows it, `str` gives its SVG, `save` writes that to a file.
-
-    It holds only the picture's text, none of the arrays.
-    """
-
-    def __init__(self, name: str, svg: str) -> None:
-        self._name = name
-        self._svg = svg
-
-    def __str__(self) -> str:
-        return self._svg
-
-    def __repr__(self) -> str:
-        return f"<Drawing of {self._name}: .save('picture.svg') writes it to a file>"
-
-    def _repr_mimebundle_(self, include: Any = None, exclude: Any = None) -> dict[str, str]:
-        return {"image/svg+xml": self._svg, "text/plain": repr(self)}
-
-    def save(self, path: str | os.PathLike[str]) -> None:
-        """Write the picture to a file.
-
-        Parameters
-        ----------
-        path : str or path-like
-            File to write or overwrite. It must end in ``.svg``.
-
-        Raises
-        ------
-        ValueError
-            If it ends in anything else.
-        OSError
-            If the file cannot be written.
-        """
-        if Path(path).suffix.lower() != ".svg":
-            raise ValueError(f"path must end in .svg, as pictures are written as SVG, got {path!r}")
-        Path(path).write_bytes(self._svg.encode())
 
 
 class _Part(NamedTuple):

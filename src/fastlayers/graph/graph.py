@@ -13,11 +13,10 @@ import numpy as np
 from .. import ops, reference
 from ..base import BaseLayer
 from .blocks import Task, are_in_blocks, in_blocks
-from .dot import to_dot
-from .drawing import Drawing, draw
 from .gradients import graph_of_gradients
 from .nodes import Nodes
 from .passes import Passes
+from .picture import Drawing
 from .recording import PACKAGE, Recording, Symbol, record
 from .results import (
     apart,
@@ -385,6 +384,8 @@ class Graph(BaseLayer):
         >>> "715" in str(tax.draw(650, 1.1))
         True
         """
+        from .drawing import draw  # with what it imports, half of what a program would wait for
+
         if not operands and not named:
             return draw(self._nodes)
         operands = self._bound(operands, named)
@@ -403,6 +404,8 @@ class Graph(BaseLayer):
 
     def to_dot(self) -> str:
         """Return the graph in Graphviz's DOT language."""
+        from .dot import to_dot
+
         return to_dot(self._nodes)
 
     def _repr_mimebundle_(self, include: Any = None, exclude: Any = None) -> dict[str, str]:
