@@ -13,8 +13,8 @@ SOURCES := pyproject.toml setup.py README.md $(shell find src -type f -not -path
 # What test-all looks for, with the oldest NumPy of which there are wheels for it.
 PYTHONS := 3.11:2.0.0 3.12:2.0.0 3.13:2.1.0
 
-.PHONY: demo test test-all test-numpys fuzz leaks sanitize memcheck addresses races bench \
-	side-by-side wheel docs lint coverage covered clean
+.PHONY: demo test test-all test-numpys fuzz fuzz-calls fuzz-graphs leaks sanitize memcheck addresses \
+	races bench side-by-side wheel docs lint coverage covered clean
 
 demo: $(VENV)/installed $(VENV)/group-demo
 	$(BIN)/python examples/flat_field.py
@@ -46,9 +46,16 @@ test-numpys: $(BIN)/pip-upgraded
 			"with NumPy", numpy.__version__ + ":", sys.argv[1])' $$result >> build/tested; \
 	done
 
+# More threads than cores would spin through each other's turns.
+fuzz-calls fuzz-graphs: export OMP_WAIT_POLICY = passive
+fuzz: fuzz-calls fuzz-graphs
+
 # All tests that draw their examples, 25,000 each.
-fuzz: $(VENV)/installed $(VENV)/group-test
+fuzz-calls: $(VENV)/installed $(VENV)/group-test
 	$(BIN)/python -m pytest -m hypothesis --hypothesis-profile=fuzz --hypothesis-show-statistics
+
+fuzz-graphs: $(VENV)/installed $(VENV)/group-test
+	PYTHONPATH=tests/support $(BIN)/python tests/test_graph_random.py
 
 leaks: $(VENV)/installed $(VENV)/group-test
 	$(BIN)/python tests/support/leaks.py

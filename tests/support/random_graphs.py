@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass, field
+from functools import cache
 from random import Random
 from typing import Any
 
@@ -42,6 +43,19 @@ LARGE = [(20_011,), (70_001,), (300, 257), (4_100, 3), (3, 5, 2_003)]
 
 
 @dataclass(frozen=True)
+class Window:
+    """A part of an array, which it shares with the array's other windows."""
+
+    whole: Operand
+    start: int
+    length: int
+
+    @property
+    def shape(self) -> tuple[int, ...]:
+        return (self.length,)
+
+
+@dataclass(frozen=True)
 class GraphCall:
     """A function as its source, and what its graph is called with; equal operands are one object.
 
@@ -50,7 +64,7 @@ class GraphCall:
     """
 
     source: str
-    operands: tuple[Operand | Literal, ...]
+    operands: tuple[Operand | Window | Literal, ...]
     dout: Any
     wrt: tuple[str, ...] = ()
     places: tuple[int, ...] = ()
@@ -58,9 +72,15 @@ class GraphCall:
 
     def build(self) -> tuple[list[Any], Any]:
         """The operands and ``dout``."""
-        built: dict[Any, Any] = {}
+
+        @cache
+        def built(one: Any) -> Any:
+            if isinstance(one, Window):
+                return built(one.whole)[one.start : one.start + one.length]
+            return one.build()
+
         members = self.dout if isinstance(self.dout, tuple) else (self.dout,)
-        values = [built.setdefault(one, one.build()) for one in (*self.operands, *members)]
+        values = [built(one) for one in (*self.operands, *members)]
         count = len(self.operands)
         return values[:count], tuple(values[count:]) if self.dout is members else values[count]
 
@@ -76,7 +96,10 @@ OUT_LAYOUTS = ["C", "C", "F", "rotated", "reversed", "stepped", "rows", "gate", 
 
 
 def out_for(result: Any, place: int, operands: list[Any], used: list[Any]) -> Any:
-    """None, an array for a result in some layout, or an operand that none of ``used`` shares."""
+    """None, an array for a result in some layout, or an operand that none of ``used`` shares.
+
+    Of the operand's memory the result may be given another view, which reads it backwards.
+    """
     if place == 0 or type(result) is not np.ndarray or result.dtype.hasobject:
         return None
     if not result.size or not result.ndim:
@@ -90,7 +113,8 @@ def out_for(result: Any, place: int, operands: list[Any], used: list[Any]) -> An
         if one.flags.writeable and len(set(addresses(one))) == one.size and not sharing([one], used)
     ]
     if fitting and place % 2:
-        return fitting[place % len(fitting)]
+        one = fitting[place % len(fitting)]
+        return one[::-1] if place % 8 == 7 else one
     return LAYOUTS[OUT_LAYOUTS[place % len(OUT_LAYOUTS)]](np.zeros_like(result, order="C"))
 
 
@@ -248,6 +272,15 @@ def mixed(random: Random, count: int) -> list[Any]:
     ]
 
 
+def overlapping(random: Random, count: int) -> list[Any]:
+    """Parts of one array, most of them a few elements apart."""
+    length = random.choice(LENGTHS)
+    starts = [random.choice([0, 0, 0, 1, 2, 3, 64, length]) for _ in range(count)]
+    dtype, values = random.choice(KERNEL_DTYPES), random.choice(VALUES)
+    whole = Operand(dtype, (max(starts) + length,), "C", values, random.randrange(1 << 16))
+    return [Window(whole, start, length) for start in starts]
+
+
 def unfit(random: Random, count: int) -> list[Any]:
     """Arrays of shapes that mostly do not broadcast."""
     return [
@@ -256,7 +289,8 @@ def unfit(random: Random, count: int) -> list[Any]:
     ]
 
 
-KINDS = [*[alike] * 6, *[broadcast] * 6, *[with_numbers] * 5, numbers, *[mixed] * 3, unfit]
+KINDS = [*[alike] * 6, *[broadcast] * 6, *[with_numbers] * 5, *[mixed] * 3]
+KINDS += [overlapping, overlapping, numbers, unfit]
 
 
 def random_dout(random: Random, source: str, operands: list[Any]) -> Any:
@@ -271,7 +305,7 @@ def random_dout(random: Random, source: str, operands: list[Any]) -> Any:
 def one_dout(random: Random, shape: tuple[int, ...], operands: list[Any]) -> Any:
     if random.random() < 0.1:
         return Literal(random.choice([*SCALARS, "np.float32(0.1)", "np.array(1.5, 'f4')"]))
-    arrays = [o for o in operands if isinstance(o, Operand)]
+    arrays = [getattr(o, "whole", o) for o in operands if not isinstance(o, Literal)]
     like = random.choice(arrays or [Operand("f8", ())])
     if random.random() < 0.1:
         shape = ()  # stands for itself everywhere, as a number does
