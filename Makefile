@@ -60,10 +60,13 @@ fuzz-graphs: $(VENV)/installed $(VENV)/group-test
 leaks: $(VENV)/installed $(VENV)/group-test
 	$(BIN)/python tests/support/leaks.py
 
-# Memory and threads under the tools that watch them. Each sanitizer wants a build of its own; GCC's.
+# Memory and threads under the tools that watch them. Each sanitizer wants a build of its own: GCC's
+# for memory; for threads Clang's, whose OpenMP has a tool, Archer, that tells the sanitizer how threads
+# wait for each other. (The library of Clang 14's thread sanitizer crashes as it is loaded.)
+CLANG ?= clang-16
 sanitize: memcheck
 	CC=gcc FASTLAYERS_SANITIZE=address,undefined $(MAKE) VENV=build/venv-address addresses
-	CC=gcc FASTLAYERS_SANITIZE=thread $(MAKE) VENV=build/venv-thread races
+	CC=$(CLANG) FASTLAYERS_SANITIZE=thread $(MAKE) VENV=build/venv-thread races
 
 # The CPU that valgrind simulates has no AVX-512 (kernels of x86-64-v2 and v3 are run), and notices
 # no overflow. Python's own allocator would hide from it where blocks end.
@@ -88,8 +91,14 @@ addresses: $(VENV)/installed $(VENV)/group-test
 		and not idle_memory_is_given_back and not without_a_sweeper \
 		and not fork_while_threads_are_at_work"
 
+# Nor is OpenMP itself built with it.
+ARCHER = $(wildcard $(shell $(CLANG) -print-resource-dir)/../../libarcher.so)
 races: $(VENV)/installed $(VENV)/group-test
-	LD_PRELOAD="$(call runtime,tsan)" TSAN_OPTIONS=exitcode=66 $(BIN)/python tests/support/races.py
+	@test -n "$(ARCHER)" || { echo "make races needs Clang with its sanitizers and OpenMP:" \
+		"apt-get install clang-16 libclang-rt-16-dev libomp-16-dev" >&2; exit 1; }
+	LD_PRELOAD=$(shell $(CLANG) -print-file-name=libclang_rt.tsan-$(shell uname -m).so) \
+		OMP_TOOL_LIBRARIES=$(ARCHER) TSAN_OPTIONS="exitcode=66 ignore_noninstrumented_modules=1" \
+		$(BIN)/python tests/support/races.py
 
 # Each implementation in a process of its own. pytest-benchmark sorts the two by name; here it would
 # load the tests' conftest.py, which wants what only the tests need.

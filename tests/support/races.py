@@ -1,7 +1,7 @@
-"""Threads that share the recycler and the layers, for the thread sanitizer to watch.
+"""Threads that share the recycler, layers and graphs, for the thread sanitizer to watch.
 
-The recycler's lock must hold where the GIL does not; the layers share inputs and outputs, and let
-go of it for every call.
+The recycler's lock must hold where the GIL does not; layers and graphs share inputs and outputs, let
+go of it for every call, and have threads of OpenMP help them.
 """
 
 from __future__ import annotations
@@ -50,7 +50,7 @@ def adjust(seed: int) -> None:
         fastlayers.set_cache_limit(rng.choice([0, 1 << 20, limit]))
         fastlayers.empty_cache()
         memory.set_idle_seconds(rng.choice([0.0, 0.001]))
-        fastlayers.set_num_threads(rng.choice([1, 2]))
+        fastlayers.set_num_threads(rng.choice([1, 2, 5]))
     fastlayers.set_cache_limit(limit)
 
 
@@ -71,6 +71,7 @@ def compute(seed: int) -> None:
 
 
 def main() -> int:
+    assert fastlayers.show_config("dicts")["threads"]["openmp"]
     schedule.set_thresholds(gil=1, threads=1, recycling=1)
     memory.set_idle_seconds(0.0)  # the sweeper is there, too, and comes and goes
     sys.setswitchinterval(1e-5)
