@@ -44,6 +44,12 @@ import fastlayers
 def same(results, expected):
     return [r.tobytes() for r in results] == [e.tobytes() for e in expected]
 
+graph = fastlayers.Graph(lambda a, b, c: (a * b - c) * a)
+
+def passed(graph, *operands):
+    value, gradients = graph.value_and_grad(*operands)
+    return [value, *gradients]
+
 def work(seed=0):
     rng = np.random.default_rng(seed)
     x, y, dout = (rng.standard_normal({LARGE}) for _ in range(3))
@@ -53,6 +59,8 @@ def work(seed=0):
     ones = np.ones((400, 500))
     dx, dy = fastlayers.multiply_backward(ones, ones, ones[0], sum_to_shape=True)
     assert same([dx, dy], [ones, np.full(500, 400.0)])
+    inner = x * y - dout
+    assert same(passed(graph, x, y, dout), [inner * x, inner + x * y, x * x, -x])
     return fastlayers.get_num_threads()
 """
 
@@ -170,10 +178,12 @@ def test_pools_of_processes(method, tmp_path):
 import multiprocessing
 import signal
 from concurrent.futures import ProcessPoolExecutor
+from functools import partial
 {WORK}
-def gradients(seed):
+def computed(graph, seed):
     dout = np.random.default_rng(seed).standard_normal(({LARGE} // 100, 100))
-    return fastlayers.multiply_backward(dout, dout, dout[0], sum_to_shape=True)
+    gradients = fastlayers.multiply_backward(dout, dout, dout[0], sum_to_shape=True)
+    return [*gradients, *passed(graph, dout, dout[0], dout)]
 
 if __name__ == "__main__":
     work()
@@ -182,14 +192,14 @@ if __name__ == "__main__":
     end = (getattr(signal, "alarm", int), (60,))
     with context.Pool(2, *end) as pool:
         print(set(pool.map(work, range(6))))
-        results = pool.map(gradients, range(4))
-        print([same(result, gradients(seed)) for seed, result in enumerate(results)])
+        results = pool.map(partial(computed, graph), range(4))
+        print([same(result, computed(graph, seed)) for seed, result in enumerate(results)])
         pool.close()
         pool.join()  # or a child may be told to end in the midst of its exit
     with ProcessPoolExecutor(2, context, *end) as pool:
         print(set(pool.map(work, range(6))))
-        results = pool.map(gradients, range(4))
-        print([same(result, gradients(seed)) for seed, result in enumerate(results)])
+        results = pool.map(partial(computed, graph), range(4))
+        print([same(result, computed(graph, seed)) for seed, result in enumerate(results)])
     work()
 """
     threads = 1 if method == "fork" else limits.cpu_quota() if OPENMP else 1
@@ -229,8 +239,11 @@ def operands(seed, n=3_000):
     return tuple(rng.standard_normal((n // 100, 100)) for _ in range(3))
 
 
+GRAPH = fastlayers.Graph(lambda a, b, c: (a * b - c) * a)
+
+
 def everything(x, y, dout):
-    """What all functions and layers give, the sums, and what falls through to NumPy."""
+    """What functions, layers, a graph of all threads and sums give, and what falls through."""
     mul, add = fastlayers.MulLayer(), fastlayers.AddLayer()
     summing = fastlayers.MulLayer(sum_to_shape=True)
     summing.forward(x, y[:1])
@@ -239,6 +252,8 @@ def everything(x, y, dout):
             *(mul.forward(x, y), *mul.backward(dout), *mul.backward(dout[:1])),
             *(add.forward(x, y), *add.backward(dout)),
             *summing.backward(dout),
+            *GRAPH.value_and_grad(x, y[:1], dout),
+            *GRAPH.value_and_grad(x, y, dout, out=(None, (np.empty_like(x), None, None))),
             fastlayers.multiply(x.astype("D"), y),
             fastlayers.add(x, y, out=np.empty_like(x)),
         ]
@@ -254,7 +269,7 @@ def change_knobs():
 
 
 @pytest.mark.parametrize("shared", [True, False], ids=["shared operands", "own operands"])
-def test_layers_in_threads_while_knobs_are_turned(in_threads, shared):
+def test_threads_while_knobs_are_turned(in_threads, shared):
     given = [operands(0)] * THREADS if shared else [operands(seed) for seed in range(THREADS)]
     before = described(given)
     expected = [everything(*one) for one in given]
@@ -412,6 +427,8 @@ signal.signal(signal.SIGINT, signal.default_int_handler)
         "fastlayers.multiply(x, y, out=out)",
         "fastlayers.multiply(z, z, out=z_out)",
         "fastlayers.multiply_backward(z, z, z)",
+        "graph.value_and_grad(x, y[:1], x)",
+        "count(w, out=w)",
     ],
 )
 def test_interrupts(call, tmp_path):
@@ -420,7 +437,8 @@ import os
 import threading
 fastlayers.set_num_threads(3)
 threads = work()
-x, y = np.ones((2, 1000, 1000))
+x, y, w = np.ones((3, 1000, 1000))
+count = fastlayers.Graph(lambda w: w * 1.0 + 1.0)
 z = np.ones(300_000, "D")
 out, z_out, layer = np.empty_like(x), np.empty_like(z), fastlayers.MulLayer()
 interrupted = 0
@@ -439,6 +457,7 @@ for _ in range(20):
         interrupted += 1
     thread.join()
     assert work() == threads
+    assert np.ptp(w) == 0  # all of it is updated, or none
 served = sum(fastlayers.cache_info()[:2])
 np.empty(10_000)
 assert sum(fastlayers.cache_info()[:2]) == served  # NumPy's own handler is in force

@@ -15,7 +15,8 @@ import pytest
 from fresh import output_of
 from implementations import FUNCTIONS, INSTALLED, PAIRED, operands_of
 from operands import Operand
-from outcome import described, everything
+from outcome import described, everything, outcome
+from plain_graph import PlainGraph
 
 import fastlayers
 
@@ -32,6 +33,18 @@ from fastlayers._core import memory
 def path(request):
     with taken(request.param):
         yield
+
+
+def of_graph(x, y, z):
+    return (x * y + z) * (x - y)
+
+
+GRAPH = fastlayers.Graph(of_graph)
+
+
+def value_and_gradients(graph, *operands, dout=1):
+    value, gradients = graph.value_and_grad(*operands, dout=dout)
+    return value, *gradients
 
 
 # ------------------------------------------------------------------------- what others have set
@@ -97,6 +110,22 @@ def test_settings_go_for_all_threads(path, name):
             expected = everything(plain, *operands, {"all": "ignore"})
             actual = everything(INSTALLED, *operands, {"all": "ignore"})
             after = current()
+        assert actual == expected
+        assert after == SETTINGS[name]
+        assert (expected == ordinary) == (name == "to nearest")
+
+
+@needs_register
+@pytest.mark.parametrize("name", SETTINGS)
+def test_settings_go_for_graphs(path, name):
+    nodes = PlainGraph(of_graph, plain)
+    for operands in (sensitive("f8"), sensitive("f4")):
+        with np.errstate(all="ignore"):
+            ordinary = described(value_and_gradients(nodes, *operands))
+            with setting(name):
+                expected = described(value_and_gradients(nodes, *operands))
+                actual = described(value_and_gradients(GRAPH, *operands))
+                after = current()
         assert actual == expected
         assert after == SETTINGS[name]
         assert (expected == ordinary) == (name == "to nearest")
@@ -250,6 +279,8 @@ def everything_that_may_raise(x, y, dout):
         getattr(INSTALLED, name)(dout, x, y, sum_to_shape=True)
         getattr(INSTALLED, name)(dout, x, y[0], sum_to_shape=True)
     fastlayers.multiply(x, 2.0)
+    GRAPH.value_and_grad(x, y, dout)
+    GRAPH.value_and_grad(x, y[0], dout[:, :1], dout=2.0, out=(np.empty_like(x), (None,) * 3))
 
 
 def test_flags_of_earlier_work_count_no_more(redone):
@@ -275,6 +306,8 @@ def test_flags_that_others_raised_do_not_count(redone):
             with setting("to nearest"):
                 results = call(*operands)
             assert np.all(np.asarray(results) == (2.0 if call is fastlayers.add else 1.0))
+        with setting("to nearest"):
+            assert np.all(GRAPH(ones, 2 * ones, ones) == -3.0)
         with setting("to nearest"):
             dx, dy = fastlayers.multiply_backward(ones, ones, ones[0], sum_to_shape=True)
         assert np.all(dy == 7.0)
@@ -303,6 +336,8 @@ def test_what_lies_beside_the_operands_raises_nothing(path, category):
                     fastlayers.multiply_backward(dout, x, y, sum_to_shape=True)
                     for name in ("add_backward", "subtract_backward"):
                         getattr(INSTALLED, name)(dout, x[:1], x, sum_to_shape=True)
+                    GRAPH.value_and_grad(x, y, dout)
+                    GRAPH.value_and_grad(x[:1], y, dout)
             inside[...] = kept
 
 
@@ -331,3 +366,39 @@ def test_the_last_element_is_reported(path, category):
                 ufunc = name.removesuffix("_backward")
                 with pytest.raises(FloatingPointError, match=f"encountered in {ufunc}"):
                     getattr(INSTALLED, name)(*operands)
+
+
+# What raises a flag in one node of `of_graph` alone: in the product, the sum, the difference, the
+# last product, and in a gradient.
+GREAT = np.finfo("f8").max
+CULPRITS = {
+    "x * y over": (1e300, 1e300, 1.0, 1.0),
+    "x * y under": (1e-300, 1e-300, 1.0, 1.0),
+    "x * y invalid": (np.inf, 0.0, 1.0, 1.0),
+    "x * y + z over": (1.0, GREAT, GREAT, 1.0),
+    "x * y + z invalid": (1.0, np.inf, -np.inf, 1.0),
+    "x - y over": (GREAT, -GREAT, 1.0, 1.0),
+    "last over": (1e160, 1.0, 1.0, 1.0),
+    "dout over": (1e10, 1.0, 1.0, 1e300),
+    "dout invalid": (1.0, 1.0, 1.0, np.inf),
+}
+
+
+@pytest.mark.parametrize("mode", ["ignore", "warn", "raise", "call", "print", "log"])
+@pytest.mark.parametrize("culprit", CULPRITS)
+def test_flag_of_any_node_at_any_place(path, culprit, mode):
+    # At the ends, at the edges of tiles, in a tail; stopped in place, too.
+    for n, where in [(1, 0), (600, 255), (600, 256), (5_003, 5_002)]:
+        outcomes = []
+        for graph in (PlainGraph(of_graph, plain), GRAPH):
+            x, y, z, dout = (np.full(n, value) for value in (1.5, 1.25, 1.125, 1.0))
+            x[where], y[where], z[where], dout[where] = CULPRITS[culprit]
+            both = outcome(value_and_gradients, graph, x, y, z, dout=dout, errstate={"all": mode})
+            value = outcome(graph, x, y, z, errstate={"all": mode})
+            if graph is GRAPH:
+                before = described(z)
+                in_place = outcome(graph, x, y, z, out=z, errstate={"all": mode})
+                assert (in_place.exception, in_place.warnings) == (value.exception, value.warnings)
+                assert described(z) == (before if value.exception else value.result)
+            outcomes.append((both, value))
+        assert outcomes[1] == outcomes[0]

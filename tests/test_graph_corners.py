@@ -3,12 +3,10 @@
 from __future__ import annotations
 
 import itertools
-import sys
 from concurrent.futures import ThreadPoolExecutor
 
 import numpy as np
 import pytest
-from fresh import lines_of
 from operands import FLOATS, KERNEL_DTYPES, LAYOUTS, Operand
 from outcome import arrays_in, described, sharing
 from paths import PATHS, taken
@@ -819,74 +817,6 @@ def test_one_graph_in_sixteen_threads(path):
 
     with taken(path), ThreadPoolExecutor(16) as executor:
         assert all(executor.map(run, list(range(len(work))) * 6))
-
-
-SCRIPT = """
-import os
-import signal
-import threading
-import numpy as np
-import fastlayers
-
-signal.signal(signal.SIGINT, signal.default_int_handler)
-graph = fastlayers.Graph(lambda a, b, c: (a * b + c) * a - b)
-
-def work(n=50_000):
-    a, b, c = np.random.default_rng(n).standard_normal((3, n))
-    value, gradients = graph.value_and_grad(a, b, c)
-    assert value.tobytes() == ((a * b + c) * a - b).tobytes()
-    assert gradients.c.tobytes() == a.tobytes()
-    assert gradients.a.tobytes() == ((a * b + c) + a * b).tobytes()
-"""
-
-
-@pytest.mark.skipif(sys.platform == "win32", reason="no fork there")
-def test_fork():
-    code = """
-def fork():
-    child = os.fork()
-    if child == 0:
-        signal.alarm(30)  # ends a child that hangs
-        code = 1
-        try:
-            work()
-            code = 0
-        finally:
-            os._exit(code)
-    return os.waitstatus_to_exitcode(os.waitpid(child, 0)[1])
-
-before = fork()
-fastlayers.set_num_threads(4)
-work()
-print(before, fork(), fork())
-work()
-"""
-    assert lines_of("-W", "ignore", "-c", SCRIPT + code) == ["0 0 0"]
-
-
-@pytest.mark.skipif(sys.platform == "win32", reason="no process can send itself SIGINT there")
-def test_interrupts():
-    code = """
-operands = np.ones((3, 300_000))
-interrupted = 0
-for _ in range(20):
-    calling = threading.Event()
-    def interrupt():
-        calling.wait()
-        os.kill(os.getpid(), signal.SIGINT)
-    thread = threading.Thread(target=interrupt)
-    try:
-        thread.start()
-        calling.set()
-        while True:
-            graph.value_and_grad(*operands)
-    except KeyboardInterrupt:
-        interrupted += 1
-    thread.join()
-    work()
-print(interrupted)
-"""
-    assert lines_of("-c", SCRIPT + code) == ["20"]
 
 
 # ------------------------------------------------------------------------------------------ sizes

@@ -191,6 +191,45 @@ def test_layer_that_returns_views():
     assert_fresh(value, gradients, x, dout)
 
 
+def test_layer_that_writes_into_its_operand():
+    # As by hand: what it was given is changed, and no one else's.
+    class Raising(Same):
+        def forward(self, x):
+            x += 1
+            return x
+
+    first, second = Raising(), Raising()
+    x, y, z = normal(300), normal(300, seed=1), normal(300, seed=2)
+    kept = described([x, y, z])
+    value, gradients = Graph(lambda x, y, z: first(x * y) * z).value_and_grad(x, y, z)
+    assert value.tolist() == ((x * y + 1) * z).tolist()
+    assert gradients.z.tolist() == (x * y + 1).tolist()
+    assert described([x, y, z]) == kept
+    before = x.copy()
+    value, gradients = Graph(lambda x, y: second(x) * y).value_and_grad(x, y)
+    assert x.tolist() == (before + 1).tolist()
+    assert value.tolist() == (x * y).tolist()
+    assert_fresh(value, gradients, x, y)
+
+
+def test_layer_that_calls_the_graph_it_is_in():
+    class Again(BaseLayer):
+        def forward(self, x):
+            return graph.forward(x) if np.max(x) > 1 else x
+
+        def backward(self, dout):
+            if np.max(dout) > 0.1:
+                graph.value_and_grad(dout, dout=0.1 * dout)
+            return dout
+
+    again = Again()
+    graph = Graph(lambda x: again(x * 0.5) + x)
+    for eight in (8.0, np.full(300, 8.0)):
+        value, gradients = graph.value_and_grad(eight)
+        assert np.all(value == 15.0)  # 8 + 4 + 2 + 1
+        assert np.all(gradients.x == 1.5)
+
+
 def test_gradients_are_summed_to_the_operands_shapes():
     affine = Affine()
     x, w, b = normal(5, 3), normal(3, 4, seed=1), normal(4, seed=2)

@@ -1,7 +1,7 @@
 """Threads that share the recycler, layers and graphs, for the thread sanitizer to watch.
 
-The recycler's lock must hold where the GIL does not; layers and graphs share inputs and outputs, let
-go of it for every call, and have threads of OpenMP help them.
+The recycler's lock must hold where the GIL does not; layers and graphs share inputs and outputs,
+let go of it for every call, and have threads of OpenMP help them.
 """
 
 from __future__ import annotations
