@@ -750,6 +750,21 @@ def test_pickle_that_was_changed(nodes):
         graph.__setstate__({"_nodes": nodes, "_kept": None, "_known": None})
 
 
+@pytest.mark.parametrize("state", [None, [NODES], ({}, {"_nodes": NODES}), {}])
+def test_pickle_with_another_state(state):
+    graph = Graph.__new__(Graph)
+    with pytest.raises(ValueError, match=r"^this graph was changed after .* of another version"):
+        graph.__setstate__(state)
+
+
+@pytest.mark.parametrize("protocol", range(2, pickle.HIGHEST_PROTOCOL + 1))
+def test_pickle_that_was_cut(protocol):
+    stored = pickle.dumps(Graph(lambda x, y: (x * y + 2) * x), protocol)
+    for length in range(len(stored)):
+        with pytest.raises((EOFError, pickle.UnpicklingError)):
+            pickle.loads(stored[:length])
+
+
 def test_what_a_pickle_says_of_plans_is_not_believed():
     state = {"_nodes": NODES, "_kept": None, "_known": None, "_value": 3, "_factors": None}
     graph = Graph.__new__(Graph)

@@ -135,13 +135,13 @@ class Graph(BaseLayer):
         return {name: value for name, value in self.__dict__.items() if name not in DERIVED}
 
     def __setstate__(self, state: dict[str, Any]) -> None:
-        kept = {name: value for name, value in state.items() if name not in DERIVED}
-        nodes = kept.pop("_nodes", None)
         try:
+            kept = {name: value for name, value in state.items() if name not in DERIVED}
+            nodes = kept.pop("_nodes", None)
             if not isinstance(nodes, Nodes):
                 raise ValueError(f"its nodes are {nodes!r:.80}")
             nodes.check()
-        except (TypeError, ValueError) as error:
+        except (AttributeError, TypeError, ValueError) as error:
             raise ValueError(
                 f"this graph was changed after it was stored, or is of another version of "
                 f"fastlayers: {error}"
