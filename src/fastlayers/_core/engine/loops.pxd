@@ -107,6 +107,11 @@ cdef inline void run4(
                 borrow(d[0], n, unit), borrow(d[1], n, unit), borrow(d[2], n, 0),
                 borrow(d[3], n, unit))
             return
+        if s[1] == 0 and s[2] == 0:
+            kernel(
+                borrow(d[0], n, unit), borrow(d[1], n, 0), borrow(d[2], n, 0),
+                borrow(d[3], n, unit))
+            return
     kernel(
         borrow(d[0], n, s[0]), borrow(d[1], n, s[1]), borrow(d[2], n, s[2]),
         borrow(d[3], n, s[3]))
