@@ -78,6 +78,9 @@ SIZES = {
     "16.7M": 16_777_216,
 }
 
+# Python's, as x, y and dout.
+NUMBERS = {"int": (100, 2, 3), "float": (100.0, 2.5, 1.1)}
+
 GRAPH_SIZES = "100", "1k", "10k", "65k", "262k", "1M", "4M"
 
 # (B, F): a batch of rows of features.
