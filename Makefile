@@ -6,8 +6,8 @@ VENV := .venv
 BIN := $(VENV)/bin
 PIP := $(BIN)/python -m pip --quiet
 BENCH := build/benchmarks
-BENCH_OPTIONS := --benchmark-storage=$(BENCH) --benchmark-quiet --benchmark-min-time=0.0001 \
-	--benchmark-max-time=0.75 --benchmark-min-rounds=10
+BENCH_OPTIONS := --verbose --benchmark-storage=$(BENCH) --benchmark-quiet \
+	--benchmark-min-time=0.0001 --benchmark-max-time=0.75 --benchmark-min-rounds=10
 SOURCES := pyproject.toml setup.py README.md $(shell find src -type f -not -path '*/__pycache__/*')
 
 # What test-all looks for, with the oldest NumPy of which there are wheels for it.
