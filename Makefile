@@ -14,7 +14,7 @@ SOURCES := pyproject.toml setup.py README.md $(shell find src -type f -not -path
 PYTHONS := 3.11:2.0.0 3.12:2.0.0 3.13:2.1.0
 
 .PHONY: demo test test-all test-numpys fuzz leaks sanitize memcheck addresses races bench \
-	side-by-side asv wheel docs lint coverage covered clean
+	side-by-side threads asv wheel docs lint coverage covered clean
 
 demo: $(VENV)/installed $(VENV)/group-demo
 	$(BIN)/python examples/flat_field.py
@@ -98,6 +98,9 @@ bench: $(VENV)/installed $(VENV)/group-bench
 
 side-by-side: $(VENV)/installed $(VENV)/group-peers
 	$(BIN)/python benchmarks/side_by_side.py
+
+threads: $(VENV)/installed
+	$(BIN)/python benchmarks/threads.py
 
 # asv builds what it times, of what is committed; its suite and settings are those of the work tree.
 # It asks what machine this is unless it has been told.
