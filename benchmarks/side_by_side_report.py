@@ -134,8 +134,9 @@ def same_table(group: Group, times: Times) -> str:
             " C: loops by hand, on the best number of threads, past the caches or not, into arrays "
             "that are there before, and called from C."
         )
-        if mean := mean_text(ratios_without_call(times)):
-            text += f" Ours, less what it takes at 1 element, over C: geometric mean over {mean}."
+        if known := ratios_without_call(times):
+            mean = f"geometric mean {geometric_mean(known):.2f}, most {max(known):.2f}"
+            text += f" Ours, less what it takes at 1 element, over C, from 1k on: {mean}."
     return text
 
 
