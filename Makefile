@@ -6,15 +6,15 @@ VENV := .venv
 BIN := $(VENV)/bin
 PIP := $(BIN)/python -m pip --quiet
 BENCH := build/benchmarks
-BENCH_OPTIONS := --benchmark-storage=$(BENCH) --benchmark-quiet --benchmark-min-time=0.0001 \
-	--benchmark-max-time=0.75 --benchmark-min-rounds=10
+BENCH_OPTIONS := --verbose --benchmark-storage=$(BENCH) --benchmark-quiet \
+	--benchmark-min-time=0.0001 --benchmark-max-time=0.75 --benchmark-min-rounds=10
 SOURCES := pyproject.toml setup.py README.md $(shell find src -type f -not -path '*/__pycache__/*')
 
 # What test-all looks for, with the oldest NumPy of which there are wheels for it.
 PYTHONS := 3.11:2.0.0 3.12:2.0.0 3.13:2.1.0
 
 .PHONY: demo test test-all test-numpys fuzz fuzz-calls fuzz-graphs leaks sanitize memcheck addresses \
-	races bench side-by-side wheel docs lint coverage covered clean
+	races bench side-by-side threads asv wheel docs lint coverage covered clean
 
 demo: $(VENV)/installed $(VENV)/group-demo
 	$(BIN)/python examples/flat_field.py
@@ -114,6 +114,15 @@ bench: $(VENV)/installed $(VENV)/group-bench
 
 side-by-side: $(VENV)/installed $(VENV)/group-peers
 	$(BIN)/python benchmarks/side_by_side.py
+
+threads: $(VENV)/installed
+	$(BIN)/python benchmarks/threads.py
+
+# asv builds what it times, of what is committed; its suite and settings are those of the work tree.
+# It asks what machine this is unless it has been told.
+asv: $(VENV)/group-asv
+	$(BIN)/asv machine --yes
+	$(BIN)/asv run
 
 wheel: $(VENV)/group-wheel
 	PATH="$(abspath $(BIN)):$$PATH" $(BIN)/python tools/wheels.py

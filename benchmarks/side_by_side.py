@@ -27,20 +27,12 @@ from time import perf_counter
 from typing import Any, NamedTuple
 
 from side_by_side_cases import CONTESTANTS, GROUPS, SHAPES, SIZES
-from side_by_side_report import CHARTS, draw, footprint, readable, table
+from side_by_side_report import CHARTS, draw, readable, table
 
 HERE = Path(__file__).resolve().parent
 RESULTS = HERE.parent / "build" / "benchmarks"
 ALL_SIZES = tuple(dict.fromkeys([*SIZES, *SHAPES]))
 QUICK_SIZES = "1", "1k", "10k", "30k", "262k", "1M", "4M"
-
-# Smaller steps do not come from memory, but from a cache.
-SMALLEST_WITH_FLOOR = 4_000_000
-
-# glibc's memmove writes past the caches only what is larger than it believes them to be. A virtual
-# machine is often told of its host's whole cache: there it copies at half the speed that the memory
-# has. So the bandwidth is measured both ways, and the better one counts. Elsewhere it does nothing.
-STREAMING = {"GLIBC_TUNABLES": "glibc.cpu.x86_non_temporal_threshold=0x100000"}
 
 
 class Job(NamedTuple):
@@ -64,12 +56,6 @@ def plan(options: argparse.Namespace, contestants: list[str]) -> list[Job]:
             several = [c for c in present if not CONTESTANTS[c].process_per_size]
             jobs += [Job(name, c, tuple(sizes)) for c in several]
     return jobs
-
-
-def footprints(options: argparse.Namespace) -> list[int]:
-    large = [size for size in options.sizes if SIZES.get(size, 0) >= SMALLEST_WITH_FLOOR]
-    groups = [GROUPS[name] for name in options.cases]
-    return sorted({footprint(g, size) for g in groups for size in large if g.layout == "same"})
 
 
 def run_worker(
@@ -96,11 +82,6 @@ def measure(result: dict[str, Any], jobs: list[Job], options: argparse.Namespace
     failed: set[tuple[str, str]] = set()
     start = perf_counter()
     for number in range(1, options.rounds + 1):
-        if spans := footprints(options):
-            for environment in ({}, STREAMING):
-                task = {"footprints": spans, "seconds": options.seconds}
-                for line in run_worker(task, environment):
-                    result["bandwidth"].append({"round": number, **environment, **line})
         # The other way round in every second round: nobody always comes after the same one.
         for job in jobs if number % 2 else reversed(jobs):
             before = done
@@ -209,13 +190,11 @@ def new_result(options: argparse.Namespace) -> dict[str, Any]:
     here = [name for name in wanted if CONTESTANTS[name].is_here()]
     missing = [name for name in wanted if name not in here]
     for name in missing:
-        needed = CONTESTANTS[name].program or f"pip install {CONTESTANTS[name].module}"
-        progress(f"left out: {name} ({needed})")
+        progress(f"left out: {name}, which needs {CONTESTANTS[name].needs}")
     result: dict[str, Any] = {
         "circumstances": circumstances(options, here),
         "missing": missing,
         "import": import_seconds() if "fastlayers" in here else None,
-        "bandwidth": [],
         "figures": [],
         "failures": [],
     }

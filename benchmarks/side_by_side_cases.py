@@ -8,8 +8,9 @@ side_by_side_graphs.py.
 from __future__ import annotations
 
 import operator
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
+from functools import partial
 from importlib import import_module
 from importlib.util import find_spec
 from shutil import which
@@ -18,6 +19,7 @@ from typing import Any, NamedTuple
 import numpy as np
 import side_by_side_graphs as graphs
 from expressions import EXPRESSIONS
+from side_by_side_floor import FLOOR, Floor
 
 # Peers are optional, and some have no types: mypy need not find them.
 Layer = Any
@@ -50,7 +52,8 @@ class Group(NamedTuple):
         if self.sum_to_shape:
             return "fastlayers", "np.sum", "np.einsum", "PyTorch", "JAX"
         if self.layout == "same":
-            return "fastlayers", "plain", "plain, out=", "PyTorch", "JAX", "Numba", "numexpr"
+            several = "fastlayers", "plain", "plain, out=", "PyTorch", "JAX", "Numba", "numexpr"
+            return *several, FLOOR
         # The gradients of PyTorch and JAX have the shapes of the operands: they would be given a
         # sum to do that the plain layers do not. They compete where fastlayers sums too.
         return "fastlayers", "plain"
@@ -74,6 +77,9 @@ SIZES = {
     "4M": 4_194_304,
     "16.7M": 16_777_216,
 }
+
+# Python's, as x, y and dout.
+NUMBERS = {"int": (100, 2, 3), "float": (100.0, 2.5, 1.1)}
 
 GRAPH_SIZES = "100", "1k", "10k", "65k", "262k", "1M", "4M"
 
@@ -383,7 +389,7 @@ def start_numexpr(group: Group, operands: Operands) -> tuple[Layer, Operands]:
 
 @dataclass(frozen=True)
 class Contestant:
-    # Of a layer, and operands of its own.
+    # Makes a layer, and operands of its own; not of those that compute expressions alone.
     start: Callable[[Group, Operands], tuple[Layer, Operands]] | None
     module: str  # what it needs; also the name of the distribution
     # A size after a smaller one finds a grown heap, which is only ever faster (plain NumPy at 30k
@@ -391,22 +397,49 @@ class Contestant:
     process_per_size: bool
     program: str | None = None  # what it needs besides
 
+    @property
+    def needs(self) -> str:
+        return self.program or f"the module {self.module}"
+
     def is_here(self) -> bool:
         return bool(find_spec(self.module) and (not self.program or which(self.program)))
 
 
-# What an expression takes at least, no contestant.
-FLOOR = "C"
+# Runs so many steps a turn, and yields the last one's results.
+Turns = Callable[[int], Iterator[Any]]
 
 
-def start(contestant: str, group: Group, operands: Operands) -> tuple[Any, Operands]:
-    """A layer and operands of its own or, of an expression, a step that takes no operands."""
+def start(contestant: str, group: Group, operands: Operands) -> Turns:
+    if contestant == FLOOR:
+        return Floor(group.layer, operands).turns
     if group.layout == "graph":
         *given, dout = operands
-        return graphs.STARTS[contestant](EXPRESSIONS[group.layer], given, dout), ()
+        return partial(calling, graphs.STARTS[contestant](EXPRESSIONS[group.layer], given, dout))
     start_layer = CONTESTANTS[contestant].start
     assert start_layer is not None
-    return start_layer(group, operands)
+    return partial(stepping, *start_layer(group, operands))
+
+
+def stepping(layer: Layer, operands: Operands, steps: int) -> Iterator[Any]:
+    """Step with a layer.
+
+    The variables keep a step's results until the next one's replace them, from turn to turn too, as
+    a training loop's do: when old results die decides which memory the new ones get.
+    """
+    x, y, dout = operands
+    while True:
+        for _ in range(steps):
+            out = layer.forward(x, y)
+            dx, dy = layer.backward(dout)
+        yield out, dx, dy
+
+
+def calling(step: graphs.Step, steps: int) -> Iterator[Any]:
+    """The same for an expression's step, which returns all results."""
+    while True:
+        for _ in range(steps):
+            results = step()
+        yield results
 
 
 CONTESTANTS = {
@@ -417,8 +450,8 @@ CONTESTANTS = {
     "JAX": Contestant(start_jax, "jax", False),
     "Numba": Contestant(start_numba, "numba", False),
     "numexpr": Contestant(start_numexpr, "numexpr", False),
-    "PyTensor": Contestant(None, "pytensor", False),  # of expressions alone, as is C
-    FLOOR: Contestant(None, "numpy", False, "cc"),
+    "PyTensor": Contestant(None, "pytensor", False),
+    FLOOR: Contestant(None, "numpy", False, "cc"),  # see `start`
     "np.sum": Contestant(start_sum, "numpy", True),
     "np.einsum": Contestant(start_einsum, "numpy", True),
 }

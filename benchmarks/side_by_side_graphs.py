@@ -6,20 +6,14 @@ Each is what somebody who uses its library would write, as a step without argume
 
 from __future__ import annotations
 
-import ctypes
-import functools
-import itertools
-import subprocess
-import tempfile
-import timeit
 from collections.abc import Callable
 from functools import partial
 from importlib import import_module
-from pathlib import Path
 from typing import Any
 
 import numpy as np
 from expressions import EXPRESSIONS, Expression
+from side_by_side_floor import FLOOR
 
 Step = Callable[[], tuple[Any, Any]]
 
@@ -129,50 +123,6 @@ def start_pytensor(expression: Expression, operands: list[Any], dout: Any) -> St
     return lambda: function(*operands, dout)
 
 
-def start_c(expression: Expression, operands: list[Any], dout: Any) -> Step:
-    """The quickest of one thread and two, of stores that stay in the caches and such that do not.
-
-    Its results go into two sets of arrays in turns, which are there before: it is no contestant,
-    but what a step takes at least.
-    """
-    function = getattr(_compiled(), expression.function.__name__)
-    inputs = [*operands, dout]
-    sets = [[_aligned(one) for one in (dout, *operands)] for _ in range(2)]
-    pairs = itertools.cycle([(results, _pointers(results)) for results in sets])
-    given, count = _pointers(inputs), ctypes.c_long(dout.size)
-
-    def step(threads: int, stream: int) -> tuple[Any, Any]:
-        (value, *gradients), pointers = next(pairs)
-        function(count, threads, stream, given, pointers)
-        return value, gradients
-
-    def seconds(ways: tuple[int, int]) -> float:
-        return min(timeit.repeat(partial(step, *ways), number=10, repeat=20))
-
-    return partial(step, *min(itertools.product((1, 2), (0, 1)), key=seconds))
-
-
-@functools.cache
-def _compiled() -> Any:
-    source = Path(__file__).with_name("expressions.c")
-    with tempfile.TemporaryDirectory() as folder:
-        library = Path(folder, "expressions.so")
-        flags = ["-O3", "-march=native", "-ffp-contract=off", "-fopenmp", "-shared", "-fPIC"]
-        subprocess.run(["cc", *flags, str(source), "-o", str(library)], check=True)
-        return ctypes.CDLL(str(library))
-
-
-def _aligned(like: Any) -> Any:
-    """An array that begins at a cache line."""
-    memory = np.zeros(like.nbytes + 64, np.uint8)
-    start = -memory.ctypes.data % 64
-    return memory[start : start + like.nbytes].view(like.dtype).reshape(like.shape)
-
-
-def _pointers(arrays: list[Any]) -> Any:
-    return (ctypes.c_void_p * len(arrays))(*[array.ctypes.data for array in arrays])
-
-
 STARTS = {
     "fastlayers": start_fastlayers,
     "plain": start_plain,
@@ -181,12 +131,12 @@ STARTS = {
     "Numba": start_numba,
     "numexpr": start_numexpr,
     "PyTensor": start_pytensor,
-    "C": start_c,
 }
-BY_HAND = "Numba", "numexpr", "C"
+BY_HAND = "Numba", "numexpr"
 
 
 def contestants_of(expression: str) -> tuple[str, ...]:
     """Those who compute it: where gradients are by hand, someone has to have written them."""
-    written = EXPRESSIONS[expression].function.__name__ in NUMEXPR
-    return tuple([name for name in STARTS if written or name not in BY_HAND])
+    if EXPRESSIONS[expression].function.__name__ in NUMEXPR:
+        return *STARTS, FLOOR
+    return tuple([name for name in STARTS if name not in BY_HAND])

@@ -9,7 +9,6 @@ from pathlib import Path
 from statistics import geometric_mean, median
 from typing import Any
 
-import numpy as np
 from side_by_side_cases import CONTESTANTS, FLOOR, GROUPS, SHAPES, SIZES, Group
 
 Times = Mapping[tuple[str, str], float]  # seconds by contestant and size
@@ -28,21 +27,6 @@ COLOURS = {
 }
 
 
-def footprint(group: Group, size: str) -> int:
-    """Return the bytes of all arrays of a step: x, y, out, dout, dx, dy."""
-    return 6 * SIZES[size] * np.dtype(group.dtype).itemsize
-
-
-def traffic(group: Group, size: str) -> int:
-    """Return the bytes that a step must move when nothing stays in a cache.
-
-    Forward reads two arrays and writes one. Backward reads dout and writes two; that of a product
-    also reads x and y again.
-    """
-    arrays = 8 if group.layer == "MulLayer" else 6
-    return arrays * SIZES[size] * np.dtype(group.dtype).itemsize
-
-
 def table(result: Mapping[str, Any]) -> str:
     """Return the whole report."""
     sections = [preface(result)]
@@ -55,7 +39,7 @@ def table(result: Mapping[str, Any]) -> str:
         if group.sum_to_shape:
             sums[name] = times
         elif group.layout in ("same", "graph"):
-            sections.append(same_table(group, times, bandwidths(result)))
+            sections.append(same_table(group, times))
         else:
             layouts[name] = times
     if layouts:
@@ -72,15 +56,6 @@ def medians(result: Mapping[str, Any], group: str) -> Times:
         if figure["group"] == group:
             runs.setdefault((figure["contestant"], figure["size"]), []).append(figure["median"])
     return {key: median(times) for key, times in runs.items()}
-
-
-def bandwidths(result: Mapping[str, Any]) -> dict[int, float]:
-    best: dict[int, float] = {}
-    for line in result["bandwidth"]:
-        if "error" not in line:
-            span = line["footprint"]
-            best[span] = max(best.get(span, 0.0), line["bytes_per_second"])
-    return best
 
 
 def machine(result: Mapping[str, Any]) -> str:
@@ -115,14 +90,11 @@ def preface(result: Mapping[str, Any]) -> str:
     ]
     if about["load"] is not None:
         lines.append(f"Load of the machine before the first round: {about['load']:.2f}.")
-    for span, speed in sorted(bandwidths(result).items()):
-        lines.append(
-            f"Bandwidth, reading and writing, of a copy within {span / 2**20:.0f} MiB: "
-            f"{speed / 1e9:.1f} GB/s."
-        )
     if result["import"] is not None:
         lines.append(f"`import fastlayers` after NumPy: {readable(result['import'])}.")
-    lines += [f"Left out, not installed: {name}." for name in result["missing"]]
+    lines += [
+        f"Left out: {name}, which needs {CONTESTANTS[name].needs}." for name in result["missing"]
+    ]
     lines += [
         f"Left out, failed: {failure['contestant']}, {failure['group']} "
         f"{failure.get('size', '')}: {failure['error']}."
@@ -131,19 +103,12 @@ def preface(result: Mapping[str, Any]) -> str:
     return "\n".join(f"- {line}" for line in lines)
 
 
-def same_table(group: Group, times: Times, speeds: Mapping[int, float]) -> str:
+def same_table(group: Group, times: Times) -> str:
     names = contestants(times)
-    floors = {
-        size: traffic(group, size) / speeds[footprint(group, size)]
-        for size in SIZES
-        if group.layout == "same" and (OURS, size) in times and footprint(group, size) in speeds
-    }
     ratios = [plain_ratio(times, size) for size in sizes(times)]
     heads = ["n", *names]
     if OURS in names:
         heads += ["plain / ours", "fastest other / ours"]
-    if floors:
-        heads.append("ours / floor")
     if FLOOR in names:
         heads.append(f"ours / {FLOOR}")
     rows = []
@@ -154,8 +119,6 @@ def same_table(group: Group, times: Times, speeds: Mapping[int, float]) -> str:
             rival = rivals(times, size)
             row += [ratio_cell(ratio), f"{ratio_cell(rival[0][0])} {rival[0][1]}" if rival else ""]
             losses += [f"{name} at {size} ({value:.2f})" for value, name in rival if value < 1]
-        if floors:
-            row.append(f"{times[OURS, size] / floors[size]:.2f}" if size in floors else "")
         if FLOOR in names:
             known = all((name, size) in times for name in (OURS, FLOOR))
             row.append(f"{times[OURS, size] / times[FLOOR, size]:.2f}" if known else "")
@@ -166,15 +129,26 @@ def same_table(group: Group, times: Times, speeds: Mapping[int, float]) -> str:
         text += f"\n\nPlain over ours, geometric mean over {mean}."
     if OURS in names:
         text += " Faster than fastlayers: " + (", ".join(losses) or "none, at any size") + "."
-    if floors:
-        arrays = "8" if group.layer == "MulLayer" else "6"
-        text += f" The floor: {arrays} arrays read or written once, at the copy's bandwidth."
     if FLOOR in names:
         text += (
-            " C: one loop by hand, on the better of one thread and two, past the caches or not, "
-            "into arrays that are there before; called by ctypes, which takes some 1 µs."
+            " C: loops by hand, on the best number of threads, past the caches or not, into arrays "
+            "that are there before, and called from C."
         )
+        if known := ratios_without_call(times):
+            mean = f"geometric mean {geometric_mean(known):.2f}, most {max(known):.2f}"
+            text += f" Ours, less what it takes at 1 element, over C, from 1k on: {mean}."
     return text
+
+
+def ratios_without_call(times: Times) -> list[float]:
+    """Our loops' time over C's: where they take long enough to be told from a call's own time."""
+    call = times.get((OURS, "1"), math.inf)
+    ratios = [
+        (times[OURS, size] - call) / times[FLOOR, size]
+        for size, elements in SIZES.items()
+        if elements >= 1_000 and (OURS, size) in times and (FLOOR, size) in times
+    ]
+    return [ratio for ratio in ratios if ratio > 0]
 
 
 def layout_table(groups: Mapping[str, Times]) -> str:

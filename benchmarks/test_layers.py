@@ -13,8 +13,8 @@ from typing import Any
 
 import numpy as np
 import pytest
+from side_by_side_cases import NUMBERS
 
-NUMBERS = {"int": (100, 2, 3), "float": (100.0, 2.5, 1.1)}
 SIZES = 1, 100, 1_000, 10_000, 100_000, 1_000_000, 16_000_000
 DTYPES = "float32", "int32", "float64", "int64"
 

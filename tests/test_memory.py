@@ -7,8 +7,6 @@ import gc
 import io
 import pickle
 import platform
-import shutil
-import subprocess
 import sys
 import sysconfig
 import tracemalloc
@@ -17,7 +15,7 @@ from pathlib import Path as File
 
 import numpy as np
 import pytest
-from fresh import SUPPORT, lines_of
+from fresh import SUPPORT, compiled, lines_of
 from outcome import described
 
 import fastlayers
@@ -144,11 +142,8 @@ def test_any_allocation_of_python_may_fail():
 
 @pytest.mark.skipif(platform.libc_ver()[0] != "glibc", reason="it is for the GNU C library")
 def test_any_allocation_of_c_may_fail(tmp_path):
-    compiler = shutil.which((sysconfig.get_config_var("CC") or "cc").split()[0]) or "cc"
-    library = tmp_path / "failing_allocators.so"
-    source = SUPPORT / "failing_allocators.c"
-    subprocess.run([compiler, "-shared", "-fPIC", "-O1", "-o", library, source], check=True)
-    lines = lines_of(str(SUPPORT / "faults.py"), LD_PRELOAD=str(library))
+    library = compiled("failing_allocators.c", tmp_path)
+    lines = lines_of(str(SUPPORT / "faults.py"), LD_PRELOAD=library)
     assert len(lines) == 1
     assert int(lines[0].split()[0]) > 100
 

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import os
+import shutil
 import subprocess
 import sys
+import sysconfig
 from pathlib import Path
 
 SUPPORT = Path(__file__).parent
@@ -63,6 +65,15 @@ def lines_of(*arguments, **variables):
 def output_of(code, **variables):
     """What code prints, in words."""
     return " ".join(lines_of("-c", code, **variables)).split()
+
+
+def compiled(source, folder, *options):
+    """Compile a C file of this folder to what can be preloaded; return the library's name."""
+    compiler = shutil.which((sysconfig.get_config_var("CC") or "cc").split()[0]) or "cc"
+    library = str(folder / source.replace(".c", ".so"))
+    command = [compiler, "-shared", "-fPIC", "-O1", "-o", library, SUPPORT / source, *options]
+    subprocess.run(command, check=True)
+    return library
 
 
 def last_line_of_error(code, **variables):
