@@ -52,7 +52,7 @@ if COVERAGE:
 # Flags by the kind of compiler: Microsoft's and what takes its place; GCC, Clang, MinGW. OpenMP has
 # several names, each with flags to compile with and flags to link with.
 MSVC = {
-    "compile": ["/O2", "/fp:precise"],
+    "compile": ["/O2", "/fp:precise", "/volatile:ms"],  # the latter for shared.h, on ARM
     "link": [],
     "libraries": [],
     "loops": [],
