@@ -109,7 +109,7 @@ def test_links_of_the_installed_readme_are_absolute():
     # PyPI shows it where no relative link leads anywhere.
     installed = importlib.metadata.metadata("fastlayers")
     project_urls = dict(url.split(", ") for url in installed.get_all("Project-URL"))
-    found = LINK.findall(installed.get_payload())
+    found = LINK.findall(installed["Description"])
     assert all(link.startswith("https://") for link in found)
 
     def folder(kind):
