@@ -14,7 +14,7 @@ SOURCES := pyproject.toml setup.py README.md $(shell find src -type f -not -path
 PYTHONS := 3.11:2.0.0 3.12:2.0.0 3.13:2.1.0
 
 .PHONY: demo test test-all test-numpys fuzz fuzz-calls fuzz-graphs leaks sanitize memcheck addresses \
-	races bench side-by-side threads asv wheel docs lint coverage covered clean
+	races bench side-by-side threads asv compilers emulate wheel docs lint coverage covered clean
 
 demo: $(VENV)/installed $(VENV)/group-demo
 	$(BIN)/python examples/flat_field.py
@@ -124,8 +124,22 @@ asv: $(VENV)/group-asv
 	$(BIN)/asv machine --yes
 	$(BIN)/asv run
 
+# GCC, Clang with LLVM's OpenMP, and MinGW-w64 as a cross compiler; it says which packages it misses.
+compilers: $(VENV)/group-build
+	$(BIN)/python tools/compilers.py
+
+# Other processors, under QEMU, on Debian and as root: make emulate ARCHITECTURES=arm64
+ARCHITECTURES := arm64 s390x
+emulate: $(VENV)/group-build
+	$(BIN)/python tools/emulate.py $(ARCHITECTURES)
+
+# The same sources give the same bytes: all files get the time of the last commit, or of 1980, with
+# which zip archives begin, where there are no commits.
+COMMIT_TIME = $(shell git log -1 --format=%ct 2> /dev/null || echo 315532800)
+
 wheel: $(VENV)/group-wheel
-	PATH="$(abspath $(BIN)):$$PATH" $(BIN)/python tools/wheels.py
+	SOURCE_DATE_EPOCH=$${SOURCE_DATE_EPOCH:-$(COMMIT_TIME)} PATH="$(abspath $(BIN)):$$PATH" \
+		$(BIN)/python tools/wheels.py
 
 docs: $(VENV)/installed $(VENV)/group-docs
 	$(BIN)/sphinx-build -W --keep-going -q docs build/docs

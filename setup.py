@@ -1,4 +1,4 @@
-"""Build the compiled part. Everything else about the package stands in pyproject.toml.
+"""Build the compiled part, and make the README's links absolute. All else is in pyproject.toml.
 
 FASTLAYERS_PURE=1   builds none: a package that runs on plain NumPy, where there is no compiler
 FASTLAYERS_DEBUG=1   checks indices, does not optimise: for the debugger
@@ -11,8 +11,10 @@ out are instruction sets above the lowest, and OpenMP, if a compiler that works 
 
 import json
 import os
+import re
 import sysconfig
 import tempfile
+import tomllib
 from pathlib import Path
 
 import Cython
@@ -50,7 +52,7 @@ if COVERAGE:
 # Flags by the kind of compiler: Microsoft's and what takes its place; GCC, Clang, MinGW. OpenMP has
 # several names, each with flags to compile with and flags to link with.
 MSVC = {
-    "compile": ["/O2", "/fp:precise"],
+    "compile": ["/O2", "/fp:precise", "/volatile:ms"],  # the latter for shared.h, on ARM
     "link": [],
     "libraries": [],
     "loops": [],
@@ -230,6 +232,26 @@ def extension(name):
     )
 
 
+def absolute_links(readme, source, tag):
+    """Let the links of a page lead from anywhere, as PyPI shows it, to the files of a tag."""
+
+    def absolute(link):
+        path = link[1]
+        return f"]({source}/{'raw' if path.endswith('.svg') else 'blob'}/{tag}/{path})"
+
+    return re.sub(r"\]\((?!https:)([^)]+)\)", absolute, readme)
+
+
+def long_description():
+    source = tomllib.loads(read("pyproject.toml"))["project"]["urls"]["Source"]
+    version = re.search('^__version__ = "(.+?)"', read("src/fastlayers/__init__.py"), re.MULTILINE)
+    return absolute_links(read("README.md"), source, f"v{version[1]}")
+
+
+def read(path):
+    return Path(path).read_text(encoding="utf-8")
+
+
 MODULES = [
     "memory",
     "program.operations",
@@ -244,4 +266,6 @@ setup(
     cmdclass={"build_ext": BuildExt, "build_py": BuildPy},
     options={"build": {"build_base": BUILD}},
     ext_modules=[] if PURE else [extension(name) for name in MODULES],
+    long_description=long_description(),
+    long_description_content_type="text/markdown",
 )

@@ -32,6 +32,7 @@ if "native" in IMPLEMENTATIONS and fastlayers.IMPLEMENTATION != "native":
 
 # Examples that depend on nothing but the code: a failure is a failure tomorrow, too.
 settings.register_profile("suite", derandomize=True, deadline=None, max_examples=200)
+settings.register_profile("emulation", settings.get_profile("suite"), max_examples=10)
 settings.register_profile("fuzz", deadline=None, max_examples=25_000, print_blob=True)
 settings.load_profile("suite")
 

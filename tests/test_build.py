@@ -31,6 +31,7 @@ def sources(tmp_path):
         shutil.copy(ROOT / name, tmp_path)
     ignored = shutil.ignore_patterns("__pycache__", "*.egg-info")
     shutil.copytree(ROOT / "src", tmp_path / "src", ignore=ignored)
+    shutil.copytree(ROOT / "packaging", tmp_path / "packaging")
     return tmp_path
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import doctest
+import importlib.metadata
 import re
 from collections import Counter
 from pathlib import Path
@@ -102,6 +103,23 @@ def test_translations_have_the_same_sections(page):
             for one in both(page)
         ]
         assert counts[0] == counts[1] > 0
+
+
+def test_links_of_the_installed_readme_are_absolute():
+    # PyPI shows it where no relative link leads anywhere.
+    installed = importlib.metadata.metadata("fastlayers")
+    project_urls = dict(url.split(", ") for url in installed.get_all("Project-URL"))
+    found = LINK.findall(installed["Description"])
+    assert all(link.startswith("https://") for link in found)
+
+    def folder(kind):
+        return f"{project_urls['Source']}/{kind}/v{installed['Version']}/"
+
+    relative = [link.removeprefix(folder("blob")).removeprefix(folder("raw")) for link in found]
+    assert relative == LINK.findall((ROOT / "README.md").read_text(encoding="utf-8"))
+    pictures = [link for link in found if link.startswith(folder("raw"))]
+    assert pictures == [link for link in found if link.endswith(".svg")]
+    assert len(pictures) == 3
 
 
 def test_picture_in_the_readme_is_what_draw_gives():

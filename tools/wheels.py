@@ -7,6 +7,8 @@ where neither the source tree nor a compiler is used.
 
 from __future__ import annotations
 
+import gzip
+import os
 import shutil
 import subprocess
 import sys
@@ -20,6 +22,10 @@ DIST = Path("dist")
 MOST_BYTES = 1_500_000
 COMPILED = {".so", ".pyd"}
 SOURCES = {".py", ".pyi", ".typed"}
+REQUIRED_BY_LIBRARIES = {
+    "licenses/packaging/licenses/README-runtimes.txt",
+    "sboms/auditwheel.cdx.json",
+}
 
 # Whether an interpreter can make environments and compile extensions, and its version.
 PROBE = """
@@ -32,6 +38,28 @@ print(*sys.version_info[:2])
 def run(*command: str | Path, cwd: Path | None = None) -> None:
     print("+", *command, flush=True)
     subprocess.run(command, cwd=cwd, check=True)
+
+
+def make_reproducible(sdist: Path) -> None:
+    """Pack a source distribution anew, without who packed it, and with one time for all files."""
+    time = int(os.environ["SOURCE_DATE_EPOCH"])
+    with tarfile.open(sdist) as archive:
+        members = sorted(archive.getmembers(), key=lambda member: member.name)
+        contents = [archive.extractfile(member) for member in members]
+        packed = sdist.with_suffix(".new")
+        with (
+            packed.open("wb") as raw,
+            gzip.GzipFile(sdist.stem, "wb", fileobj=raw, mtime=time) as compressed,
+            tarfile.open(fileobj=compressed, mode="w", format=tarfile.PAX_FORMAT) as new,
+        ):
+            for member, content in zip(members, contents, strict=True):
+                member.pax_headers = {}
+                member.mtime = time
+                member.uid = member.gid = 0
+                member.uname = member.gname = ""
+                member.mode = 0o755 if member.isdir() or member.mode & 0o100 else 0o644
+                new.addfile(member, content)
+    packed.replace(sdist)
 
 
 def interpreters() -> list[str]:
@@ -88,6 +116,11 @@ def check_contents(wheel: Path) -> None:
         for name in names
         if name.startswith(f"{PACKAGE.name}/_core/") and Path(name).suffix in COMPILED
     }
+    described = {name.partition(".dist-info/")[2] for name in files - names}
+    if libraries and not described >= REQUIRED_BY_LIBRARIES:
+        sys.exit(
+            f"{wheel.name}: brings {libraries} along, without their license or bill of materials"
+        )
     wrong = expected ^ (names - libraries - modules)
     size = wheel.stat().st_size
     if wrong or not modules or size > MOST_BYTES:
@@ -106,6 +139,7 @@ def main() -> None:
     shutil.rmtree(DIST, ignore_errors=True)
     run(sys.executable, "-m", "build", "--sdist")
     (sdist,) = DIST.glob("*.tar.gz")
+    make_reproducible(sdist)
     with tempfile.TemporaryDirectory(prefix="fastlayers-") as temporary:
         work = Path(temporary)
         with tarfile.open(sdist) as archive:

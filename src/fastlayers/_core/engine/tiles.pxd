@@ -170,7 +170,7 @@ cdef inline Py_ssize_t tile_by_tile(
     cdef Py_ssize_t start = 0
     cdef Py_ssize_t length
     cdef int slot, i, j, done
-    cdef TileStep *step
+    cdef TileStep *step = tiles.steps
     for i in range(tiles.step_count):
         step = &tiles.steps[i]
         for j in range(step.slot_count):

@@ -62,7 +62,7 @@ cdef void add_row(
 
 
 cdef int _number
-for _number in range(cnp.NPY_NTYPES_LEGACY):
+for _number in range(<int> cnp.NPY_NTYPES_LEGACY):
     dtype_of_number[_number] = UNSERVED
 
 cdef long long FLOAT32_EXACT = 1LL << 24

@@ -37,6 +37,7 @@ cdef extern from "Python.h":
         PyCFunction ml_meth
         int ml_flags
         const char *ml_doc
+ctypedef void (*AnyFunction)()  # as which a function may be cast to another type, without a warning
 
 import inspect
 
@@ -648,13 +649,13 @@ def quicken(type graph not None):
     global in_python, documented
     functions, documents = [], []
     methods[CALL].ml_name = "__call__"
-    methods[CALL].ml_meth = <PyCFunction> &call
+    methods[CALL].ml_meth = <PyCFunction> <AnyFunction> &call
     methods[FORWARD].ml_name = "forward"
-    methods[FORWARD].ml_meth = <PyCFunction> &forward
+    methods[FORWARD].ml_meth = <PyCFunction> <AnyFunction> &forward
     methods[BACKWARD].ml_name = "backward"
-    methods[BACKWARD].ml_meth = <PyCFunction> &backward
+    methods[BACKWARD].ml_meth = <PyCFunction> <AnyFunction> &backward
     methods[VALUE_AND_GRAD].ml_name = "value_and_grad"
-    methods[VALUE_AND_GRAD].ml_meth = <PyCFunction> &value_and_grad
+    methods[VALUE_AND_GRAD].ml_meth = <PyCFunction> <AnyFunction> &value_and_grad
     cdef int method
     for method in range(METHODS):
         name = methods[method].ml_name.decode()

@@ -192,7 +192,7 @@ cdef inline void share_out(Job *job, Py_ssize_t most) noexcept nogil:
 cdef inline int run_timed(Job *job) noexcept nogil:
     """Run a job, on one thread while threads are late; note whether they were."""
     cdef int raised
-    cdef double start
+    cdef double start = 0.0
     if job.threads > 1:
         start = clock_seconds()
         if start < load_double(&one_thread_until) or not can_start_threads(job.team):

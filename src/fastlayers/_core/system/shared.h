@@ -11,7 +11,9 @@
 #define SHARED_LOAD(variable, value) __atomic_load(variable, value, __ATOMIC_ACQUIRE)
 #define SHARED_STORE(variable, value) __atomic_store(variable, value, __ATOMIC_RELEASE)
 #else
-/* With MSVC on x86, an aligned volatile word has all these properties. */
+/* With /volatile:ms (setup.py), which MSVC has by default on x86 and not on ARM, an aligned
+ * volatile word has all these properties.
+ */
 #define SHARED_LOAD(variable, value) (*(value) = *(variable))
 #define SHARED_STORE(variable, value) (*(variable) = *(value))
 #endif
