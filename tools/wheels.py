@@ -22,10 +22,14 @@ DIST = Path("dist")
 MOST_BYTES = 1_500_000
 COMPILED = {".so", ".pyd"}
 SOURCES = {".py", ".pyi", ".typed"}
-REQUIRED_BY_LIBRARIES = {
-    "licenses/packaging/licenses/README-runtimes.txt",
-    "sboms/auditwheel.cdx.json",
-}
+
+# Where systems have the licenses of GNU OpenMP, which a wheel brings along: Debian, and Red Hat's,
+# as in the images for manylinux (pyproject.toml).
+LICENSES = Path("packaging/licenses")
+LICENSES_OF_SYSTEM = (
+    ("/usr/share/common-licenses/GPL-3", "/usr/share/doc/libgomp1/copyright"),
+    ("/usr/share/licenses/libgcc/COPYING3", "/usr/share/licenses/libgcc/COPYING.RUNTIME"),
+)
 
 # Whether an interpreter can make environments and compile extensions, and its version.
 PROBE = """
@@ -88,6 +92,23 @@ def environment(interpreter: str, folder: Path) -> Path:
     return python
 
 
+def unpack(sdist: Path, folder: Path) -> Path:
+    with tarfile.open(sdist) as archive:
+        archive.extractall(folder, filter="data")
+    return folder / sdist.name.removesuffix(".tar.gz")
+
+
+def add_licenses(source: Path) -> None:
+    """Put the licenses of what wheels for Linux bring along beside the package's own."""
+    if sys.platform == "linux":
+        for files in LICENSES_OF_SYSTEM:
+            if all(Path(file).exists() for file in files):
+                for file in files:
+                    shutil.copy(file, source / LICENSES)
+                return
+        sys.exit(f"the licenses of GNU OpenMP are at none of these places: {LICENSES_OF_SYSTEM}")
+
+
 def repair(wheel: Path) -> Path:
     """Put a wheel into dist/, on Linux with the libraries that it needs and a manylinux tag."""
     before = set(DIST.iterdir())
@@ -116,11 +137,11 @@ def check_contents(wheel: Path) -> None:
         for name in names
         if name.startswith(f"{PACKAGE.name}/_core/") and Path(name).suffix in COMPILED
     }
-    described = {name.partition(".dist-info/")[2] for name in files - names}
-    if libraries and not described >= REQUIRED_BY_LIBRARIES:
-        sys.exit(
-            f"{wheel.name}: brings {libraries} along, without their license or bill of materials"
-        )
+    described = [name.partition(".dist-info/")[2] for name in files - names]
+    # Beside LICENSE what is said of the libraries, the license, and its exception.
+    licenses = [name for name in described if name.startswith("licenses/")]
+    if libraries and (len(licenses) < 4 or "sboms/auditwheel.cdx.json" not in described):
+        sys.exit(f"{wheel.name}: {libraries} without licenses or bill of materials: {described}")
     wrong = expected ^ (names - libraries - modules)
     size = wheel.stat().st_size
     if wrong or not modules or size > MOST_BYTES:
@@ -142,14 +163,14 @@ def main() -> None:
     make_reproducible(sdist)
     with tempfile.TemporaryDirectory(prefix="fastlayers-") as temporary:
         work = Path(temporary)
-        with tarfile.open(sdist) as archive:
-            archive.extractall(work, filter="data")
-        tests = work / sdist.name.removesuffix(".tar.gz")
+        tests = unpack(sdist, work)
         shutil.rmtree(tests / "src")
         for number, interpreter in enumerate(interpreters()):
             python = environment(interpreter, work / f"environment-{number}")
             built = work / f"built-{number}"
-            run(python, "-m", "pip", "wheel", "--quiet", "--no-deps", "-w", built, sdist)
+            source = unpack(sdist, work / f"source-{number}")
+            add_licenses(source)
+            run(python, "-m", "pip", "wheel", "--quiet", "--no-deps", "-w", built, source)
             (wheel,) = built.glob("*.whl")
             run(sys.executable, "-m", "check_wheel_contents", wheel)
             wheel = repair(wheel)
