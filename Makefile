@@ -11,7 +11,7 @@ BENCH_OPTIONS := --verbose --benchmark-storage=$(BENCH) --benchmark-quiet \
 SOURCES := pyproject.toml setup.py README.md $(shell find src -type f -not -path '*/__pycache__/*')
 
 # What test-all looks for, with the oldest NumPy of which there are wheels for it.
-PYTHONS := 3.11:2.0.0 3.12:2.0.0 3.13:2.1.0
+PYTHONS := 3.11:2.0.0 3.12:2.0.0 3.13:2.1.0 3.14:2.3.2
 
 .PHONY: demo test test-all test-numpys fuzz fuzz-calls fuzz-graphs leaks sanitize memcheck addresses \
 	races bench side-by-side threads asv compilers emulate wheel docs lint coverage covered clean
