@@ -630,6 +630,19 @@ def test_what_the_value_takes_may_warn_in_vain():
         Graph(unread)(x)
 
 
+@pytest.mark.parametrize("mode", ["warn", "call"])
+@pytest.mark.parametrize("shapes", [((17, 1, 6, 0), (33, 6, 0)), ((3, 1), (4,))])
+def test_what_is_tried_in_vain_warns_once(shapes, mode):
+    # A dout too large for float32 becomes infinite, with a warning for each output.
+    a, b = (np.ones(shape, "f4") for shape in shapes)
+    done = []
+    for kind in (PlainGraph, Graph):
+        graph = kind(lambda a, b: (a - b, b))
+        done.append(outcome(graph.value_and_grad, a, b, dout=1e300, errstate={"all": mode}))
+    assert len(done[0].warnings or done[0].handled) >= 2
+    assert done[1] == done[0]
+
+
 def test_products_and_sums_are_rounded_each():
     a, b = np.array([1 + 2.0**-30]), np.array([-1.0 - 2.0**-29])
     assert Graph(lambda a, b: a * a + b)(a, b) == 0.0  # 2**-60 if they were not

@@ -370,7 +370,8 @@ class Plan:
         read = [self.index[place] for place in step.reads]
         if step.operation in attempts:
             return attempts[step.operation], read, (silent,)
-        return self.run[step.operation], read, ()
+        # An error where it would warn: who runs the nodes one by one warns, and once.
+        return np.errstate(all="raise")(self.run[step.operation]), read, ()
 
 
 def compute(calls: Sequence[Call], values: list[Any]) -> bool:
