@@ -205,7 +205,8 @@ class PlainGraph:
             is_view = isinstance(product, np.ndarray) and not product.flags.owndata
             return product.copy() if is_view else product  # what a subclass's arithmetic may give
         # The warnings of the sum alone; its bits may depend on what was multiplied.
-        if np.iscomplexobj(product):  # a product with 1 might warn once more
+        # Of these a product with 1 might warn once more, or have a wider dtype.
+        if np.iscomplexobj(product) or isinstance(product, np.ma.MaskedArray):
             shape = (1,) * (np.ndim(product) - np.ndim(operand)) + np.shape(operand)
             axes = [i for i, n in enumerate(shape) if n == 1 != np.shape(product)[i]]
             np.sum(product, axis=tuple(axes))
