@@ -20,7 +20,7 @@ from .ndarray cimport (
     PyArray_STRIDES,
     PyArray_Type, PyTuple_GET_ITEM, set_item,
 )
-from .schedule cimport recycled_bytes, streamed_bytes
+from .schedule cimport is_streamed, recycled_bytes
 
 
 cdef inline object place_result(Call *call, int slot, unsigned int sources, PyObject *out):
@@ -70,7 +70,7 @@ cdef inline object allocate_recycled(
             return new_array(call, strides, NULL, flags)
         finally:
             set_handler(previous)
-    if SHIFTED_BYTES <= size < <size_t> streamed_bytes():
+    if size >= SHIFTED_BYTES and not is_streamed(size):
         phase = away_from_inputs(call)
     block = new_block(size, phase)
     if block == NULL:

@@ -19,9 +19,10 @@ cdef extern from "shared.h" nogil:
     Py_ssize_t load_size(Py_ssize_t *variable)
     void *load_pointer(void **variable)
 
-# The number of arrays in a step, all of one size: x, y, out, dout, dx, dy.
+# The number of arrays in a step, all of one size: x, y, dout, and the out, dx, dy of two steps, as a
+# loop keeps the last ones until it has new ones.
 cdef enum:
-    STEP_ARRAYS = 6
+    STEP_ARRAYS = 9
 
 
 cdef inline Py_ssize_t recycled_bytes() noexcept nogil:
@@ -29,14 +30,15 @@ cdef inline Py_ssize_t recycled_bytes() noexcept nogil:
     return load_size(&thresholds.recycling)
 
 
-cdef inline Py_ssize_t streamed_bytes() noexcept nogil:
-    """The size in bytes from which results are streamed."""
-    return load_size(&thresholds.streaming) // STEP_ARRAYS
+cdef inline bint is_streamed(Py_ssize_t work) noexcept nogil:
+    """Whether so many bytes of results, or as much work, are streamed."""
+    return work * STEP_ARRAYS >= load_size(&thresholds.streaming)
 
 
 # A pass of several steps does more for a byte of a result than a layer does. A graph's value and
-# gradients, 12 arrays in all, take 1,420 us stored and 680 us streamed on 262k float64 elements,
-# 210 and 280 us on 131k (AMD EPYC of the Milan family, 2 cores, 32 MiB of L3).
+# gradients, 12 arrays in all, take 1,575 us stored and 1,122 us streamed on 262k float64 elements,
+# 654 and 451 us on 163k, 380 and 329 us on 131k; and where no results are kept, 1,630 / 1,020,
+# 414 / 468, 183 / 345 (AMD EPYC of the Milan family, 2 cores, 32 MiB of L3).
 cdef enum:
     PASS_ARRAYS = 4         # as many of a pass's arrays count as a layer's result
 
@@ -55,7 +57,7 @@ cdef inline int run(Job *job) noexcept:
     job.loop = job.engine.loops[job.program.steps[0].operation][job.dtype]
     cdef Py_ssize_t work = work_of(job)
     if work < load_size(&thresholds.threads) and job.size < load_size(&thresholds.gil):
-        job.streaming = work >= streamed_bytes() and job.chunks == 0
+        job.streaming = job.chunks == 0 and is_streamed(work)
         job.threads = job.team = 1
         return job.engine.run(job)
     return run_large(job)
