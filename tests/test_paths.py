@@ -220,6 +220,17 @@ def test_transposed(path, rows):
         check(*three("f8", (shape, (columns,), shape), ("F", "C", "C")))
 
 
+@pytest.mark.parametrize("position", range(3))
+@pytest.mark.parametrize("dtype", KERNEL_DTYPES)
+def test_one_operand_lies_otherwise(path, dtype, position):
+    # With elements whole multiples of 2 KiB apart, too.
+    apart = 2_048 // np.dtype(dtype).itemsize
+    cases = [((n,), "stepped") for n in range(35)]
+    cases += [(shape, "F") for shape in ((20, 33), (2, 300), (apart, 19), (apart + 1, 19))]
+    for shape, layout in [*cases, ((77,), "reversed")]:
+        check(*three(dtype, [shape] * 3, [layout if i == position else "C" for i in range(3)]))
+
+
 @dataclass(frozen=True)
 class Transposed:
     """An array whose axes are a permutation of those that it has in memory."""
