@@ -5,7 +5,6 @@ Alone excused are the payload and the sign of a NaN, in which NumPy itself is no
 
 from __future__ import annotations
 
-import itertools
 import warnings
 from dataclasses import dataclass, field, fields
 from typing import Any
@@ -139,10 +138,13 @@ def _values(array: np.ndarray) -> Any:
         items = array.ravel().tolist()
         return tuple(zip(map(type, items), map(repr, items), strict=True))
     if array.dtype.kind in "fc":
-        with np.errstate(all="ignore"):  # a signalling NaN raises a flag as it is copied
-            array = array.astype(array.dtype.newbyteorder("="))
+        with np.errstate(all="ignore"):  # a signalling NaN raises a flag as it is looked at
+            if not array.dtype.isnative:
+                array = array.astype(array.dtype.newbyteorder("="))
             for part in (array.real, array.imag) if array.dtype.kind == "c" else (array,):
-                part[np.isnan(part)] = np.nan
+                nans = np.isnan(part)
+                if nans.any():
+                    part[nans] = np.nan
         if array.dtype.char in "gG" and np.finfo(array.dtype).nmant == 63:
             # The x87 extended format has 10 bytes; the rest is padding, and never written.
             return array.view(np.uint8).reshape(-1, np.dtype("g").itemsize)[:, :10].tobytes()
@@ -215,6 +217,7 @@ def sharing(arrays: list[np.ndarray], others: list[np.ndarray] = ()) -> list[tup
     everything = [*arrays, *others]
     return [
         (i, j)
-        for i, j in itertools.combinations(range(len(everything)), 2)
-        if i < len(arrays) and np.may_share_memory(everything[i], everything[j])
+        for i in range(len(arrays))
+        for j in range(i + 1, len(everything))
+        if np.may_share_memory(everything[i], everything[j])
     ]
