@@ -126,7 +126,7 @@ asv: $(VENV)/group-asv
 
 # GCC, Clang with LLVM's OpenMP, and MinGW-w64 as a cross compiler; it says which packages it misses.
 compilers: $(VENV)/group-build
-	$(BIN)/python tools/compilers.py
+	CLANG=$(CLANG) $(BIN)/python tools/compilers.py
 
 # Other processors, under QEMU, on Debian and as root: make emulate ARCHITECTURES=arm64
 ARCHITECTURES := arm64 s390x

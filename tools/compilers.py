@@ -20,10 +20,13 @@ import numpy as np
 BUILD = Path("build/compilers")
 WINDOWS = BUILD / "windows"
 
+# The one that `make races` takes, too: its libraries of OpenMP cannot be installed beside another's.
+CLANG = os.environ.get("CLANG", "clang-16")
+
 # Command: Debian's packages, flags. Clang reports what of Cython's helpers a module does not need.
 COMPILERS = {
     "gcc": ("gcc", []),
-    "clang": ("clang libomp-dev", ["-Wno-unused-function"]),
+    CLANG: (f"{CLANG} libomp{CLANG.removeprefix('clang')}-dev", ["-Wno-unused-function"]),
     "x86_64-w64-mingw32-gcc": (
         "gcc-mingw-w64-x86-64",
         [f"-I{WINDOWS / 'python'}", f"-I{WINDOWS / 'numpy/_core/include'}"],
