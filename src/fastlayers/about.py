@@ -112,7 +112,7 @@ def _of_the_compiled_part() -> dict[str, dict[str, Any]]:
 THRESHOLDS = {
     "gil": "elements, to let other threads of Python run meanwhile",
     "threads": "bytes of a result, to use several threads",
-    "streaming": "bytes of the nine arrays that a loop of steps holds, to bypass the caches",
+    "streaming": "bytes of a loop's nine arrays, to bypass the caches",
     "recycling": "bytes of a result, to use memory again",
 }
 
