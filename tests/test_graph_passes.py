@@ -639,7 +639,8 @@ def test_what_is_tried_in_vain_warns_once(shapes, mode):
     for kind in (PlainGraph, Graph):
         graph = kind(lambda a, b: (a - b, b))
         done.append(outcome(graph.value_and_grad, a, b, dout=1e300, errstate={"all": mode}))
-    assert len(done[0].warnings or done[0].handled) >= 2
+    # Without elements, older NumPys convert a number silently.
+    assert 0 in shapes[0] or len(done[0].warnings or done[0].handled) >= 2
     assert done[1] == done[0]
 
 
