@@ -20,7 +20,7 @@ import numpy as np
 BUILD = Path("build/compilers")
 WINDOWS = BUILD / "windows"
 
-# The one that `make races` takes, too: its libraries of OpenMP cannot be installed beside another's.
+# That of `make races`, too: no other version's OpenMP can be installed beside it.
 CLANG = os.environ.get("CLANG", "clang-16")
 
 # Command: Debian's packages, flags. Clang reports what of Cython's helpers a module does not need.
