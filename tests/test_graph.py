@@ -10,7 +10,7 @@ import re
 
 import numpy as np
 import pytest
-from outcome import described
+from outcome import described, outcome
 
 import fastlayers
 from fastlayers import AddLayer, BaseLayer, Graph, MulLayer, gradcheck, reference
@@ -154,6 +154,24 @@ def test_several_outputs():
     assert graph.value_and_grad(2, 3, dout=(1, 10, 100)) == ((6, 2, 9), (313, 302))
     assert graph.value_and_grad(2, 3)[1] == (7, 5)
     assert Graph(lambda x: (x * 2,))(3) == (6,)
+
+
+@pytest.mark.parametrize("x", [3.0, np.arange(3.0)])
+def test_three_dots_ask_for_arrays(x):
+    # As NumPy's functions take them, from the version on that does.
+    graph, of_numpy = Graph(lambda x, y: x * y), outcome(np.multiply, x, 2.0, out=...)
+    graph.forward(x, 2.0)
+    for call, pick in (
+        (lambda: graph(x, 2.0, out=...), lambda value: value),
+        (lambda: graph.forward(x, 2.0, out=...), lambda value: value),
+        (lambda: graph.backward(x, out=(..., None)), lambda gradients: gradients.x),
+        (lambda: graph.value_and_grad(x, 2.0, out=(..., None)), lambda both: both[0]),
+        (lambda: graph.value_and_grad(x, 2.0, dout=x, out=(None, (..., None))), lambda b: b[1].x),
+    ):
+        seen = outcome(call)
+        assert (seen.exception, seen.warnings) == (of_numpy.exception, ())
+        if seen.exception is None:
+            assert described(pick(seen.value)) == of_numpy.result
 
 
 def test_keyword_only_parameters():

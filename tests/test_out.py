@@ -88,6 +88,40 @@ def test_a_pair_is_returned(api, operation, dtype):
         np.testing.assert_array_equal(result, ufunc(*inputs))
 
 
+# Newer NumPys then return an array, be it of no axes; older ones refuse.
+OF_DOTS = outcome(np.multiply, np.float64(2), np.float64(3), out=...)
+
+
+@pytest.mark.parametrize("size", [None, 0, 7])
+@pytest.mark.parametrize("summed", [False, True])
+@pytest.mark.parametrize("outs", [(..., ...), ("given", ...), (..., "given"), (..., None)])
+def test_three_dots_ask_for_an_array(implementation, outs, summed, size):
+    dout, x, y = (np.float64(2),) * 3 if size is None else three(size)
+    given = np.full(np.shape(dout), 7.0)
+    out = tuple(given if one == "given" else one for one in outs)
+    actual = outcome(implementation.multiply_backward, dout, x, y, out=out, sum_to_shape=summed)
+    if OF_DOTS.exception:
+        assert actual.exception == OF_DOTS.exception
+        assert np.all(given == 7.0)
+        return
+    assert actual.exception is None
+    assert actual.warnings == ()
+    for result, asked, factor in zip(actual.value, outs, (y, x), strict=True):
+        assert asked is None or type(result) is np.ndarray
+        assert (result is given) == (asked == "given")
+        np.testing.assert_array_equal(result, dout * factor)
+
+
+def test_three_dots_beside_an_output_over_an_operand(implementation):
+    dout, x, y = three()
+    right = dout * y, dout * x
+    actual = outcome(implementation.multiply_backward, dout, x, y, out=(dout, ...))
+    assert actual.exception == OF_DOTS.exception
+    if actual.exception is None:
+        assert actual.value[0] is dout
+        np.testing.assert_array_equal(actual.value, right)
+
+
 @pytest.mark.parametrize("operation", PAIRED)
 @pytest.mark.parametrize("given_positions", [(), (0,), (1,)])
 def test_a_pair_is_allocated_for_none(api, operation, given_positions):

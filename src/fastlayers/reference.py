@@ -268,17 +268,15 @@ def _products(dout: Any, first: Any, second: Any, out: Any) -> tuple[Any, Any]:
     """``(dout * first, dout * second)`` into ``out``, as one ufunc of two outputs would."""
     dx, dy = pair(out)
     _check_outputs(dout, ((first, dx), (second, dy)))
+    if dy is None or dy is ...:
+        # NumPy has not checked this product: it may still raise, with nothing written yet.
+        dy = np.multiply(dout, second, out=dy)
+        return np.multiply(dout, first, out=dx), dy
     if not (_share_memory(dout, dx) or _share_memory(second, dx)):
-        if dy is None:
-            # NumPy has not checked this product: it may still raise, with nothing written yet.
-            dy = np.multiply(dout, second)
-            return np.multiply(dout, first, out=dx), dy
         return np.multiply(dout, first, out=dx), np.multiply(dout, second, out=dy)
     # The second product must not see what the first one writes.
     products = np.multiply(dout, first), np.multiply(dout, second)
     np.copyto(dx, products[0], casting="same_kind")
-    if dy is None:
-        return dx, products[1]
     np.copyto(dy, products[1], casting="same_kind")
     return dx, dy
 
@@ -289,12 +287,16 @@ def store(results: Sequence[Any], outputs: Sequence[Any]) -> tuple[Any, ...]:
     # complex zeros and for signalling NaNs.
     pairs = list(zip(results, outputs, strict=True))
     _check_outputs(True, pairs)
+    stored = []
     for result, output in pairs:
         if type(output) is np.ndarray:
             np.copyto(output, result, casting="same_kind")
+        elif output is ...:
+            result = np.multiply(True, result, out=output)
         elif output is not None:
             np.multiply(True, result, out=output)
-    return tuple([result if output is None else output for result, output in pairs])
+        stored.append(result if output is None or output is ... else output)
+    return tuple(stored)
 
 
 def pair(out: Any) -> tuple[Any, Any]:
@@ -311,6 +313,9 @@ def _check_outputs(dout: Any, products: Sequence[tuple[Any, Any]]) -> None:
     # in the outputs, and would warn about that.
     for factor, result in products:
         if result is None:
+            continue
+        if result is ...:  # newer NumPys make an array, older ones refuse
+            np.multiply(True, True, out=result)
             continue
         memory = _memory_of(result)
         refused = None
