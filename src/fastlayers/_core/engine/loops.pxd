@@ -64,14 +64,18 @@ cdef inline Slice borrow(char *data, Py_ssize_t n, Py_ssize_t stride) noexcept n
 
 # ---- one function for each number of operands ----
 #
-# `unit` is the size of an element in bytes, which the compiler knows. If one input alone has another
-# stride, as it lies across the others, there is a vector loop, too.
+# `unit` is the size of an element in bytes, which the compiler knows.
+#
+# If one input alone has another stride, since it lies across the others, there is a vector loop,
+# too: it reads several elements that lie far apart at once. With y transposed, steps take, us
+# against without: 100 x 100 float64 elements 26 / 39, float32 21 / 32, 300 x 300 154 / 301 and
+# 125 / 249. But elements at whole multiples of 2 KiB compete for a few lines of the first cache:
+# 512 x 512 float64 elements took 1.24 times as long, float32 1.45 times (AMD EPYC of the Milan
+# family).
 
-# A vector loop reads several elements that lie far apart at once. With y transposed, steps take, us
-# against without: 100 x 100 float64 elements 26 / 39, float32 21 / 32, 300 x 300 154 / 301 and 125 /
-# 249. Elements at whole multiples of 2 KiB compete for a few lines of the first cache: 512 x 512
-# float64 elements took 1.24 times as long, float32 1.45 times (AMD EPYC of the Milan family).
-cdef inline bint is_wide(Py_ssize_t stride) noexcept nogil:
+
+cdef inline bint spreads(Py_ssize_t stride) noexcept nogil:
+    """Whether elements at this stride do not compete for a few lines of the cache."""
     return stride & 2047 != 0
 
 
@@ -93,9 +97,9 @@ cdef inline void run3(
         kernel(borrow(d[0], n, unit), borrow(d[1], n, 0), borrow(d[2], n, unit))
     elif s[2] == unit and s[0] == 0 and s[1] == unit:
         kernel(borrow(d[0], n, 0), borrow(d[1], n, unit), borrow(d[2], n, unit))
-    elif s[2] == unit and s[0] == unit and is_wide(s[1]):
+    elif s[2] == unit and s[0] == unit and spreads(s[1]):
         kernel(borrow(d[0], n, unit), borrow(d[1], n, s[1]), borrow(d[2], n, unit))
-    elif s[2] == unit and s[1] == unit and is_wide(s[0]):
+    elif s[2] == unit and s[1] == unit and spreads(s[0]):
         kernel(borrow(d[0], n, s[0]), borrow(d[1], n, unit), borrow(d[2], n, unit))
     else:
         kernel(borrow(d[0], n, s[0]), borrow(d[1], n, s[1]), borrow(d[2], n, s[2]))
@@ -125,7 +129,7 @@ cdef inline void run4(
                 borrow(d[0], n, unit), borrow(d[1], n, 0), borrow(d[2], n, 0),
                 borrow(d[3], n, unit))
             return
-    if s[1] == 0 and s[2] == unit and s[3] == unit and is_wide(s[0]):
+    if s[1] == 0 and s[2] == unit and s[3] == unit and spreads(s[0]):
         kernel(
             borrow(d[0], n, s[0]), borrow(d[1], n, 0), borrow(d[2], n, unit),
             borrow(d[3], n, unit))
@@ -159,17 +163,17 @@ cdef inline void run5(
                 borrow(d[0], n, unit), borrow(d[1], n, unit), borrow(d[2], n, 0),
                 borrow(d[3], n, unit), borrow(d[4], n, unit))
             return
-        if s[1] == unit and is_wide(s[2]):
+        if s[1] == unit and spreads(s[2]):
             kernel(
                 borrow(d[0], n, unit), borrow(d[1], n, unit), borrow(d[2], n, s[2]),
                 borrow(d[3], n, unit), borrow(d[4], n, unit))
             return
-        if s[2] == unit and is_wide(s[1]):
+        if s[2] == unit and spreads(s[1]):
             kernel(
                 borrow(d[0], n, unit), borrow(d[1], n, s[1]), borrow(d[2], n, unit),
                 borrow(d[3], n, unit), borrow(d[4], n, unit))
             return
-    if are_all(unit, s + 1, 4) and is_wide(s[0]):
+    if are_all(unit, s + 1, 4) and spreads(s[0]):
         kernel(
             borrow(d[0], n, s[0]), borrow(d[1], n, unit), borrow(d[2], n, unit),
             borrow(d[3], n, unit), borrow(d[4], n, unit))

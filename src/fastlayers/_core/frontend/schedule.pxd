@@ -19,7 +19,7 @@ cdef extern from "shared.h" nogil:
     Py_ssize_t load_size(Py_ssize_t *variable)
     void *load_pointer(void **variable)
 
-# The number of arrays in a step, all of one size: x, y, dout, and the out, dx, dy of two steps, as a
+# The number of arrays in a step, all of one size: x, y, dout, and the out, dx, dy of two steps: a
 # loop keeps the last ones until it has new ones.
 cdef enum:
     STEP_ARRAYS = 9
