@@ -12,7 +12,7 @@ import numpy as np
 import pytest
 from operands import FLOATS, KERNEL_DTYPES
 from outcome import described, outcome
-from paths import PATHS, taken
+from paths import LEVELS, PATHS, Path, taken
 
 import fastlayers
 from fastlayers import BaseLayer, Graph, ops, reference
@@ -140,6 +140,38 @@ def test_layouts(in_one_pass, layout):
         assert outcomes(Graph(function), operands, dout) == outcomes(
             PlainGraph(function), operands, dout
         )
+
+
+def fourteen(a, b, c, d, e, f, g, h, i, j, k, m, n, o):
+    return (a * b + c * d) * (e * f - g * h) + (i * j - k * m) * (n * o) * a
+
+
+def strided(array):
+    return np.repeat(array, 2, axis=-1)[..., ::2]
+
+
+# Rows are longer than a tile, or as short as to be run crosswise. Of fourteen operands and as many
+# gradients, not all find room to be copied.
+LIE_OTHERWISE = {
+    "strided": ((3, 700), lambda operands: map(strided, operands)),
+    "one strided": ((3, 700), lambda operands: [strided(operands[0]), *operands[1:]]),
+    "a column": ((3, 700), lambda operands: [*operands[:-1], operands[-1][:, :1].copy()]),
+    "short rows": ((700, 3), lambda operands: [*operands[:-1], operands[-1][:, :1].copy()]),
+}
+
+
+@pytest.mark.parametrize("path", [*PATHS, Path(LEVELS[-1], 2, streaming=True)], ids=str)
+@pytest.mark.parametrize("dtype", FLOATS)
+@pytest.mark.parametrize("which", LIE_OTHERWISE)
+def test_operands_that_lie_otherwise(in_one_pass, which, dtype, path):
+    shape, lie = LIE_OTHERWISE[which]
+    for function in (shop, polynomial, fourteen):
+        operands = list(lie(inputs(function, shape, dtype)))
+        dout = operands[0]
+        expected = described(layered(function).value_and_grad(*operands, dout=dout))
+        with taken(path):
+            both = Graph(function).value_and_grad(*operands, dout=dout)
+        assert described(both) == expected
 
 
 @pytest.mark.parametrize("dtype", FLOATS)

@@ -14,7 +14,7 @@ from ..program.program cimport (
 from .kernels cimport Real, T
 from .loops cimport (
     accumulate_loop, accumulate_segment_loop, add_loop, add_products_backward_loop,
-    add_products_loop, copy_twice_loop, multiply_add_loop, multiply_backward_add_loop,
+    add_products_loop, copy_loop, copy_twice_loop, multiply_add_loop, multiply_backward_add_loop,
     multiply_backward_add_twice_loop, multiply_backward_loop, multiply_loop,
     multiply_subtract_loop, negative_loop, product_backward_loop, round_sums_loop, subtract_loop,
     subtract_product_loop, subtract_products_loop,
@@ -57,6 +57,7 @@ cdef void fill(DType dtype, T *unused) noexcept:
     engine.loops[ADD_PRODUCTS_BACKWARD][dtype] = <Loop> add_products_backward_loop[T]
     engine.loops[MULTIPLY_BACKWARD_ADD][dtype] = <Loop> multiply_backward_add_loop[T]
     engine.loops[MULTIPLY_BACKWARD_ADD_TWICE][dtype] = <Loop> multiply_backward_add_twice_loop[T]
+    engine.copy[dtype] = <Loop> copy_loop[T]
 
 
 cdef void fill_sums(DType dtype, Real *unused) noexcept:

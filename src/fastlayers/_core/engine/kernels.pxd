@@ -83,6 +83,27 @@ cdef inline void negative(
         out[i] = -x[i]
 
 
+cdef inline void copy(
+    const T[:] x,           # IN
+    T[:] out,               # OUT
+) noexcept nogil:
+    # By four, which takes half the time: the compiler makes no vector loop of a copy across rows,
+    # but fills a vector (AMD EPYC of the Milan family).
+    cdef Py_ssize_t n = out.shape[0]
+    cdef Py_ssize_t i = 0
+    cdef T first, second, third, fourth
+    while i + 4 <= n:
+        first, second, third, fourth = x[i], x[i + 1], x[i + 2], x[i + 3]
+        out[i] = first
+        out[i + 1] = second
+        out[i + 2] = third
+        out[i + 3] = fourth
+        i += 4
+    while i < n:
+        out[i] = x[i]
+        i += 1
+
+
 cdef inline void multiply_backward(
     const T[:] dout,        # IN
     const T[:] x,           # IN

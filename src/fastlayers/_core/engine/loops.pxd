@@ -6,7 +6,7 @@ of it; all others it passes on as they are.
 
 from .kernels cimport (
     LANES, Real, T, accumulate, accumulate_segment, add, add_products, add_products_backward,
-    copy_twice, multiply, multiply_add, multiply_backward, multiply_backward_add,
+    copy, copy_twice, multiply, multiply_add, multiply_backward, multiply_backward_add,
     multiply_backward_add_twice, multiply_subtract, negative, product_backward, round_sums,
     subtract, subtract_product, subtract_products,
 )
@@ -84,6 +84,12 @@ cdef inline void run2(
 ) noexcept nogil:
     if s[0] == unit and s[1] == unit:
         kernel(borrow(d[0], n, unit), borrow(d[1], n, unit))
+    elif s[0] == 0 and s[1] == unit:
+        kernel(borrow(d[0], n, 0), borrow(d[1], n, unit))
+    elif s[1] == unit:
+        kernel(borrow(d[0], n, s[0]), borrow(d[1], n, unit))
+    elif s[0] == unit:
+        kernel(borrow(d[0], n, unit), borrow(d[1], n, s[1]))
     else:
         kernel(borrow(d[0], n, s[0]), borrow(d[1], n, s[1]))
 
@@ -324,6 +330,12 @@ cdef inline void multiply_backward_add_twice_loop(
     char **data, const Py_ssize_t *n, const Py_ssize_t *strides, T *dtype
 ) noexcept nogil:
     run7(<Kernel7> <void *> multiply_backward_add_twice[T], data, n[0], strides, sizeof(T))
+
+
+cdef inline void copy_loop(
+    char **data, const Py_ssize_t *n, const Py_ssize_t *strides, T *dtype
+) noexcept nogil:
+    run2(<Kernel2> <void *> copy[T], data, n[0], strides, sizeof(T))
 
 
 cdef inline void accumulate_loop(

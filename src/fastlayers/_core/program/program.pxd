@@ -124,6 +124,8 @@ cdef struct Engine:
     Py_ssize_t (*run_tiles)(
         const Job *job, void *tiles, char **data, Py_ssize_t n, bint streaming) noexcept nogil
     Loop loops[OPERATIONS][DTYPES]
+    # From an operand that lies otherwise to a tile, and back.
+    Loop copy[DTYPES]
     # For sums of values of a dtype: add a row to as many sums; add a segment to one sum; round.
     Loop accumulate[DTYPES]
     Loop accumulate_segment[DTYPES]
