@@ -190,6 +190,22 @@ cdef inline void subtract_product(
         out[i] = z[i] - x[i] * y[i]
 
 
+cdef inline void multiply_add_twice(
+    const T[:] x,           # IN
+    const T[:] y,           # IN
+    const T[:] v,           # IN
+    const T[:] z,           # IN
+    T[:] first,             # OUT
+    T[:] out,               # OUT
+) noexcept nogil:
+    cdef Py_ssize_t i
+    cdef T total
+    for i in range(out.shape[0]):
+        total = x[i] * y[i] + v[i]
+        first[i] = total
+        out[i] = total * y[i] + z[i]
+
+
 cdef inline void product_backward(
     const T[:] a,           # IN
     const T[:] b,           # IN

@@ -6,9 +6,9 @@ of it; all others it passes on as they are.
 
 from .kernels cimport (
     LANES, Real, T, accumulate, accumulate_segment, add, add_products, add_products_backward,
-    copy, copy_twice, multiply, multiply_add, multiply_backward, multiply_backward_add,
-    multiply_backward_add_twice, multiply_subtract, negative, product_backward, round_sums,
-    subtract, subtract_product, subtract_products,
+    copy, copy_twice, multiply, multiply_add, multiply_add_twice, multiply_backward,
+    multiply_backward_add, multiply_backward_add_twice, multiply_subtract, negative,
+    product_backward, round_sums, subtract, subtract_product, subtract_products,
 )
 
 # ---- memoryviews without acquisition ----
@@ -196,6 +196,10 @@ cdef inline void run6(
         kernel(
             borrow(d[0], n, unit), borrow(d[1], n, unit), borrow(d[2], n, unit),
             borrow(d[3], n, unit), borrow(d[4], n, unit), borrow(d[5], n, unit))
+    elif are_all(unit, s, 2) and s[2] == 0 and s[3] == 0 and are_all(unit, s + 4, 2):
+        kernel(
+            borrow(d[0], n, unit), borrow(d[1], n, unit), borrow(d[2], n, 0),
+            borrow(d[3], n, 0), borrow(d[4], n, unit), borrow(d[5], n, unit))
     else:
         kernel(
             borrow(d[0], n, s[0]), borrow(d[1], n, s[1]), borrow(d[2], n, s[2]),
@@ -306,6 +310,12 @@ cdef inline void subtract_product_loop(
     char **data, const Py_ssize_t *n, const Py_ssize_t *strides, T *dtype
 ) noexcept nogil:
     run4(<Kernel4> <void *> subtract_product[T], data, n[0], strides, sizeof(T))
+
+
+cdef inline void multiply_add_twice_loop(
+    char **data, const Py_ssize_t *n, const Py_ssize_t *strides, T *dtype
+) noexcept nogil:
+    run6(<Kernel6> <void *> multiply_add_twice[T], data, n[0], strides, sizeof(T))
 
 
 cdef inline void product_backward_loop(

@@ -8,9 +8,9 @@ from libc.string cimport memset
 
 from .program cimport (
     ADD, ADD_PRODUCTS, ADD_PRODUCTS_BACKWARD, COPY_TWICE, DTYPES, MAX_INPUTS, MAX_RESULTS,
-    MAX_STEPS, MAX_TEMPORARIES, MULTIPLY, MULTIPLY_ADD, MULTIPLY_BACKWARD, MULTIPLY_BACKWARD_ADD,
-    MULTIPLY_BACKWARD_ADD_TWICE, MULTIPLY_SUBTRACT, NEGATIVE, OPERATIONS, PRODUCT_BACKWARD,
-    SUBTRACT, SUBTRACT_PRODUCT, SUBTRACT_PRODUCTS, Engine, Program, Step,
+    MAX_STEPS, MAX_TEMPORARIES, MULTIPLY, MULTIPLY_ADD, MULTIPLY_ADD_TWICE, MULTIPLY_BACKWARD,
+    MULTIPLY_BACKWARD_ADD, MULTIPLY_BACKWARD_ADD_TWICE, MULTIPLY_SUBTRACT, NEGATIVE, OPERATIONS,
+    PRODUCT_BACKWARD, SUBTRACT, SUBTRACT_PRODUCT, SUBTRACT_PRODUCTS, Engine, Program, Step,
 )
 
 # What each operation reads and writes, and for each value it writes, what that depends on.
@@ -26,6 +26,8 @@ READS = {
     MULTIPLY_ADD: (("x", "y", "z"), {"out": ("x", "y", "z")}),
     MULTIPLY_SUBTRACT: (("x", "y", "z"), {"out": ("x", "y", "z")}),
     SUBTRACT_PRODUCT: (("x", "y", "z"), {"out": ("x", "y", "z")}),
+    MULTIPLY_ADD_TWICE: (
+        ("x", "y", "v", "z"), {"first": ("x", "y", "v"), "out": ("x", "y", "v", "z")}),
     PRODUCT_BACKWARD: (
         ("a", "b", "x", "y"), {"dx": ("a", "b", "y"), "dy": ("a", "b", "x")}),
     ADD_PRODUCTS_BACKWARD: (
@@ -50,6 +52,7 @@ NUMBERS = {
     "multiply_add": MULTIPLY_ADD,
     "multiply_subtract": MULTIPLY_SUBTRACT,
     "subtract_product": SUBTRACT_PRODUCT,
+    "multiply_add_twice": MULTIPLY_ADD_TWICE,
     "product_backward": PRODUCT_BACKWARD,
     "add_products_backward": ADD_PRODUCTS_BACKWARD,
     "multiply_backward_add": MULTIPLY_BACKWARD_ADD,
