@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import ctypes
 import os
+import sys
 from pathlib import Path
 
 import pytest
@@ -218,6 +219,10 @@ print(codes)
 @can_fork
 @pytest.mark.skipif(
     not hasattr(ctypes.CDLL(None), "__register_atfork"), reason="it is for the GNU C library"
+)
+@pytest.mark.skipif(
+    not getattr(sys, "_is_gil_enabled", lambda: True)(),
+    reason="without the GIL, Python stops all its threads to fork: nobody waits",
 )
 def test_who_waits_for_the_recycler_sleeps():
     # To yield for ever would starve a holder of a lower priority. A fork holds the lock, here for

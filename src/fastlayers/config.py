@@ -211,8 +211,10 @@ def recycling(function: Any = None, /) -> Any:
     The results of fastlayers do so anyway; this does the same for your own code, for any dtype. An
     array made inside is an ordinary array, and may be used outside. Blocks have at least 2 KiB.
 
-    Like NumPy's allocation handlers (NEP 49), it applies to the current thread or asynchronous
-    task. The handler that was in force before is restored afterwards.
+    Like NumPy's allocation handlers (NEP 49) and `numpy.errstate`, it applies to the current thread
+    or asynchronous task; and to threads that these start, where Python hands its context on
+    (`sys.flags.thread_inherit_context`, which is set without the GIL from Python 3.14 on). The
+    handler that was in force before is restored afterwards.
 
     Parameters
     ----------
