@@ -76,12 +76,13 @@ def passes_of(steps: int | None) -> Iterator[None]:
 
 def check(path: Path | None, steps: int | None, call: GraphCall) -> None:
     operands, dout = call.build()
-    with taken(path), passes_of(steps):
-        assert_same(call.function(), *operands, dout=dout, wrt=call.wrt, errstate=call.errstate)
-        check_out(call)
-        check_derivative(call)
-        check_layers(call)
-        check_second_derivative(call)
+    with passes_of(steps):
+        with taken(path):
+            assert_same(call.function(), *operands, dout=dout, wrt=call.wrt, errstate=call.errstate)
+            check_out(call)
+            check_derivative(call)
+        check_layers(path, call)
+        check_second_derivative(path, call)
 
 
 def check_out(call: GraphCall) -> None:
@@ -150,24 +151,26 @@ class LayeredGraph(fastlayers.Graph):
     _operations = MappingProxyType(ops.OPERATIONS)
 
 
-def check_layers(call: GraphCall) -> None:
+def check_layers(path: Path | None, call: GraphCall) -> None:
     """With every third value handed through a layer, passes give what the nodes give."""
     lines = [
         line.replace("= ", "= hold(") + ")" if i % 3 == 1 and " = " in line else line
         for i, line in enumerate(call.source.splitlines())
     ]
-    check_kinds(function_of("\n".join(lines), hold=lambda x: Hold()(x)), call, call.dout, "layers")
+    function = function_of("\n".join(lines), hold=lambda x: Hold()(x))
+    check_kinds(function, path, call, call.dout, "layers")
 
 
-def check_second_derivative(call: GraphCall) -> None:
+def check_second_derivative(path: Path | None, call: GraphCall) -> None:
     """So they do for the graph of a gradient."""
     name = call.wrt[0] if call.wrt else "a"
     function = graph_of(call.function()).grad(name)
-    check_kinds(function, call, call.operands["abcdef".index(name)], "second derivative")
+    dout = call.operands["abcdef".index(name)]
+    check_kinds(function, path, call, dout, "second derivative")
 
 
-def check_kinds(function: Any, call: GraphCall, dout: Any, what: str) -> None:
-    """A graph and one of which no pass is made differ in nothing."""
+def check_kinds(function: Any, path: Path | None, call: GraphCall, dout: Any, what: str) -> None:
+    """A graph on a path differs in nothing from one of which no pass is made, on none."""
     call = replace(call, dout=dout)
     operands, dout = call.build()
     plain = PlainGraph(call.function(), fastlayers)
@@ -181,10 +184,9 @@ def check_kinds(function: Any, call: GraphCall, dout: Any, what: str) -> None:
         both = graph.value_and_grad(*operands, dout=dout, wrt=call.wrt or None)
         return graph.forward(*operands), named(graph.backward(dout)), both[0], named(both[1])
 
-    ours, layers = (
-        outcome(every_way, kind, errstate=call.errstate)
-        for kind in (fastlayers.Graph, LayeredGraph)
-    )
+    with taken(path):
+        ours = outcome(every_way, fastlayers.Graph, errstate=call.errstate)
+    layers = outcome(every_way, LayeredGraph, errstate=call.errstate)
     found = differences(ours, layers, what)
     assert found == [], "\n".join(found)
 

@@ -79,7 +79,7 @@ def three(dtype, shapes, layouts=("C", "C", "C"), values="bits"):
 
 @pytest.mark.parametrize("dtype", KERNEL_DTYPES)
 def test_every_short_length(path, dtype):
-    for n in range(131):
+    for n in (*range(70), 127, 128, 129, 130):
         check(*three(dtype, [(n,)] * 3))
 
 
@@ -225,7 +225,7 @@ def test_transposed(path, rows):
 def test_one_operand_lies_otherwise(path, dtype, position):
     # With elements whole multiples of 2 KiB apart, too.
     apart = 2_048 // np.dtype(dtype).itemsize
-    cases = [((n,), "stepped") for n in range(35)]
+    cases = [((n,), "stepped") for n in (*range(18), 31, 32, 33, 34)]
     cases += [(shape, "F") for shape in ((20, 33), (2, 300), (apart, 19), (apart + 1, 19))]
     for shape, layout in [*cases, ((77,), "reversed")]:
         check(*three(dtype, [shape] * 3, [layout if i == position else "C" for i in range(3)]))
