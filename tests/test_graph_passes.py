@@ -126,7 +126,7 @@ def test_bits_of_the_nodes(in_one_pass, path, dtype):
 
 @functools.cache
 def plain_outcomes(function, size, dtype):
-    """Operands, gradients of the outputs, and what the nodes give, which is the same on all paths."""
+    """Operands, gradients of the outputs, and what the nodes give, the same on all paths."""
     plain = PlainGraph(function)
     operands = inputs(function, size, dtype)
     ones = np.ones_like(plain(*operands), dtype)

@@ -15,9 +15,9 @@ from .kernels cimport Real, T
 from .loops cimport (
     accumulate_loop, accumulate_segment_loop, add_loop, add_products_backward_loop,
     add_products_loop, copy_loop, copy_twice_loop, multiply_add_loop, multiply_add_twice_loop,
-    multiply_backward_add_loop, multiply_backward_add_twice_loop, multiply_backward_loop, multiply_loop,
-    multiply_subtract_loop, negative_loop, product_backward_loop, round_sums_loop, subtract_loop,
-    subtract_product_loop, subtract_products_loop,
+    multiply_backward_add_loop, multiply_backward_add_twice_loop, multiply_backward_loop,
+    multiply_loop, multiply_subtract_loop, negative_loop, product_backward_loop, round_sums_loop,
+    subtract_loop, subtract_product_loop, subtract_products_loop,
 )
 from .tiles cimport Tiles, tile_by_tile
 from .walk cimport run_job, walk_job

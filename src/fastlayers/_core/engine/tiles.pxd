@@ -136,12 +136,12 @@ cdef inline bint is_summed(const Job *job, int result) noexcept nogil:
     return job.chunks and job.sums[result].wanted
 
 
-# Operands that lie otherwise than in rows, as transposed, strided and repeated ones do, take longer.
-# It pays to copy each to a buffer, or from it, if it is met often enough: a step with two such
-# operands, or with more than five in all, goes element by element, and meets as many; one with a
-# strided operand is a vector loop that gathers, which takes as long as two. From two and a half for
-# each such operand on, 0.43 to 1.0 times as long (value and gradients of four graphs on 1,000 to
-# 100,000 elements; quaternions 0.46; AMD EPYC of the Milan family).
+# Operands that lie otherwise than in rows, as strided and repeated ones do, take longer. It pays to
+# copy each to a buffer, or from it, if such are met often enough: a step with two of them, or with
+# more than five operands in all, goes element by element, and counts as many as it has; one with a
+# single strided operand is a vector loop that gathers, and counts two. From two and a half for each
+# such operand on, steps take 0.43 to 1.0 times as long (value and gradients of four graphs on 1,000
+# to 100,000 elements; quaternions 0.46; AMD EPYC of the Milan family).
 cdef inline unsigned int find_otherwise(const Job *job) noexcept nogil:
     """A bit for each operand that lies otherwise, if it pays to copy them."""
     cdef const Py_ssize_t *strides = job.strides[job.ndim - 1]
