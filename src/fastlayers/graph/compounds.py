@@ -238,8 +238,8 @@ def _chained(steps: Sequence[Step], numbers: set[int], results: set[int]) -> lis
             and step.reads[1] not in numbers
             and (step.reads[2] in numbers) == (before.reads[2] in numbers)
         ):
-            reads = *before.reads, step.reads[2]
-            step = Step("multiply_add_twice", reads, before.writes + step.writes)
+            reads_of_both = before.reads + step.reads[2:]
+            step = Step("multiply_add_twice", reads_of_both, before.writes + step.writes)
             found.pop()
         found.append(step)
     return found
