@@ -84,7 +84,7 @@ cdef inline void prepare_tiles(
     cdef const Step *step
     cdef TileStep *tile_step
     cdef unsigned int buffered = 0      # a bit for each result
-    cdef unsigned int otherwise = find_otherwise(job)
+    cdef unsigned int noncontiguous = find_noncontiguous(job)
     cdef int count = 0
     cdef int slot, result, i, j
     tiles.most = SEGMENT if job.chunks else TILE_BYTES // job.item_bytes
@@ -97,7 +97,7 @@ cdef inline void prepare_tiles(
         if slot < job.operands:
             if result < 0 or not (
                 streaming or job.in_place >> result & 1 or is_summed(job, result)
-                or otherwise >> slot & 1
+                or noncontiguous >> slot & 1
             ):
                 continue
             buffered |= <unsigned int> 1 << result
@@ -105,7 +105,7 @@ cdef inline void prepare_tiles(
         buffer += distance
     tiles.gathered_count = 0
     for slot in range(job.first_result):
-        if otherwise >> slot & 1 and buffer + distance <= memory + ALL_BUFFERS:
+        if noncontiguous >> slot & 1 and buffer + distance <= memory + ALL_BUFFERS:
             tiles.buffers[slot] = buffer
             buffer += distance
             tiles.gathered[tiles.gathered_count] = slot
@@ -136,14 +136,14 @@ cdef inline bint is_summed(const Job *job, int result) noexcept nogil:
     return job.chunks and job.sums[result].wanted
 
 
-# Operands that lie otherwise than in rows, as strided and repeated ones do, take longer. It pays to
+# Operands that are not contiguous along a row, strided and repeated ones, take longer. It pays to
 # copy each to a buffer, or from it, if such are met often enough: a step with two of them, or with
 # more than five operands in all, goes element by element, and counts as many as it has; one with a
 # single strided operand is a vector loop that gathers, and counts two. From two and a half for each
 # such operand on, steps take 0.43 to 1.0 times as long (value and gradients of four graphs on 1,000
 # to 100,000 elements; quaternions 0.46; AMD EPYC of the Milan family).
-cdef inline unsigned int find_otherwise(const Job *job) noexcept nogil:
-    """A bit for each operand that lies otherwise, if it pays to copy them."""
+cdef inline unsigned int find_noncontiguous(const Job *job) noexcept nogil:
+    """A bit for each operand that is not contiguous, if it pays to copy them."""
     cdef const Py_ssize_t *strides = job.strides[job.ndim - 1]
     cdef unsigned int found = 0
     cdef int count = 0

@@ -125,7 +125,7 @@ cdef struct Engine:
     Py_ssize_t (*run_tiles)(
         const Job *job, void *tiles, char **data, Py_ssize_t n, bint streaming) noexcept nogil
     Loop loops[OPERATIONS][DTYPES]
-    # From an operand that lies otherwise to a tile, and back.
+    # From an operand that is not contiguous to a tile, and back.
     Loop copy[DTYPES]
     # For sums of values of a dtype: add a row to as many sums; add a segment to one sum; round.
     Loop accumulate[DTYPES]
