@@ -135,7 +135,7 @@ def keep_busy():
 threads = [threading.Thread(target=keep_busy) for _ in range(3)]
 for thread in threads:
     thread.start()
-children = [wait(fork(work)) for _ in range(20)]
+children = [wait(fork(work)) for _ in range(10)]
 done.set()
 for thread in threads:
     thread.join()
@@ -444,7 +444,7 @@ count = fastlayers.Graph(lambda w: w * 1.0 + 1.0)
 z = np.ones(300_000, "D")
 out, z_out, layer = np.empty_like(x), np.empty_like(z), fastlayers.MulLayer()
 interrupted = 0
-for _ in range(20):
+for _ in range(10):
     calling = threading.Event()
     def interrupt():
         calling.wait()
@@ -465,7 +465,7 @@ np.empty(10_000)
 assert sum(fastlayers.cache_info()[:2]) == served  # NumPy's own handler is in force
 print(interrupted)
 """
-    assert output_of_script(WORK + INTERRUPTIBLE + code, tmp_path / "s.py") == ["20"]
+    assert output_of_script(WORK + INTERRUPTIBLE + code, tmp_path / "s.py") == ["10"]
 
 
 def test_interrupt_while_garbage_is_collected():

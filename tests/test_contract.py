@@ -348,8 +348,7 @@ def test_every_layout(implementation, layout, dtype):
     # Where strides are negative NumPy 2.0.0 rounds a complex product once (by FMA) or twice,
     # depending on where the result lies in memory. Products of small whole numbers are exact.
     values = "ordinary" if dtype == "D" else "bits"
-    shapes = [(5, 7), (3, 4, 5)]
-    for shape in [*shapes, (130, 129)] if dtype in KERNEL_DTYPES else shapes:
+    for shape in ((5, 7), (3, 4, 5)):
         x, y, dout = (Operand(dtype, shape, layout, values, seed).build() for seed in range(3))
         for other in (y, np.array(y, order="C"), np.array(y, order="F")):
             expected = everything(plain, x, other, dout)

@@ -57,8 +57,8 @@ def test_calls_leave_nothing_behind(tracing, way):
     o = calls.operands(rows=2)
     found = {}
     with taken(WAYS[way]):
-        # Threads and streaming are for what the kernels serve.
-        for name in calls.SERVED if "threads" in way else calls.NAMES:
+        # Where results come from, threads and streaming concern what the kernels serve.
+        for name in calls.NAMES if way == "recycled" else calls.SERVED:
             # A leak is there every time. Caches fill once (Python keeps 2,000 tuples of a size),
             # and without the GIL Python puts off now and then what is to be freed.
             for _ in range(12):

@@ -114,6 +114,7 @@ def described(value: Any) -> Any:
         if isinstance(value, np.memmap):
             extra = {**extra, "_mmap": type(extra["_mmap"])}  # equal to itself alone
     if isinstance(value, np.ndarray | np.generic):
+        flags = value.flags
         return Described(
             type=type(value),
             # The letter tells long from long long, which compare equal.
@@ -121,11 +122,11 @@ def described(value: Any) -> Any:
             shape=value.shape,
             strides=value.strides,
             flags={
-                "writeable": value.flags.writeable,
-                "owndata": value.flags.owndata,
-                "aligned": value.flags.aligned,
+                "writeable": flags.writeable,
+                "owndata": flags.owndata,
+                "aligned": flags.aligned,
             },
-            values=_values(np.array(value, order="C", ndmin=1, subok=False)),
+            values=_values(np.asarray(value)),
             extra=extra,
         )
     # The repr of a Python number tells every bit of it, -0.0 from 0.0 too, and any NaN is 'nan'.
@@ -133,7 +134,7 @@ def described(value: Any) -> Any:
 
 
 def _values(array: np.ndarray) -> Any:
-    """The elements of a C-contiguous copy, NaNs made alike."""
+    """The elements in C order, NaNs made alike."""
     if array.dtype.kind == "O":
         items = array.ravel().tolist()
         return tuple(zip(map(type, items), map(repr, items), strict=True))
@@ -141,12 +142,13 @@ def _values(array: np.ndarray) -> Any:
         with np.errstate(all="ignore"):  # a signalling NaN raises a flag as it is looked at
             if not array.dtype.isnative:
                 array = array.astype(array.dtype.newbyteorder("="))
-            for part in (array.real, array.imag) if array.dtype.kind == "c" else (array,):
-                nans = np.isnan(part)
-                if nans.any():
-                    part[nans] = np.nan
+            if np.count_nonzero(np.isnan(array)):
+                array = array.copy()
+                for part in (array.real, array.imag) if array.dtype.kind == "c" else (array,):
+                    part[np.isnan(part)] = np.nan
         if array.dtype.char in "gG" and np.finfo(array.dtype).nmant == 63:
             # The x87 extended format has 10 bytes; the rest is padding, and never written.
+            array = np.array(array, order="C", ndmin=1)
             return array.view(np.uint8).reshape(-1, np.dtype("g").itemsize)[:, :10].tobytes()
     return array.tobytes()
 
