@@ -1,5 +1,6 @@
 """Expressions of a size that is usual in networks, as functions of the forward lines alone; and the
-same by hand: forward and backward in plain NumPy, of the gradient ``one`` of every output.
+same by hand: forward and backward in plain NumPy, of the gradient ``one`` of every output. And
+updates, which compute two arrays anew, in place.
 """
 
 from __future__ import annotations
@@ -110,6 +111,31 @@ def quaternions_by_hand(
     )
 
 
+def momentum(w: Any, v: Any, g: Any) -> Any:
+    v = 0.9 * v - 0.01 * g
+    return w + v, v
+
+
+def momentum_by_hand(w: Any, v: Any, g: Any) -> Any:
+    v *= 0.9
+    v -= 0.01 * g
+    w += v
+    return w, v
+
+
+def averages(m: Any, v: Any, g: Any) -> Any:
+    """Those of an Adam step."""
+    return 0.9 * m + 0.1 * g, 0.999 * v + 0.001 * (g * g)
+
+
+def averages_by_hand(m: Any, v: Any, g: Any) -> Any:
+    m *= 0.9
+    m += 0.1 * g
+    v *= 0.999
+    v += 0.001 * (g * g)
+    return m, v
+
+
 class Expression(NamedTuple):
     """A function, the same by hand, the dtype, and the operands' shapes by the number of elements.
 
@@ -153,4 +179,21 @@ EXPRESSIONS = {
         lambda n: [(max(n // 4, 1), 4)] * 2,
         parts=True,
     ),
+}
+
+
+class Update(NamedTuple):
+    """A function of three arrays of float32, of which two are its outputs, and the same by hand."""
+
+    function: Callable[..., Any]
+    by_hand: Callable[..., Any]
+
+    def operands(self, size: int) -> list[Any]:
+        rng = np.random.default_rng(0)
+        return [rng.random(size, dtype="float32") for _ in range(3)]
+
+
+UPDATES = {
+    "momentum": Update(momentum, momentum_by_hand),
+    "Adam's averages": Update(averages, averages_by_hand),
 }

@@ -2,7 +2,7 @@
 
 A contestant is the layer that somebody who uses its library would write: `forward` keeps what
 `backward` needs, and both return their library's own arrays. For whole expressions see
-side_by_side_graphs.py.
+side_by_side_graphs.py, for updates in place side_by_side_updates.py.
 """
 
 from __future__ import annotations
@@ -18,7 +18,8 @@ from typing import Any, NamedTuple
 
 import numpy as np
 import side_by_side_graphs as graphs
-from expressions import EXPRESSIONS
+import side_by_side_updates as updates
+from expressions import EXPRESSIONS, UPDATES
 from side_by_side_floor import FLOOR, Floor
 
 # Peers are optional, and some have no types: mypy need not find them.
@@ -29,7 +30,7 @@ Operands = tuple[Any, ...]  # x, y, dout
 class Group(NamedTuple):
     """Cases that differ only in size, and that make one table, or one column of it.
 
-    ``layer`` is the layer's name or, of the layout ``graph``, an expression.
+    ``layer`` is the layer's name or, of the layout ``graph``, an expression; of ``update``, one.
     """
 
     layer: str
@@ -39,7 +40,7 @@ class Group(NamedTuple):
 
     @property
     def sizes(self) -> Mapping[str, Any]:
-        if self.layout == "graph":
+        if self.layout in ("graph", "update"):
             return {size: SIZES[size] for size in GRAPH_SIZES}
         if self.sum_to_shape:
             return {"1M": SHAPES["1M"]}
@@ -49,6 +50,8 @@ class Group(NamedTuple):
     def contestants(self) -> tuple[str, ...]:
         if self.layout == "graph":
             return graphs.contestants_of(self.layer)
+        if self.layout == "update":
+            return tuple(updates.STARTS)
         if self.sum_to_shape:
             return "fastlayers", "np.sum", "np.einsum", "PyTorch", "JAX"
         if self.layout == "same":
@@ -109,13 +112,18 @@ GROUPS = {
         f"graph-{expression.function.__name__}": Group(name, expression.dtype, "graph")
         for name, expression in EXPRESSIONS.items()
     },
+    **{
+        f"update-{update.function.__name__}": Group(name, "float32", "update")
+        for name, update in UPDATES.items()
+    },
 }
 
 
 def make_operands(group: Group, size: str) -> Operands:
     """Return x, y and dout as NumPy arrays, made without a temporary that is larger than they are.
 
-    Of an expression, return all operands and one gradient, of ones, for every output.
+    Of an expression, return all operands and one gradient, of ones, for every output; of an update
+    its operands.
 
     Once a large block has been freed, glibc raises the size from which it asks the kernel for fresh
     pages, and the layers would be measured on a heap that no longer is as the process found it.
@@ -131,6 +139,8 @@ def make_operands(group: Group, size: str) -> Operands:
         operands = expression.operands(SIZES[size])
         shape = np.broadcast_shapes(*(operand.shape for operand in operands))
         return (*operands, np.ones(shape, dtype))
+    if group.layout == "update":
+        return tuple(UPDATES[group.layer].operands(SIZES[size]))
     if group.layout == "same":
         n = SIZES[size]
         return random(n), random(n), random(n)
@@ -415,6 +425,8 @@ def start(contestant: str, group: Group, operands: Operands) -> Turns:
     if group.layout == "graph":
         *given, dout = operands
         return partial(calling, graphs.STARTS[contestant](EXPRESSIONS[group.layer], given, dout))
+    if group.layout == "update":
+        return partial(calling, updates.start(contestant, group.layer, operands))
     start_layer = CONTESTANTS[contestant].start
     assert start_layer is not None
     return partial(stepping, *start_layer(group, operands))

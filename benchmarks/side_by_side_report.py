@@ -15,6 +15,9 @@ Times = Mapping[tuple[str, str], float]  # seconds by contestant and size
 
 OURS, PLAIN, PLAIN_SUM = "fastlayers", "plain", "np.sum"
 
+# Of the layouts that are given tables of their own, what is computed.
+WHAT = {"same": "equal shapes", "graph": "value and gradients", "update": "in place"}
+
 # Okabe and Ito's colours, which colour-blind people tell apart; ours is the strongest.
 COLOURS = {
     "fastlayers": "#D55E00",
@@ -38,7 +41,7 @@ def table(result: Mapping[str, Any]) -> str:
             continue
         if group.sum_to_shape:
             sums[name] = times
-        elif group.layout in ("same", "graph"):
+        elif group.layout in WHAT:
             sections.append(same_table(group, times))
         else:
             layouts[name] = times
@@ -77,8 +80,8 @@ def preface(result: Mapping[str, Any]) -> str:
         f"{machine(result)}; {about['date']}",
         versions(result),
         f"Median of {rounds}, each with fresh processes, of the median time of a step: forward, "
-        "then backward; of an expression its value and all gradients. Threads as each library has "
-        "them by default"
+        "then backward; of an expression its value and all gradients; an update in place. Threads "
+        "as each library has them by default"
         + "".join(f", {name}={value}" for name, value in about["environment"].items())
         + ".",
         f"A process for every figure, except that {', '.join(shared)} go through the sizes in one, "
@@ -123,8 +126,7 @@ def same_table(group: Group, times: Times) -> str:
             known = all((name, size) in times for name in (OURS, FLOOR))
             row.append(f"{times[OURS, size] / times[FLOOR, size]:.2f}" if known else "")
         rows.append(row)
-    what = "value and gradients" if group.layout == "graph" else "equal shapes"
-    text = f"### {group.layer}, {group.dtype}, {what}\n\n" + markdown(heads, rows)
+    text = f"### {group.layer}, {group.dtype}, {WHAT[group.layout]}\n\n" + markdown(heads, rows)
     if mean := mean_text(ratios):
         text += f"\n\nPlain over ours, geometric mean over {mean}."
     if OURS in names:

@@ -14,7 +14,7 @@ from time import perf_counter
 from typing import Any
 
 import numpy as np
-from side_by_side_cases import GROUPS, Group, Operands, Turns, make_operands, start
+from side_by_side_cases import GROUPS, Group, Turns, make_operands, start
 
 # Seconds. Batches are long beside the clock's resolution, and short beside the scheduler's doings,
 # so that the median leaves those out.
@@ -45,14 +45,15 @@ def time_steps(turns: Turns, seconds: float) -> dict[str, Any]:
     return {"median": median(times), "best": min(times), "batches": len(times), "steps": steps}
 
 
-def check(group: Group, arrays: Operands, turns: Turns) -> None:
-    """Compare a step's results with the plain layer's.
+def check(contestant: str, group: Group, size: str) -> None:
+    """Compare a first step's results with the plain layer's.
 
     After the timing, since the plain layer's arrays would grow the heap for the contestant.
     """
-    results = next(turns(1))
-    plain = start("np.sum" if group.sum_to_shape else "plain", group, arrays)
-    expected = next(plain(1))
+    plain = "np.sum" if group.sum_to_shape else "plain"
+    results, expected = (
+        next(start(each, group, make_operands(group, size))(1)) for each in (contestant, plain)
+    )
     for i, (result, right) in enumerate(zip(flat(results), flat(expected), strict=True)):
         name = f"result {i}"
         result = np.asarray(result.detach() if hasattr(result, "detach") else result)
@@ -80,7 +81,7 @@ def measure(task: dict[str, Any]) -> Iterator[dict[str, Any]]:
             turns = start(task["contestant"], group, arrays)
             figures = time_steps(turns, task["seconds"])
             if task["check"]:
-                check(group, arrays, turns)
+                check(task["contestant"], group, size)
         except Exception as error:
             figures = {"error": f"{type(error).__name__}: {error}"}
         yield {"size": size, **figures}

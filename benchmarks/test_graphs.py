@@ -11,37 +11,8 @@ from typing import Any
 
 import numpy as np
 import pytest
-from expressions import EXPRESSIONS
+from expressions import EXPRESSIONS, UPDATES
 
-
-def momentum(w: Any, v: Any, g: Any) -> Any:
-    v = 0.9 * v - 0.01 * g
-    return w + v, v
-
-
-def momentum_by_hand(w: Any, v: Any, g: Any) -> None:
-    v *= 0.9
-    v -= 0.01 * g
-    w += v
-
-
-def averages(m: Any, v: Any, g: Any) -> Any:
-    """Those of an Adam step."""
-    return 0.9 * m + 0.1 * g, 0.999 * v + 0.001 * (g * g)
-
-
-def averages_by_hand(m: Any, v: Any, g: Any) -> None:
-    m *= 0.9
-    m += 0.1 * g
-    v *= 0.999
-    v += 0.001 * (g * g)
-
-
-# In place: the first two operands are the outputs.
-UPDATES: dict[str, tuple[Callable[..., Any], Callable[..., None]]] = {
-    "momentum": (momentum, momentum_by_hand),
-    "Adam's averages": (averages, averages_by_hand),
-}
 SIZES = 100, 1_000, 10_000, 100_000, 1_000_000, 4_000_000
 
 
@@ -74,13 +45,12 @@ def test_graph(benchmark: Any, name: str, size: int, request: pytest.FixtureRequ
 def test_update(benchmark: Any, name: str, size: int, request: pytest.FixtureRequest) -> None:
     import fastlayers
 
-    function, by_hand = UPDATES[name]
-    rng = np.random.default_rng(0)
-    operands = [rng.random(size, dtype="float32") for _ in range(3)]
+    update = UPDATES[name]
+    operands = update.operands(size)
     benchmark.group = f"{name}, in place"
     benchmark.extra_info.update(dtype="float32", size=size)
     if request.config.getoption("--implementation") == "native":
-        graph, out = fastlayers.Graph(function), tuple(operands[:2])
+        graph, out = fastlayers.Graph(update.function), tuple(operands[:2])
         benchmark(lambda: graph(*operands, out=out))
     else:
-        benchmark(lambda: by_hand(*operands))
+        benchmark(lambda: update.by_hand(*operands))
