@@ -628,7 +628,7 @@ cdef class Entry:
 # ---- the methods of graphs ----
 #
 # Each tries a pass, and leaves to the method of the same name in Python what no pass serves, and
-# all that is given by name but a `dout`. They are called as functions of C are: calling one of
+# all that is given by name but a `dout`, or the `out` of a value. They are called as functions of C are: calling one of
 # Python's that takes any operands makes a tuple and a dictionary, which takes more time than a pass
 # over a few elements. The entries are attributes of graphs, see graph/graph.py.
 
@@ -677,20 +677,27 @@ def text_signature(function):
 
 
 cdef object call(object graph, PyObject *const *given, Py_ssize_t count, PyObject *names):
-    if names == NULL:
-        value = passed(graph._value, given, count, None)
-        if value is not None:
-            return value
-    return call_python(CALL, graph, given, count, names)
+    value = value_of(graph, given, count, names)
+    return value if value is not None else call_python(CALL, graph, given, count, names)
 
 
 cdef object forward(object graph, PyObject *const *given, Py_ssize_t count, PyObject *names):
+    value = value_of(graph, given, count, names)
+    if value is None:
+        return call_python(FORWARD, graph, given, count, names)
+    graph._kept = tuple_of(given, count)
+    return value
+
+
+cdef inline object value_of(
+    object graph, PyObject *const *given, Py_ssize_t count, PyObject *names
+):
+    """The value, in `out` if that is given, from passes; None where it is left to Python."""
     if names == NULL:
-        value = passed(graph._value, given, count, None)
-        if value is not None:
-            graph._kept = tuple_of(given, count)
-            return value
-    return call_python(FORWARD, graph, given, count, names)
+        return passed(graph._value, given, count, None, None)
+    if len(<tuple> names) == 1 and (<tuple> names)[0] == "out":
+        return passed(graph._value, given, count, None, <object> given[count])
+    return None
 
 
 cdef object backward(object graph, PyObject *const *given, Py_ssize_t count, PyObject *names):
@@ -700,7 +707,7 @@ cdef object backward(object graph, PyObject *const *given, Py_ssize_t count, PyO
             operands = <tuple?> kept
             gradients = passed(
                 graph._pass_back, PySequence_Fast_ITEMS(operands), len(operands),
-                <object> given[0])
+                <object> given[0], None)
             if gradients is not None:
                 return gradients
     return call_python(BACKWARD, graph, given, count, names)
@@ -708,17 +715,23 @@ cdef object backward(object graph, PyObject *const *given, Py_ssize_t count, PyO
 
 cdef object value_and_grad(object graph, PyObject *const *given, Py_ssize_t count, PyObject *names):
     if names == NULL:
-        both = passed(graph._both, given, count, one)
+        both = passed(graph._both, given, count, one, None)
     elif len(<tuple> names) == 1 and (<tuple> names)[0] == "dout":
-        both = passed(graph._both, given, count, <object> given[count])
+        both = passed(graph._both, given, count, <object> given[count], None)
     else:
         both = None
     return both if both is not None else call_python(VALUE_AND_GRAD, graph, given, count, names)
 
 
-cdef inline object passed(entry, PyObject *const *given, Py_ssize_t count, dout):
+cdef inline object passed(entry, PyObject *const *given, Py_ssize_t count, dout, out):
     """What an entry returns; None if there is none."""
-    return (<Entry> entry).run_on(given, count, dout, None) if type(entry) is Entry else None
+    cdef Entry present
+    if type(entry) is not Entry:
+        return None
+    present = <Entry> entry
+    if out is None or isinstance(out, tuple):
+        return present.run_on(given, count, dout, None if out is None else tuple(out))
+    return present.run_on(given, count, dout, (out,)) if present.single else None
 
 
 cdef object call_python(

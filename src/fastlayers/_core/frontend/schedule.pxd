@@ -35,6 +35,11 @@ cdef inline bint is_streamed(Py_ssize_t work) noexcept nogil:
     return work * STEP_ARRAYS >= load_size(&thresholds.streaming)
 
 
+cdef inline bint is_job_streamed(const Job *job, Py_ssize_t work) noexcept nogil:
+    """Whether its results are. Sums never, nor what lies in place: it has just been read."""
+    return job.chunks == 0 and job.in_place == 0 and is_streamed(work)
+
+
 # A pass of several steps does more for a byte of a result than a layer does. A graph's value and
 # gradients, 12 arrays in all, take 1,575 us stored and 1,122 us streamed on 262k float64 elements,
 # 654 and 451 us on 163k, 380 and 329 us on 131k; and where no results are kept, 1,630 / 1,020,
@@ -57,7 +62,7 @@ cdef inline int run(Job *job) noexcept:
     job.loop = job.engine.loops[job.program.steps[0].operation][job.dtype]
     cdef Py_ssize_t work = work_of(job)
     if work < load_size(&thresholds.threads) and job.size < load_size(&thresholds.gil):
-        job.streaming = job.chunks == 0 and is_streamed(work)
+        job.streaming = is_job_streamed(job, work)
         job.threads = job.team = 1
         return job.engine.run(job)
     return run_large(job)

@@ -225,7 +225,7 @@ cdef int run_large(Job *job) noexcept:
     cdef Py_ssize_t work = work_of(job)
     cdef Py_ssize_t threaded = load_size(&thresholds.threads)
     cdef int raised
-    job.streaming = job.chunks == 0 and is_streamed(work)
+    job.streaming = is_job_streamed(job, work)
     # Give each thread at least half the work that justifies two. Sums are shared out by chunks.
     if work < threaded:
         job.threads = job.team = 1
