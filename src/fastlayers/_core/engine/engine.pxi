@@ -11,13 +11,15 @@ from ..program.program cimport (
     MULTIPLY_BACKWARD_ADD_TWICE, MULTIPLY_SUBTRACT, NEGATIVE, PRODUCT_BACKWARD, SUBTRACT,
     SUBTRACT_PRODUCT, SUBTRACT_PRODUCTS, DType, Engine, Job, Loop, capsule_name,
 )
-from .kernels cimport Real, T
+from .kernels cimport Integer, Real, T
 from .loops cimport (
-    accumulate_loop, accumulate_segment_loop, add_loop, add_products_backward_loop,
-    add_products_loop, copy_loop, copy_twice_loop, multiply_add_loop, multiply_add_twice_loop,
-    multiply_backward_add_loop, multiply_backward_add_twice_loop, multiply_backward_loop,
-    multiply_loop, multiply_subtract_loop, negative_loop, product_backward_loop, round_sums_loop,
-    subtract_loop, subtract_product_loop, subtract_products_loop,
+    accumulate_integers_loop, accumulate_loop, accumulate_segment_loop,
+    accumulate_segment_of_integers_loop, add_loop, add_products_backward_loop, add_products_loop,
+    copy_loop, copy_twice_loop, cut_sums_loop, merge_integers_loop, merge_loop, multiply_add_loop,
+    multiply_add_twice_loop, multiply_backward_add_loop, multiply_backward_add_twice_loop,
+    multiply_backward_loop, multiply_loop, multiply_subtract_loop, negative_loop,
+    product_backward_loop, round_sums_loop, subtract_loop, subtract_product_loop,
+    subtract_products_loop,
 )
 from .tiles cimport Tiles, tile_by_tile
 from .walk cimport run_job, walk_job
@@ -64,7 +66,15 @@ cdef void fill(DType dtype, T *unused) noexcept:
 cdef void fill_sums(DType dtype, Real *unused) noexcept:
     engine.accumulate[dtype] = <Loop> accumulate_loop[Real]
     engine.accumulate_segment[dtype] = <Loop> accumulate_segment_loop[Real]
+    engine.merge[dtype] = <Loop> merge_loop[Real]
     engine.round_sums[dtype] = <Loop> round_sums_loop[Real]
+
+
+cdef void fill_sums_of_integers(DType dtype, Integer *unused) noexcept:
+    engine.accumulate[dtype] = <Loop> accumulate_integers_loop[Integer]
+    engine.accumulate_segment[dtype] = <Loop> accumulate_segment_of_integers_loop[Integer]
+    engine.merge[dtype] = <Loop> merge_integers_loop[Integer]
+    engine.round_sums[dtype] = <Loop> cut_sums_loop[Integer]
 
 
 engine.run = run
@@ -76,6 +86,8 @@ fill(INT32, <int32_t *> NULL)
 fill(INT64, <int64_t *> NULL)
 fill_sums(FLOAT32, <float *> NULL)
 fill_sums(FLOAT64, <double *> NULL)
+fill_sums_of_integers(INT32, <int32_t *> NULL)
+fill_sums_of_integers(INT64, <int64_t *> NULL)
 
 cdef bytes _name = capsule_name()  # which the capsule does not keep
 kernels = PyCapsule_New(&engine, _name, NULL)

@@ -41,6 +41,10 @@ ctypedef fused Real:
     float
     double
 
+ctypedef fused Integer:
+    int32_t
+    int64_t
+
 
 # ---- arithmetic ----
 
@@ -280,7 +284,8 @@ cdef inline void multiply_backward_add_twice(
 # is computed exactly (Knuth, The Art of Computer Programming vol. 2, 4.2.2, theorem B) and summed
 # too. Whole rows of results are added this way, element by element. Along a row, 256 elements at a
 # time are summed in 32 lanes. Neither depends on the vector width or on which thread computes it,
-# so all instruction sets and thread counts give the same bits.
+# so all instruction sets and thread counts give the same bits. Integers are summed modulo 2^64, of
+# which int32 keeps the lower half: in any order, and without errors.
 
 cdef enum:
     SEGMENT = 256
@@ -338,6 +343,18 @@ cdef inline void fold(double *sums, double *errors, Py_ssize_t half) noexcept no
         errors[lane] += errors[lane + half]
 
 
+cdef inline void merge(
+    const double[:] others,         # IN
+    const double[:] their_errors,   # IN
+    double[:] sums,                 # IN/OUT
+    double[:] errors,               # IN/OUT
+) noexcept nogil:
+    cdef Py_ssize_t i
+    for i in range(sums.shape[0]):
+        add_exactly(others[i], &sums[i], &errors[i])
+        errors[i] += their_errors[i]
+
+
 cdef inline void round_sums(
     const double[:] sums,    # IN
     const double[:] errors,  # IN
@@ -349,3 +366,32 @@ cdef inline void round_sums(
         error = errors[i]
         # The error of an infinite sum is NaN.
         out[i] = <Real> (sums[i] + error if error == error else sums[i])
+
+
+cdef inline void accumulate_integers(
+    const Integer[:] values,    # IN
+    int64_t[:] sums,            # IN/OUT
+) noexcept nogil:
+    cdef Py_ssize_t i
+    for i in range(values.shape[0]):
+        sums[i] += values[i]
+
+
+cdef inline void accumulate_segment_of_integers(
+    const Integer[:] values,    # IN
+    int64_t[:] sum,             # IN/OUT one element
+) noexcept nogil:
+    cdef int64_t total = 0
+    cdef Py_ssize_t i
+    for i in range(values.shape[0]):
+        total += values[i]
+    sum[0] += total
+
+
+cdef inline void cut_sums(
+    const int64_t[:] sums,      # IN
+    Integer[:] out,             # OUT
+) noexcept nogil:
+    cdef Py_ssize_t i
+    for i in range(out.shape[0]):
+        out[i] = <Integer> sums[i]

@@ -4,9 +4,12 @@ For common strides a loop calls its kernel with constants, so that the compiler 
 of it; all others it passes on as they are.
 """
 
+from libc.stdint cimport int64_t
+
 from .kernels cimport (
-    LANES, Real, T, accumulate, accumulate_segment, add, add_products, add_products_backward,
-    copy, copy_twice, multiply, multiply_add, multiply_add_twice, multiply_backward,
+    LANES, Integer, Real, T, accumulate, accumulate_integers, accumulate_segment,
+    accumulate_segment_of_integers, add, add_products, add_products_backward, copy, copy_twice,
+    cut_sums, merge, multiply, multiply_add, multiply_add_twice, multiply_backward,
     multiply_backward_add, multiply_backward_add_twice, multiply_subtract, negative,
     product_backward, round_sums, subtract, subtract_product, subtract_products,
 )
@@ -377,3 +380,44 @@ cdef inline void round_sums_loop(
     (<Kernel3> <void *> round_sums[Real])(
         borrow(data[0], n[0], sizeof(double)), borrow(data[1], n[0], sizeof(double)),
         borrow(data[2], n[0], sizeof(Real)))
+
+
+cdef inline void merge_loop(
+    char **data, const Py_ssize_t *n, const Py_ssize_t *strides, Real *dtype
+) noexcept nogil:
+    (<Kernel4> <void *> merge)(
+        borrow(data[0], n[0], sizeof(double)), borrow(data[1], n[0], sizeof(double)),
+        borrow(data[2], n[0], sizeof(double)), borrow(data[3], n[0], sizeof(double)))
+
+
+cdef inline void accumulate_integers_loop(
+    char **data, const Py_ssize_t *n, const Py_ssize_t *strides, Integer *dtype
+) noexcept nogil:
+    cdef Slice values = borrow(data[0], n[0], sizeof(Integer))
+    if strides[1] == sizeof(int64_t):
+        (<Kernel2> <void *> accumulate_integers[Integer])(
+            values, borrow(data[1], n[0], sizeof(int64_t)))
+    else:
+        (<Kernel2> <void *> accumulate_integers[Integer])(
+            values, borrow(data[1], n[0], strides[1]))
+
+
+cdef inline void accumulate_segment_of_integers_loop(
+    char **data, const Py_ssize_t *n, const Py_ssize_t *strides, Integer *dtype
+) noexcept nogil:
+    (<Kernel2> <void *> accumulate_segment_of_integers[Integer])(
+        borrow(data[0], n[0], sizeof(Integer)), borrow(data[1], 1, 0))
+
+
+cdef inline void cut_sums_loop(
+    char **data, const Py_ssize_t *n, const Py_ssize_t *strides, Integer *dtype
+) noexcept nogil:
+    (<Kernel2> <void *> cut_sums[Integer])(
+        borrow(data[0], n[0], sizeof(int64_t)), borrow(data[2], n[0], sizeof(Integer)))
+
+
+cdef inline void merge_integers_loop(
+    char **data, const Py_ssize_t *n, const Py_ssize_t *strides, Integer *dtype
+) noexcept nogil:
+    (<Kernel2> <void *> accumulate_integers[int64_t])(
+        borrow(data[0], n[0], sizeof(int64_t)), borrow(data[2], n[0], sizeof(int64_t)))

@@ -3,7 +3,6 @@
 from cython.parallel cimport prange
 
 from ..program.program cimport MAX_DIMS, MAX_OPERANDS, Job, Share, Sum
-from .kernels cimport add_exactly
 from .tiles cimport Workspace, prepare, row
 
 cdef extern from "fpstatus.h" nogil:
@@ -192,20 +191,15 @@ cdef inline int run_chunks(
 
 cdef inline int finish_sum(const Job *job, const Sum *sum, char *sums) noexcept nogil:
     """Add up the sets, in order, and round the sums to the job's dtype."""
-    cdef Py_ssize_t i
     cdef int number
-    cdef double *total
-    cdef char *part
-    cdef char *data[3]
+    cdef char *data[4]
     fp_clear()
+    data[2] = sums
+    data[3] = sums + sum.error_offset
     for number in range(1, sum.sets):
-        part = sums + number * sum.set_stride
-        for i in range(sum.count):
-            total = <double *> sums + i
-            add_exactly(
-                (<double *> part)[i], total, <double *> (<char *> total + sum.error_offset))
-            (<double *> (<char *> total + sum.error_offset))[0] += (
-                <double *> (part + sum.error_offset))[i]
+        data[0] = sums + number * sum.set_stride
+        data[1] = data[0] + sum.error_offset
+        job.engine.merge[job.dtype](data, &sum.count, NULL, NULL)
     data[0] = sums
     data[1] = sums + sum.error_offset
     data[2] = sum.result

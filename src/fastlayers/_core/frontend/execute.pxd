@@ -4,7 +4,6 @@ from cpython.object cimport PyObject
 from cpython.tuple cimport PyTuple_New
 
 from ..memory cimport free_block
-from ..program.operations cimport summed_dtypes
 from ..program.program cimport MAX_INPUTS, MAX_RESULTS, UNSERVED, Job, Program, Share
 from .dtypes cimport (
     Operand, array_dtype, describe, describe_shape, dtypes, store_number,
@@ -191,8 +190,6 @@ cdef inline object execute_axes(const Program *program, const Given *given, bint
     if not broadcast(&call) or (program.shaped and not is_in_order(&call, given.summing)):
         return None
     if given.summing:
-        if not summed_dtypes >> call.dtype & 1:
-            return None
         for result in range(program.results):
             if given.sum_to[result] != NULL and not (
                 describe_shape(given.sum_to[result], &summed_to[result])

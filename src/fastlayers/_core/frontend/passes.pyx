@@ -12,7 +12,7 @@ from cpython.sequence cimport PySequence_Fast_ITEMS
 from cpython.tuple cimport PyTuple_New
 from libc.string cimport memcmp, memcpy, memset
 
-from ..program.operations cimport assemble, find_dtypes_of, summed_dtypes
+from ..program.operations cimport assemble, find_dtypes_of
 from ..program.program cimport (
     MAX_DIMS, MAX_INPUTS, MAX_RESULTS, MAX_SHARES, UNSERVED, DType, Program, Share,
 )
@@ -368,14 +368,12 @@ cdef class Pass:
 
 
 cdef inline DType dtype_of(const Given *given, const Program *program) noexcept:
-    """The dtype of the arrays that a pass reads, or UNSERVED if there are no sums of it."""
-    cdef DType dtype = UNSERVED
+    """The dtype of the arrays that a pass reads; UNSERVED if it reads none."""
     cdef int slot
     for slot in range(program.inputs):
         if PyArray_CheckExact(given.operands[slot]):
-            dtype = array_dtype(<Array *> given.operands[slot])
-            break
-    return dtype if dtype != UNSERVED and summed_dtypes >> dtype & 1 else UNSERVED
+            return array_dtype(<Array *> given.operands[slot])
+    return UNSERVED
 
 
 cdef inline Py_ssize_t count_elements(const Given *given, const Program *program) noexcept:

@@ -6,9 +6,6 @@ cdef Program forward[OPERATIONS]
 cdef Program backward[OPERATIONS]
 cdef Program identity       # dout * 1
 
-# The dtypes that can be summed, a bit for each.
-cdef unsigned int summed_dtypes
-
 cdef int assemble(Program *program, tuple inputs, tuple results, list steps) except -1
 cdef void find_dtypes(const Engine *engine) noexcept
 cdef void find_dtypes_of(Program *program) noexcept

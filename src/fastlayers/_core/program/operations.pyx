@@ -142,12 +142,8 @@ cdef const Engine *_engine = NULL
 
 cdef void find_dtypes(const Engine *engine) noexcept:
     """Note in the tables' programs which dtypes an engine has loops for."""
-    global summed_dtypes, _engine
-    cdef int operation, dtype
-    summed_dtypes = 0
-    for dtype in range(DTYPES):
-        if engine.accumulate[dtype] != NULL:
-            summed_dtypes |= <unsigned int> 1 << dtype
+    global _engine
+    cdef int operation
     for operation in range(OPERATIONS):
         forward[operation].dtypes = dtypes_of(&forward[operation], engine)
         backward[operation].dtypes = dtypes_of(&backward[operation], engine)

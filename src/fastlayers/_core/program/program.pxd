@@ -74,8 +74,8 @@ ctypedef void (*Loop)(
     char **data, const Py_ssize_t *n, const Py_ssize_t *strides, void *unused) noexcept nogil
 
 # A result that is summed over the axes along which its strides are 0. Until the end, each element
-# is kept as two doubles: the sum, and what rounding took from it. The job's data and strides for
-# that operand are those of the sums. If the result is summed over the axis that chunks are cut
+# is kept as two doubles: the sum, and what rounding took from it; of integers as an int64 in place
+# of the first. The job's data and strides for that operand are those of the sums. If the result is summed over the axis that chunks are cut
 # from, there are several sets of sums, each for some of the chunks.
 cdef struct Sum:
     bint wanted
@@ -127,9 +127,11 @@ cdef struct Engine:
     Loop loops[OPERATIONS][DTYPES]
     # From an operand that is not contiguous to a tile, and back.
     Loop copy[DTYPES]
-    # For sums of values of a dtype: add a row to as many sums; add a segment to one sum; round.
+    # For sums of values of a dtype: add a row to as many sums; add a segment to one sum; add other
+    # sums; round.
     Loop accumulate[DTYPES]
     Loop accumulate_segment[DTYPES]
+    Loop merge[DTYPES]
     Loop round_sums[DTYPES]
 
 # The name of a kernel module's capsule. It names the layouts: modules of two builds must not mix.
