@@ -13,7 +13,7 @@ import pytest
 from hypothesis import given, note
 from hypothesis import strategies as st
 from implementations import INSTALLED, LAYERS, PAIRED, REFERENCE
-from operands import FLOATS, KERNEL_DTYPES, LAYOUTS, Operand, command
+from operands import FLOATS, INTEGERS, KERNEL_DTYPES, LAYOUTS, Operand, command
 from outcome import arrays_in, described, outcome, sharing
 from paths import ANY_PATH, PATHS, taken
 from plain import ufunc_calls
@@ -148,7 +148,7 @@ SHAPES_AND_DTYPES = [
     (case, dtype)
     for case in SHAPES
     for dtype in (*KERNEL_DTYPES, "f2", "D")
-    if dtype in FLOATS or "chunks" not in case
+    if dtype in KERNEL_DTYPES or "chunks" not in case
 ]
 
 
@@ -373,6 +373,26 @@ def test_same_bits_on_every_path(case, dtype):
                 )
             )
     assert [one == seen[0] for one in seen] == [True] * len(PATHS)
+
+
+def any_integers(shape, dtype, seed=0):
+    """Of which most sums, and most products, are too large for the dtype."""
+    return np.random.default_rng(seed).integers(
+        np.iinfo(dtype).min, np.iinfo(dtype).max, shape, dtype, endpoint=True
+    )
+
+
+@native_only
+@pytest.mark.parametrize("dtype", INTEGERS)
+@pytest.mark.parametrize("case", SHAPES)
+def test_integers_wrap_around_as_numpys_do_on_every_path(case, dtype):
+    dout, x, y = operands_of(case, dtype, any_integers)
+    expected = [described(np.array(one, order="C")) for one in all_gradients(REFERENCE, dout, x, y)]
+    for path in PATHS:
+        with taken(path):
+            for one in (dout, np.array(dout, order="F")):
+                sums = all_gradients(INSTALLED, one, x, y)
+                assert [described(np.array(total, order="C")) for total in sums] == expected
 
 
 SUBCLASSES = ["tagged", "answering", "retreating", "matrix", "masked", "mapped"]

@@ -23,7 +23,7 @@ def command(check: Callable[..., None], *arguments: Any) -> str:
 
 
 KERNEL_DTYPES = ["f4", "f8", "i4", "i8"]
-FLOATS = ["f4", "f8"]  # of which the kernels sum gradients, too
+FLOATS, INTEGERS = KERNEL_DTYPES[:2], KERNEL_DTYPES[2:]
 
 NAMES = {"np": np, "inf": math.inf, "nan": math.nan, "Decimal": Decimal, "Fraction": Fraction}
 
