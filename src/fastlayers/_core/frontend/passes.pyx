@@ -626,9 +626,10 @@ cdef class Entry:
 # ---- the methods of graphs ----
 #
 # Each tries a pass, and leaves to the method of the same name in Python what no pass serves, and
-# all that is given by name but a `dout`, or the `out` of a value. They are called as functions of C are: calling one of
-# Python's that takes any operands makes a tuple and a dictionary, which takes more time than a pass
-# over a few elements. The entries are attributes of graphs, see graph/graph.py.
+# all that is given by name but a `dout`, or the `out` of a value. They are called as functions of C
+# are: calling one of Python's that takes any operands makes a tuple and a dictionary, which takes
+# more time than a pass over a few elements. The entries are attributes of graphs, see
+# graph/graph.py.
 
 cdef enum:
     CALL

@@ -36,7 +36,10 @@ cdef inline bint is_streamed(Py_ssize_t work) noexcept nogil:
 
 
 cdef inline bint is_job_streamed(const Job *job, Py_ssize_t work) noexcept nogil:
-    """Whether its results are. Sums never, nor what lies in place: it has just been read."""
+    """Whether its results are. Sums are not, nor what lies in place, which has just been read: an
+    update of two of three float32 arrays of 1M elements takes 756 us streamed, 292 us stored, of 4M
+    3.9 and 3.1 ms (AMD EPYC of the Milan family, 2 cores).
+    """
     return job.chunks == 0 and job.in_place == 0 and is_streamed(work)
 
 
