@@ -74,9 +74,10 @@ ctypedef void (*Loop)(
     char **data, const Py_ssize_t *n, const Py_ssize_t *strides, void *unused) noexcept nogil
 
 # A result that is summed over the axes along which its strides are 0. Until the end, each element
-# is kept as two doubles: the sum, and what rounding took from it; of integers as an int64 in place
-# of the first. The job's data and strides for that operand are those of the sums. If the result is summed over the axis that chunks are cut
-# from, there are several sets of sums, each for some of the chunks.
+# is kept as two doubles: the sum, and what rounding took from it; of integers as an int64 in
+# place of the first. The job's data and strides for that operand are those of the sums. If the
+# result is summed over the axis that chunks are cut from, there are several sets of sums, each
+# for some of the chunks.
 cdef struct Sum:
     bint wanted
     char *result                # where it goes at the end, in the job's dtype, contiguous
