@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import contextvars
 import copy
 import functools
 import gc
 import tracemalloc
+import warnings
 import weakref
 from types import MappingProxyType
 
@@ -246,6 +248,38 @@ def test_in_place_is_stopped_before_what_numpy_warns_of(path, mode):
             outcomes.append((called, described((w, v, g))))
         assert outcomes[0] == outcomes[1]
         assert (outcomes[0][0].exception is not None) == (mode == "raise")
+
+
+@pytest.mark.parametrize("path", [*PATHS, None], ids=str)
+def test_in_place_where_nobody_has_set_errstate(path):
+    """NumPy's defaults hold: it warns of all but underflows."""
+
+    def update(kind):
+        w, v, g, *_ = inputs(momentum, 5_000, "f4")
+        g[1_000], w[3_000], v[3_000] = np.finfo("f4").max, np.inf, -np.inf
+        v[4_000] = g[4_000] = np.finfo("f4").tiny
+        with taken(path), warnings.catch_warnings(record=True) as caught:
+            warnings.simplefilter("always")
+            kind(momentum)(w, v, g, 0.75, 4.0, out=(w, v))
+        return [str(one.message) for one in caught], described((w, v, g))
+
+    ours, plain = (contextvars.Context().run(update, kind) for kind in (Graph, PlainGraph))
+    assert ours == plain
+    assert ours[0] == [
+        "overflow encountered in multiply",
+        "invalid value encountered in add",
+    ]
+
+
+def test_in_place_heeds_seterr():
+    def update(w):
+        np.seterr(over="raise")
+        Graph(lambda w: w * w)(w, out=w)
+
+    w = np.array([1.0, 1e300])
+    with pytest.raises(FloatingPointError, match="overflow encountered in multiply"):
+        contextvars.copy_context().run(update, w)
+    assert w.tolist() == [1.0, 1e300]
 
 
 def test_in_place_takes_no_memory(in_one_pass):
