@@ -30,7 +30,8 @@ Operands = tuple[Any, ...]  # x, y, dout
 class Group(NamedTuple):
     """Cases that differ only in size, and that make one table, or one column of it.
 
-    ``layer`` is the layer's name or, of the layout ``graph``, an expression; of ``update``, one.
+    ``layer`` is the layer's name or, of the layouts ``graph`` and ``update``, an expression's or an
+    update's.
     """
 
     layer: str
