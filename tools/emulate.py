@@ -35,6 +35,7 @@ ARCHITECTURES = {
         ["tests/test_differential.py", "tests/test_graph_random.py"],
     ),
 }
+BINFMT = "/proc/sys/fs/binfmt_misc"  # which programs the kernel hands to which interpreter
 TOOLS = "mmdebstrap qemu-user-static binfmt-support gcc-{0} libc6-dev-{1}-cross"
 PACKAGES = (
     "base-files,bash,coreutils,dash,grep,libc-bin,libgomp1,sed,python3,"
@@ -67,7 +68,7 @@ def build(gnu: str, root: Path, wheels: Path) -> None:
         *("--wheel-dir", wheels, "."),
         CC=f"{gnu}-gcc",
         LDSHARED=f"{gnu}-gcc -shared",
-        CFLAGS=include,
+        CFLAGS=f"{include} {os.environ.get('CFLAGS', '')}",
         SETUPTOOLS_EXT_SUFFIX=".so",
         _PYTHON_HOST_PLATFORM=f"linux-{gnu.partition('-')[0]}",
     )
@@ -99,6 +100,11 @@ def main() -> None:
         gnu, release, arguments = ARCHITECTURES[architecture]
         if not shutil.which("mmdebstrap") or not shutil.which(f"{gnu}-gcc"):
             sys.exit(f"make emulate needs {TOOLS.format(gnu, architecture)}")
+        if not Path(BINFMT, f"qemu-{gnu.partition('-')[0]}").exists():
+            sys.exit(
+                f"this kernel does not hand programs of {architecture} to QEMU: "
+                f"mount -t binfmt_misc binfmt_misc {BINFMT} && /usr/lib/systemd/systemd-binfmt"
+            )
         root = BUILD / architecture
         shutil.rmtree(root, ignore_errors=True)
         wheels = BUILD / f"{architecture}-wheels"
