@@ -154,6 +154,8 @@ lint: $(VENV)/installed $(VENV)/group-lint $(VENV)/group-test $(VENV)/group-demo
 	$(BIN)/basedpyright
 	$(BIN)/python -m mypy.stubtest fastlayers --allowlist tests/typing/stubtest-allowlist.txt
 	$(BIN)/codespell
+	$(BIN)/check-jsonschema --builtin-schema vendor.github-workflows .github/workflows/*.yml
+	$(BIN)/zizmor --quiet --offline .github
 
 # A build that counts how often each line is run: GCC's. Counts add up, so those of before go first.
 # NumPy does not resize arrays that coverage's tracer refers to, and the tracer is lost where Python's
