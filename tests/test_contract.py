@@ -968,6 +968,8 @@ def test_repr(layer):
     assert len(repr(layer)) < 100
     layer.x, layer.y = [1] * 1_000, None
     assert len(repr(layer)) < 100
+    layer.x = 10**5_000  # more digits than Python writes
+    assert "x=<int of 16610 bits>" in repr(layer)
 
 
 def test_repr_tells_which_gradients(layer_class):

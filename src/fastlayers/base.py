@@ -1,6 +1,7 @@
 """The interface of every layer in a computational graph."""
 
 import sys
+from collections.abc import Callable
 from numbers import Number
 from typing import Any
 
@@ -127,12 +128,20 @@ def _shape_of(layer: ElementwiseLayer, operand: str) -> Any:
     return () if isinstance(value, Number) else value.shape
 
 
+def number_text(value: Any, written: Callable[[Any], str]) -> str:
+    """A number as ``str`` or ``repr`` writes it; an int with too many digits for that by size."""
+    try:
+        return written(value)
+    except ValueError:
+        return f"<int of {value.bit_length()} bits>"
+
+
 def _summary(value: Any) -> str:
     """An operand in a few words: an array by dtype and shape, anything else by its type."""
     if value is None:
         return "None"
     if isinstance(value, Number):
-        return repr(value)
+        return number_text(value, repr)
     kind = type(value).__name__
     if hasattr(value, "dtype") and hasattr(value, "shape"):
         return f"{kind} {value.dtype} {value.shape}"

@@ -129,15 +129,19 @@ def described(value: Any) -> Any:
             values=_values(np.asarray(value)),
             extra=extra,
         )
+    return _one(value)
+
+
+def _one(value: Any) -> tuple[type, str]:
     # The repr of a Python number tells every bit of it, -0.0 from 0.0 too, and any NaN is 'nan'.
-    return type(value), repr(value)
+    # That of an int may have too many digits to be written, but not in base 16.
+    return type(value), hex(value) if isinstance(value, int) else repr(value)
 
 
 def _values(array: np.ndarray) -> Any:
     """The elements in C order, NaNs made alike."""
     if array.dtype.kind == "O":
-        items = array.ravel().tolist()
-        return tuple(zip(map(type, items), map(repr, items), strict=True))
+        return tuple(map(_one, array.ravel().tolist()))
     if array.dtype.kind in "fc":
         with np.errstate(all="ignore"):  # a signalling NaN raises a flag as it is looked at
             if not array.dtype.isnative:

@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from numbers import Number
 from typing import Any, NamedTuple
 
 import numpy as np
 
 from .. import reference
-from ..base import BaseLayer
+from ..base import BaseLayer, number_text
 
 
 class Node(NamedTuple):
@@ -169,11 +169,3 @@ def key_of(number: Any) -> tuple[type, Any]:
     """What tells a number from all others: 1, 1.0 and True are three, as are 0.0 and -0.0."""
     # The repr of an int may be too long to be written.
     return type(number), number if isinstance(number, int) else repr(number)
-
-
-def number_text(value: Any, written: Callable[[Any], str]) -> str:
-    """A number as ``str`` or ``repr`` writes it; an int with too many digits for that by size."""
-    try:
-        return written(value)
-    except ValueError:
-        return f"<int of {value.bit_length()} bits>"
