@@ -1,7 +1,8 @@
 """Run the tests on processors that are not here: `make emulate`, on Debian, as root; many hours.
 
 For each architecture: a Debian system is laid out in build/emulation, unpacked but not set up; the
-package is compiled for it by a cross compiler, and tested inside it, where QEMU runs every program.
+package is compiled for it by a cross compiler, with CFLAGS too, and tested inside it, where QEMU
+runs every program.
 """
 
 from __future__ import annotations
