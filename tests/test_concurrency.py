@@ -12,7 +12,7 @@ from contextvars import copy_context
 
 import numpy as np
 import pytest
-from fresh import FORK, lines_of, output_of
+from fresh import FORK, PATIENCE, lines_of, output_of
 from outcome import described
 
 import fastlayers
@@ -189,7 +189,7 @@ if __name__ == "__main__":
     work()
     context = multiprocessing.get_context({method!r})
     # An alarm ends a child that hangs, where there are alarms.
-    end = (getattr(signal, "alarm", int), (60,))
+    end = (getattr(signal, "alarm", int), ({60 * PATIENCE},))
     with context.Pool(2, *end) as pool:
         print(set(pool.map(work, range(6))))
         results = pool.map(partial(computed, graph), range(4))

@@ -6,7 +6,7 @@ import json
 import re
 from pathlib import Path
 
-from fresh import lines_of, run
+from fresh import PATIENCE, lines_of, run
 
 from fastlayers import IMPLEMENTATION
 
@@ -68,13 +68,13 @@ def test_blend(tmp_path):
     assert picture.stat().st_size > 10_000
 
 
-EXECUTE = """
+EXECUTE = f"""
 import sys
 import nbformat
 from nbclient import NotebookClient
 
 notebook = nbformat.read(sys.argv[1], as_version=4)
-NotebookClient(notebook, timeout=60).execute()
+NotebookClient(notebook, timeout={60 * PATIENCE}).execute()
 nbformat.write(notebook, sys.argv[2])
 """
 

@@ -162,7 +162,7 @@ def test_tuple_of_one(api, operation):
         (np.array(2.0), 3.0, (2, 2)),
         (np.empty((0, 3)), np.arange(3.0), (0, 3)),
         (np.empty(0), np.empty(0), (0,)),
-        (np.empty(0), np.empty(1), (0,)),
+        (np.empty(0), np.ones(1), (0,)),
     ],
     ids=str,
 )

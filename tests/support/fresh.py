@@ -10,16 +10,18 @@ import sysconfig
 from pathlib import Path
 
 SUPPORT = Path(__file__).parent
+# How many times as long as usual a program may take: an emulated one needs it.
+PATIENCE = int(os.environ.get("TEST_PATIENCE", "1"))
 
 # Code for interpreters that fork.
-FORK = """
+FORK = f"""
 import os
 import signal
 
 def fork(function):
     child = os.fork()
     if child == 0:
-        signal.alarm(30)  # ends a child that hangs
+        signal.alarm({30 * PATIENCE})  # ends a child that hangs
         code = 1
         try:
             function()
@@ -51,7 +53,7 @@ def run(*arguments, **variables):
         env=environment(**variables),
         capture_output=True,
         text=True,
-        timeout=120,
+        timeout=120 * PATIENCE,
     )
 
 
