@@ -20,7 +20,7 @@ demo: $(VENV)/installed $(VENV)/group-demo
 	$(BIN)/python examples/flat_field.py
 
 test: $(VENV)/installed $(VENV)/group-test
-	$(BIN)/python -m pytest
+	$(BIN)/python -m pytest -n auto
 
 # Interpreters are on the PATH or pyenv's; each gets an environment of its own in build. All are
 # run, whichever fail, and listed in the end.

@@ -153,7 +153,7 @@ def test(wheel: Path, python: Path, folder: Path) -> None:
     """Run the tests of the source distribution, without its sources, against a wheel."""
     run(python, "-m", "pip", "install", "--quiet", wheel.resolve())
     run(python, "-m", "pip", "install", "--quiet", "--group", folder / "pyproject.toml:test")
-    run(python, "-m", "pytest", "-q", cwd=folder)
+    run(python, "-m", "pytest", "-q", "-n", "auto", cwd=folder)
 
 
 def main() -> None:
