@@ -41,7 +41,13 @@ ARCHITECTURES = {
     "s390x": (
         "s390x-linux-gnu",
         "forky",
-        ["tests/test_differential.py", "tests/test_graph_random.py"],
+        [
+            f"tests/test_{name}.py"
+            for name in (
+                *("differential", "paths", "floating_point", "contract", "sum_to_shape"),
+                *("graph_random", "graph_passes"),
+            )
+        ],
     ),
 }
 BINFMT = "/proc/sys/fs/binfmt_misc"  # which programs the kernel hands to which interpreter
