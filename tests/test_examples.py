@@ -6,6 +6,8 @@ import json
 import re
 from pathlib import Path
 
+# Lists the fonts, where nobody has: an example that took seconds for it would say so.
+import matplotlib.font_manager  # noqa: F401
 from fresh import PATIENCE, lines_of, run
 
 from fastlayers import IMPLEMENTATION
