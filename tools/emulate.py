@@ -1,4 +1,4 @@
-"""Run the tests on processors that are not here: `make emulate`, on Debian, as root; many hours.
+"""Run the tests on processors that are not here: `make emulate`, on Debian, as root; hours.
 
 For each architecture: a Debian system is laid out in build/emulation, unpacked but not set up; the
 package is compiled for it by a cross compiler, with CFLAGS too, and tested inside it, where QEMU
@@ -28,6 +28,7 @@ BEYOND_QEMU = (
     # They limit the address space: it passes over that.
     *("every_call_ends_in_a_memory_error", "cache_is_emptied_before_memory_is_out"),
     *("business_as_usual", "memory_error_while_sums", "without_a_sweeper"),
+    "threads_that_cannot_start",
 )
 
 # GNU's name, the release of Debian, and what of the tests is run: on s390x, which is big-endian,
@@ -78,6 +79,7 @@ def lay_out(architecture: str, gnu: str, release: str, root: Path) -> None:
 
 def build(gnu: str, root: Path, wheels: Path) -> None:
     (python,) = (root / "usr/include").glob("python3.*[0-9]")
+    version = python.name.removeprefix("python").replace(".", "")
     site = root / "usr/lib/python3/dist-packages"
     include = f"-I{python} -I{site}/numpy/_core/include -idirafter {root}/usr/include"
     run(
@@ -86,7 +88,7 @@ def build(gnu: str, root: Path, wheels: Path) -> None:
         CC=f"{gnu}-gcc",
         LDSHARED=f"{gnu}-gcc -shared",
         CFLAGS=f"{include} {os.environ.get('CFLAGS', '')}",
-        SETUPTOOLS_EXT_SUFFIX=".so",
+        SETUPTOOLS_EXT_SUFFIX=f".cpython-{version}-{gnu}.so",
         _PYTHON_HOST_PLATFORM=f"linux-{gnu.partition('-')[0]}",
     )
     (wheel,) = wheels.glob("*.whl")
