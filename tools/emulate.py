@@ -29,6 +29,8 @@ BEYOND_QEMU = (
     *("every_call_ends_in_a_memory_error", "cache_is_emptied_before_memory_is_out"),
     *("business_as_usual", "memory_error_while_sums", "without_a_sweeper"),
     "threads_that_cannot_start",
+    # A fork copies a lock of its own that a thread may hold; the child waits for it.
+    "fork_while_threads_are_at_work",
 )
 
 # GNU's name, the release of Debian, and what of the tests is run: on s390x, which is big-endian,
