@@ -3,15 +3,13 @@
 from __future__ import annotations
 
 import ctypes
-import platform
-import sys
 import threading
-from contextlib import contextmanager
 from dataclasses import replace
 
 import numpy as np
 import plain
 import pytest
+from fpu import MODES, current_modes, setting
 from fresh import output_of
 from implementations import FUNCTIONS, INSTALLED, PAIRED, operands_of
 from operands import Operand
@@ -49,47 +47,7 @@ def value_and_gradients(graph, *operands, dout=1):
 
 # ------------------------------------------------------------------------- what others have set
 
-# On x86-64 all of it is in one register, MXCSR: the last part of the fenv_t of the GNU C library.
-has_register = sys.platform == "linux" and platform.machine() == "x86_64"
-if has_register:
-    C = ctypes.CDLL(None)  # NumPy has loaded the library
-    has_register = hasattr(C, "gnu_get_libc_version")
-needs_register = pytest.mark.skipif(not has_register, reason="how to reach the register is unknown")
-FLAGS = 0x3F
-SETTINGS = {
-    "to nearest": 0x1F80,
-    "down": 0x3F80,
-    "up": 0x5F80,
-    "to zero": 0x7F80,
-    "subnormal results flushed": 0x9F80,
-    "subnormals taken for zeros": 0x1FC0,
-    "both, and up": 0xDFC0,
-}
-
-
-class Environment(ctypes.Structure):
-    _fields_ = [("x87", ctypes.c_uint32 * 7), ("register", ctypes.c_uint32)]
-
-
-def current():
-    """What is set in the register, without the flags that calls have raised."""
-    environment = Environment()
-    assert C.fegetenv(ctypes.byref(environment)) == 0
-    return environment.register & ~FLAGS
-
-
-@contextmanager
-def setting(name):
-    """Set the register of this thread, with all flags up."""
-    before, environment = Environment(), Environment()
-    C.fegetenv(ctypes.byref(before))
-    C.fegetenv(ctypes.byref(environment))
-    environment.register = SETTINGS[name] | FLAGS
-    C.fesetenv(ctypes.byref(environment))
-    try:
-        yield
-    finally:
-        C.fesetenv(ctypes.byref(before))
+needs_modes = pytest.mark.skipif(not MODES, reason="how to reach the modes here is unknown")
 
 
 def sensitive(dtype="f8"):
@@ -100,8 +58,8 @@ def sensitive(dtype="f8"):
     return x, y, dout
 
 
-@needs_register
-@pytest.mark.parametrize("name", SETTINGS)
+@needs_modes
+@pytest.mark.parametrize("name", MODES)
 def test_settings_go_for_all_threads(path, name):
     for operands in (sensitive("f8"), sensitive("f4")):
         ordinary = everything(plain, *operands, {"all": "ignore"})
@@ -109,14 +67,14 @@ def test_settings_go_for_all_threads(path, name):
         with setting(name):
             expected = everything(plain, *operands, {"all": "ignore"})
             actual = everything(INSTALLED, *operands, {"all": "ignore"})
-            after = current()
+            after = current_modes()
         assert actual == expected
-        assert after == SETTINGS[name]
+        assert after == MODES[name]
         assert (expected == ordinary) == (name == "to nearest")
 
 
-@needs_register
-@pytest.mark.parametrize("name", SETTINGS)
+@needs_modes
+@pytest.mark.parametrize("name", MODES)
 def test_settings_go_for_graphs(path, name):
     nodes = PlainGraph(of_graph, plain)
     for operands in (sensitive("f8"), sensitive("f4")):
@@ -125,14 +83,14 @@ def test_settings_go_for_graphs(path, name):
             with setting(name):
                 expected = described(value_and_gradients(nodes, *operands))
                 actual = described(value_and_gradients(GRAPH, *operands))
-                after = current()
+                after = current_modes()
         assert actual == expected
-        assert after == SETTINGS[name]
+        assert after == MODES[name]
         assert (expected == ordinary) == (name == "to nearest")
 
 
-@needs_register
-@pytest.mark.parametrize("name", SETTINGS)
+@needs_modes
+@pytest.mark.parametrize("name", MODES)
 def test_settings_of_whoever_started_the_threads_are_theirs_alone(path, name):
     # OpenMP starts threads for each thread that calls; they begin with what is set there.
     outcomes = []
@@ -156,38 +114,38 @@ except OSError:
     GOMP = None
 
 
-def registers_of_team(threads):
+def modes_of_team(threads):
     """What is set on each of the threads that OpenMP has for this one, as other users find it."""
     seen = []
-    callback = ctypes.CFUNCTYPE(None, ctypes.c_void_p)(lambda _: seen.append(current()))
+    callback = ctypes.CFUNCTYPE(None, ctypes.c_void_p)(lambda _: seen.append(current_modes()))
     GOMP.GOMP_parallel(callback, None, threads, 0)
     return seen
 
 
-@needs_register
+@needs_modes
 @needs_openmp
 @pytest.mark.skipif(GOMP is None, reason="not the OpenMP of GNU")
-@pytest.mark.parametrize("name", SETTINGS)
+@pytest.mark.parametrize("name", MODES)
 def test_threads_get_their_own_settings_back(name):
-    registers = []
+    modes = []
     x, y, dout = sensitive()
 
     def work():
-        registers.extend(registers_of_team(3))
+        modes.extend(modes_of_team(3))
         with setting(name):
             fastlayers.multiply(x, y)
             fastlayers.multiply_backward(dout, x, y[0], sum_to_shape=True)
-        registers.extend(registers_of_team(3))
+        modes.extend(modes_of_team(3))
 
     with taken(replace(PATHS[0], threads=3)):
         thread = threading.Thread(target=work)
         thread.start()
         thread.join()
-    assert registers == [SETTINGS["to nearest"]] * 6
+    assert modes == [MODES["to nearest"]] * 6
 
 
-@needs_register
-@pytest.mark.parametrize("name", SETTINGS)
+@needs_modes
+@pytest.mark.parametrize("name", MODES)
 def test_sums_are_the_same_for_every_number_of_threads(name):
     x, y, dout = (Operand("f8", (400, 500), "C", seed=seed).build() for seed in range(3))
     sums = []
@@ -198,33 +156,29 @@ def test_sums_are_the_same_for_every_number_of_threads(name):
     assert sums[1:] == sums[:1] * (len(THREADS) - 1)
 
 
-@needs_register
+@needs_modes
 def test_the_import_sets_nothing():
     # A library built with -ffast-math would flush subnormals to zero from its import on.
     code = """
-import ctypes
 import threading
-C = ctypes.CDLL("libm.so.6")
-def register():
-    environment = (ctypes.c_uint32 * 8)()
-    C.fegetenv(environment)
-    return environment[7] & ~0x3F
+from fpu import current_modes
 import numpy as np
-seen = [register()]
+seen = [current_modes()]
 import fastlayers
-seen.append(register())
+seen.append(current_modes())
 x = np.ones(200_000)
 with np.errstate(all="ignore"):
     for value in 1.0, 1e300, 1e-300, np.inf, np.nan, 5e-324:
         fastlayers.multiply(x * value, value)
         fastlayers.multiply_backward(x * value, x, value, sum_to_shape=True)
-seen.append(register())
-thread = threading.Thread(target=lambda: seen.append(register()))
+seen.append(current_modes())
+thread = threading.Thread(target=lambda: seen.append(current_modes()))
 thread.start()
 thread.join()
-print(*map(hex, seen))
+print(*seen)
 """
-    assert output_of(code, FASTLAYERS_NUM_THREADS=str(max(THREADS))) == ["0x1f80"] * 4
+    seen = output_of(code, FASTLAYERS_NUM_THREADS=str(max(THREADS)))
+    assert seen == [str(MODES["to nearest"])] * 4
 
 
 def all_are(array, bits):
@@ -297,7 +251,7 @@ def test_flags_of_earlier_work_count_no_more(redone):
         assert redone == []
 
 
-@needs_register
+@needs_modes
 def test_flags_that_others_raised_do_not_count(redone):
     ones = np.ones((7, 100))
     with np.errstate(all="raise"):
