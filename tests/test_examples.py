@@ -76,7 +76,7 @@ import nbformat
 from nbclient import NotebookClient
 
 notebook = nbformat.read(sys.argv[1], as_version=4)
-NotebookClient(notebook, timeout={60 * PATIENCE}).execute()
+NotebookClient(notebook, timeout={60 * PATIENCE}, startup_timeout={60 * PATIENCE}).execute()
 nbformat.write(notebook, sys.argv[2])
 """
 
