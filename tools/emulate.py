@@ -1,4 +1,6 @@
-"""Run the tests on processors that are not here: `make emulate`, on Debian, as root; hours.
+"""Run the tests on processors that are not here: `make emulate`, on Debian, as root.
+
+It takes two hours on two cores.
 
 For each architecture: a Debian system is laid out in build/emulation, unpacked but not set up; the
 package is compiled for it by a cross compiler, with CFLAGS too, and tested inside it, where QEMU
