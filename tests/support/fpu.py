@@ -32,6 +32,8 @@ class S390(ctypes.Structure):
 
 
 # The structure, all flags, and the modes by name: rounding, and what becomes of subnormals.
+# Source: the registers' description in Intel's Software Developer's Manual (MXCSR), Arm's
+# Architecture Reference Manual (FPCR) and IBM's Principles of Operation (FPC).
 MACHINES = {
     "x86_64": (
         X86,
