@@ -30,6 +30,8 @@ from fastlayers import config, limits
 if fastlayers.IMPLEMENTATION != "native":
     pytest.skip("plain NumPy recycles nothing", allow_module_level=True)
 
+from recycler import recycler
+
 from fastlayers._core import memory
 
 MIB = 1 << 20
@@ -899,6 +901,14 @@ def test_own_handler_is_respected_by_what_falls_through(own_handler, call):
     assert own_handler["new"] == own_handler["freed"] >= 1
     np.empty(10_000)
     assert served() == before
+
+
+@pytest.mark.parametrize("less", [1, 1 << 20, 3 << 19, 1 << 21, 3 << 20])
+def test_sizes_that_leave_no_room_are_refused(less):
+    # NumPy asks for no more than 2**63; others may call its handler, too.
+    size = ctypes.c_size_t(-less).value
+    assert recycler.malloc(None, size) is None
+    assert recycler.calloc(None, 1, size) is None
 
 
 def test_own_handler_is_restored(own_handler):

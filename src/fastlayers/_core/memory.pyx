@@ -89,6 +89,7 @@ cdef enum:
     # Blocks from this size on come from the operating system: malloc would keep them when they are
     # freed, and could not advise huge pages.
     MAPPED_BYTES = 1 << 20
+    MOST_ADDED = 1 << 22        # more than is added to a capacity: os.h maps a huge page more
 
     # Eight capacities per doubling, so that at most an eighth is unused (and never touched).
     STEPS = 8
@@ -158,7 +159,7 @@ cdef Block *obtain(size_t size, int bin) noexcept nogil:
     cdef size_t capacity = capacity_of(bin) if bin < BINS else size
     cdef int mapped = capacity >= MAPPED_BYTES
     cdef Block *block = NULL
-    if capacity <= <size_t> -1 - HEADER - PAGE - MAPPED_BYTES:
+    if capacity <= <size_t> -1 - MOST_ADDED:
         if mapped:
             block = <Block *> os_map(with_room(capacity))
         else:
