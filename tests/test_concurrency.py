@@ -481,3 +481,78 @@ except KeyboardInterrupt:
     print("interrupted")
 """
     assert output_of(INTERRUPTIBLE + code) == ["interrupted"]
+
+
+# A long chain, sums of many results, and an update in place, with operands that are strided, too:
+# all that a pass keeps at hand.
+SMALL_STACK = """
+import threading
+import numpy as np
+import fastlayers
+
+total = "x"
+for i in range(60):
+    total = f"({total} * x - y)" if i % 2 else f"({total} + y * x)"
+many = "abcdefghijkl"
+graph = fastlayers.Graph(eval(f"lambda x, y: {total}"))
+total, product = " + ".join(many), " * ".join(many)
+sums = fastlayers.Graph(eval(f"lambda {', '.join(many)}: ({total}) * ({product})"))
+update = fastlayers.Graph(lambda w, v, g: (w + (0.5 * v - 0.25 * g), 0.5 * v - 0.25 * g))
+results = []
+
+def work():
+    for size in 100, 300_000:
+        x, y = np.linspace(0.5, 1, 2 * size), np.full(2 * size, 0.25)
+        value, gradients = graph.value_and_grad(x, y)
+        results.extend([value, *gradients, graph(x[::2], y[1::2])])
+        rows = [np.full((size // 50, 100), 1.0), *[x[i : i + 100] for i in range(11)]]
+        results.extend(sums.value_and_grad(*rows)[1])
+        results.extend(update(x, y, y, out=(x, None)))
+
+def on_stack(size):
+    results.clear()
+    threading.stack_size(size)
+    thread = threading.Thread(target=work)
+    thread.start()
+    thread.join()
+    return [one.tobytes() for one in results]
+
+assert on_stack(128 * 1024) == on_stack(0)
+print(len(results))
+"""
+
+
+@pytest.mark.parametrize("threads", [1, 2])
+def test_threads_with_a_small_stack(threads):
+    printed = output_of(SMALL_STACK, FASTLAYERS_NUM_THREADS=str(threads), OMP_STACKSIZE="128K")
+    assert printed == ["36"]
+
+
+# Another interpreter of this process; Python's own module for it has changed its name.
+SUBINTERPRETER = """
+import fastlayers
+try:
+    import _interpreters as interpreters
+except ImportError:
+    import _xxsubinterpreters as interpreters
+
+interpreters.run_string(interpreters.create(), '''
+import warnings
+with warnings.catch_warnings(record=True) as seen:
+    warnings.simplefilter("always")
+    try:
+        import numpy
+    except ImportError:
+        print("refused by NumPy")
+    else:
+        import fastlayers
+        told = [str(one.message) for one in seen if "compiled part" in str(one.message)]
+        print(fastlayers.IMPLEMENTATION, len(told), fastlayers.multiply(2.0, 3.0))
+''')
+"""
+
+
+def test_another_interpreter_of_the_process_runs_on_plain_numpy():
+    # Newer NumPys are not to be had there at all.
+    printed = " ".join(output_of(SUBINTERPRETER))
+    assert printed in ("reference 1 6.0", "refused by NumPy")

@@ -9,7 +9,7 @@ import dask
 import dask.array as da
 import numpy as np
 import pytest
-from fresh import lines_of
+from fresh import lines_of, output_of
 
 import fastlayers
 from fastlayers import IMPLEMENTATION, AddLayer, BaseLayer, Graph, MulLayer
@@ -162,6 +162,19 @@ def test_a_task_uses_one_thread():
     with blocks.one_thread():
         assert fastlayers.get_num_threads() == 1
     assert fastlayers.get_num_threads() == before
+
+
+def test_a_task_uses_one_thread_where_openmp_has_one():
+    printed = output_of(
+        "import fastlayers\n"
+        "from fastlayers.graph import blocks\n"
+        "fastlayers.set_num_threads(4)\n"
+        "print(fastlayers.get_num_threads())\n"
+        "with blocks.one_thread():\n    print(fastlayers.get_num_threads())\n"
+        "print(fastlayers.get_num_threads())\n",
+        OMP_NUM_THREADS="1",
+    )
+    assert printed in (["4", "1", "4"], ["1", "1", "1"])  # the latter without OpenMP
 
 
 def test_threads_share_a_graph():

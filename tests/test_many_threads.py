@@ -131,20 +131,106 @@ counted(layer.forward, most, most)
 """
 
 
-@needs_openmp
-@pytest.mark.skipif(
-    platform.libc_ver()[0] != "glibc" or not schedule.build_info()[0].startswith("GCC"),
-    reason="what is counted are calls of GNU OpenMP, by means of the GNU C library",
-)
+def counts_threads(test):
+    """A test that counts how many threads are started and woken."""
+    return needs_openmp(
+        pytest.mark.skipif(
+            platform.libc_ver()[0] != "glibc" or not schedule.build_info()[0].startswith("GCC"),
+            reason="what is counted are calls of GNU OpenMP, by means of the GNU C library",
+        )(test)
+    )
+
+
+def counts_of(calls, threads, folder, **variables):
+    """How many threads each call starts, and how many it wakes."""
+    # Without --no-as-needed it would be loaded with fastlayers, out of this library's sight.
+    library = compiled("count_threads.c", folder, "-Wl,--no-as-needed", "-lgomp", "-ldl")
+    preloaded = f"{os.environ.get('LD_PRELOAD', '')}:{library}"  # a sanitizer's stays the first
+    printed = output_of(
+        COUNTED + calls, LD_PRELOAD=preloaded, FASTLAYERS_NUM_THREADS=str(threads), **variables
+    )
+    return list(zip(map(int, printed[::2]), map(int, printed[1::2]), strict=True))
+
+
+@counts_threads
 @pytest.mark.parametrize("threads", COUNTS)
 def test_one_team_is_started_and_woken_once_a_call(threads, tmp_path):
-    # Without --no-as-needed it would be loaded with fastlayers, out of this library's sight.
-    library = compiled("count_threads.c", tmp_path, "-Wl,--no-as-needed", "-lgomp", "-ldl")
     others = threads - 1
     # Whether they can be started is tried first: GNU OpenMP would end the process.
     started = [0, 0, 2 * others, *[0] * 9]
     woken = [0, 0, *[others] * 6, 0, *[others] * 3]
-    preloaded = f"{os.environ.get('LD_PRELOAD', '')}:{library}"  # a sanitizer's stays the first
-    printed = output_of(COUNTED + CALLS, LD_PRELOAD=preloaded, FASTLAYERS_NUM_THREADS=str(threads))
-    pairs = list(zip(map(int, printed[::2]), map(int, printed[1::2]), strict=True))
-    assert pairs == list(zip(started, woken, strict=True))
+    assert counts_of(CALLS, threads, tmp_path) == list(zip(started, woken, strict=True))
+
+
+# More threads than there are places for what became of each one's share.
+TEAMS = 65, 100, 200
+
+
+@needs_openmp
+@pytest.mark.parametrize("threads", TEAMS)
+def test_a_large_team_works_in_place(threads):
+    graph = fastlayers.Graph(momentum)
+    w, v, g = (array.astype("float32") for array in np.random.default_rng(0).random((3, 1_000_000)))
+    expected = [described(one) for one in momentum(w, v, g)]
+    with taken(Path(simd.in_use(), threads, threshold=LARGE)):
+        results = graph(w, v, g, out=(w, v))
+    assert results[0] is w
+    assert results[1] is v
+    assert [described(one) for one in results] == expected
+
+
+def momentum(w, v, g):
+    v = 0.5 * v - 0.25 * g
+    return w + v, v
+
+
+# With loops that have no vector instructions, on a thread that has a core, this takes longer than
+# memory would; so do all passes of many steps on some machine.
+LONG = """
+product = "x"
+for _ in range(30):
+    product = f"({product} * x) * y"
+chain = fastlayers.Graph(eval(f"lambda x, y: {product}"))
+x, y = np.full((2, 1 << 20), 3)
+schedule.set_thresholds(late=1e-4)
+counted(chain, x, y)
+for _ in range(20):
+    counted(chain, x, y)
+"""
+
+
+@counts_threads
+def test_long_passes_are_not_late_for_being_long(tmp_path):
+    printed = counts_of(LONG, 2, tmp_path, FASTLAYERS_SIMD=simd.available()[0])
+    woken = [one for _, one in printed[1:]]
+    # A neighbour may make a call late, and the next ones after it use one thread.
+    assert sum(woken) >= len(woken) // 2
+
+
+# What overflows is computed by the kernels once, and once more by NumPy, which wakes no thread of
+# ours. In place nothing is computed twice but what NumPy must warn of.
+WARNED = """
+import warnings
+warnings.simplefilter("ignore")
+x = np.full(60 * few, 1e200)
+out, other = np.empty_like(x), np.empty_like(x)
+counted(layer.forward, x, x)
+counted(layer.backward, x)
+counted(fastlayers.AddLayer().forward, x, np.full(60 * few, -np.inf) * np.tile([1, -1], 30 * few))
+square = fastlayers.Graph(lambda x, y: x * y + x)
+counted(square, x, x)
+counted(lambda: square(x, y=x))
+counted(square.forward, x, x)
+counted(square.value_and_grad, x, x)
+counted(lambda: square.value_and_grad(x, x, wrt="x"))
+counted(lambda: square(x, x, out=out))
+counted(lambda: square.value_and_grad(x, x, out=(out, (other, None))))
+counted(square.backward, x)
+"""
+
+
+@counts_threads
+def test_what_warns_is_computed_at_most_twice(tmp_path):
+    printed = counts_of(WARNED, 2, tmp_path)
+    # The sum raises nothing, so it is computed once; NumPy never wakes a thread.
+    assert [woken for _, woken in printed] == [1] * 11

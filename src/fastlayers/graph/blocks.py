@@ -15,7 +15,7 @@ import numpy as np
 from .tracing import COMPILED
 
 if COMPILED:
-    from .._core.frontend.schedule import limit_openmp_threads
+    from .._core.frontend.schedule import limit_threads
 
 
 def are_in_blocks(operands: Sequence[Any]) -> bool:
@@ -72,11 +72,11 @@ def one_thread() -> Iterator[None]:
     if not COMPILED:
         yield
         return
-    before = limit_openmp_threads(1)
+    before = limit_threads(1)
     try:
         yield
     finally:
-        limit_openmp_threads(before)
+        limit_threads(before)
 
 
 def in_blocks(task: Task, operands: Sequence[Any], likes: Sequence[Any]) -> list[Any] | None:

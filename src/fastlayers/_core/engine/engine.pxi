@@ -21,7 +21,7 @@ from .loops cimport (
     product_backward_loop, round_sums_loop, subtract_loop, subtract_product_loop,
     subtract_products_loop,
 )
-from .tiles cimport Tiles, tile_by_tile
+from .tiles cimport Tiles, count_workspace_bytes, tile_by_tile
 from .walk cimport run_job, walk_job
 
 cdef Engine engine
@@ -32,8 +32,14 @@ cdef int run(const Job *job) noexcept nogil:
     return run_job(job)
 
 
-cdef Py_ssize_t walk(const Job *job, Py_ssize_t start, Py_ssize_t stop) noexcept nogil:
-    return walk_job(job, start, stop)
+cdef Py_ssize_t workspace_bytes(const Job *job) noexcept nogil:
+    return count_workspace_bytes(job)
+
+
+cdef Py_ssize_t walk(
+    const Job *job, int thread, Py_ssize_t start, Py_ssize_t stop
+) noexcept nogil:
+    return walk_job(job, thread, start, stop)
 
 
 cdef Py_ssize_t run_tiles(
@@ -78,6 +84,7 @@ cdef void fill_sums_of_integers(DType dtype, Integer *unused) noexcept:
 
 
 engine.run = run
+engine.workspace_bytes = workspace_bytes
 engine.walk = walk
 engine.run_tiles = run_tiles
 fill(FLOAT32, <float *> NULL)

@@ -3,7 +3,7 @@
 from libc.string cimport memcpy
 
 from ..program.program cimport (
-    MAX_INPUTS, MAX_OPERANDS, MAX_RESULTS, MAX_SLOTS, MAX_STEPS, STEP_SLOTS, Job, Loop, Step, Sum,
+    MAX_INPUTS, MAX_OPERANDS, MAX_RESULTS, MAX_SLOTS, STEP_SLOTS, Job, Loop, Step, Sum,
 )
 from .kernels cimport SEGMENT
 
@@ -31,8 +31,6 @@ cdef enum:
 cdef enum:
     STREAMED_TILE = 128     # elements
     TILE_BYTES = 256 * 8
-    # Bytes, of MAX_RESULTS and MAX_TEMPORARIES, and of inputs as long as there is room.
-    ALL_BUFFERS = (16 + 16) * (256 * 8 + 64) + 64
 
 
 # A step on the tile at hand. All of it lies together: with arrays for all steps, these were 4 KiB
@@ -54,13 +52,12 @@ cdef struct Tiles:
     int gathered[MAX_INPUTS]        # the inputs that are copied to a buffer
     int buffered[MAX_RESULTS]       # the results that go through a buffer, as they are done
     char *buffers[MAX_SLOTS]        # theirs, and those of temporaries, else NULL
-    TileStep steps[MAX_STEPS]
+    TileStep *steps
 
-# What a thread needs to run rows: tiles to store, and to stream; and the memory of their buffers.
+# What a thread needs to run rows: tiles to store, and to stream.
 cdef struct Workspace:
     Tiles stored
     Tiles streamed
-    char memory[ALL_BUFFERS]
 
 
 cdef inline bint is_tiled(const Job *job) noexcept nogil:
@@ -68,18 +65,39 @@ cdef inline bint is_tiled(const Job *job) noexcept nogil:
     return not job.program.direct or job.chunks or job.in_place
 
 
-cdef inline void prepare(Workspace *workspace, const Job *job) noexcept nogil:
-    """Work out the tiles, if the job needs any."""
+cdef inline Py_ssize_t count_workspace_bytes(const Job *job) noexcept nogil:
+    """How much memory `prepare` takes at most for steps and buffers."""
+    cdef Py_ssize_t tiles = is_tiled(job) + job.streaming
+    cdef Py_ssize_t buffers = job.program.temporaries
+    if job.streaming or job.in_place or job.chunks or not job.single_row:
+        buffers += job.program.results
+    if not job.single_row:
+        buffers += job.first_result
+    return (
+        tiles * job.program.step_count * <Py_ssize_t> sizeof(TileStep)
+        + buffers * (TILE_BYTES + CACHE_LINE) + CACHE_LINE)
+
+
+cdef inline void prepare(Workspace *workspace, const Job *job, char *memory) noexcept nogil:
+    """Work out the tiles, if the job needs any; ``memory`` is for their steps and buffers."""
+    cdef Py_ssize_t steps = job.program.step_count * sizeof(TileStep)
     if is_tiled(job):
-        prepare_tiles(&workspace.stored, job, workspace.memory, False)
+        workspace.stored.steps = <TileStep *> memory
+        memory += steps
     if job.streaming:
-        prepare_tiles(&workspace.streamed, job, workspace.memory, True)
+        workspace.streamed.steps = <TileStep *> memory
+        memory += steps
+    memory += -<Py_ssize_t> memory & (CACHE_LINE - 1)
+    if is_tiled(job):
+        prepare_tiles(&workspace.stored, job, memory, False)
+    if job.streaming:
+        prepare_tiles(&workspace.streamed, job, memory, True)
 
 
 cdef inline void prepare_tiles(
-    Tiles *tiles, const Job *job, char *memory, bint streaming
+    Tiles *tiles, const Job *job, char *buffer, bint streaming
 ) noexcept nogil:
-    cdef char *buffer = memory + (-<Py_ssize_t> memory & (CACHE_LINE - 1))
+    """Work out tiles with buffers from ``buffer`` on, where a cache line begins."""
     cdef Py_ssize_t distance
     cdef const Step *step
     cdef TileStep *tile_step
@@ -105,7 +123,7 @@ cdef inline void prepare_tiles(
         buffer += distance
     tiles.gathered_count = 0
     for slot in range(job.first_result):
-        if noncontiguous >> slot & 1 and buffer + distance <= memory + ALL_BUFFERS:
+        if noncontiguous >> slot & 1:
             tiles.buffers[slot] = buffer
             buffer += distance
             tiles.gathered[tiles.gathered_count] = slot

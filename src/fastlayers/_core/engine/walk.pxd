@@ -1,8 +1,8 @@
 """Jobs, cut into shares or chunks for threads, and these into rows."""
 
-from cython.parallel cimport prange
+from cython.parallel cimport prange, threadid
 
-from ..program.program cimport MAX_DIMS, MAX_OPERANDS, Job, Share, Sum
+from ..program.program cimport MAX_DIMS, MAX_OPERANDS, STACK_BYTES, Job, Share, Sum
 from .tiles cimport Workspace, prepare, row
 
 cdef extern from "fpstatus.h" nogil:
@@ -19,7 +19,7 @@ cdef extern from "stream.h" nogil:
 
 
 cdef inline Py_ssize_t walk_rows(
-    const Job *job, Py_ssize_t start, Py_ssize_t stop
+    const Job *job, Workspace *workspace, Py_ssize_t start, Py_ssize_t stop
 ) noexcept nogil:
     """Run the elements from start to stop, counted in the job's order, row by row.
 
@@ -31,8 +31,6 @@ cdef inline Py_ssize_t walk_rows(
     cdef Py_ssize_t rest = start
     cdef Py_ssize_t index[MAX_DIMS]
     cdef char *data[MAX_OPERANDS]
-    cdef Workspace workspace
-    prepare(&workspace, job)
     for operand in range(job.operands):
         data[operand] = job.data[operand]
     for axis in range(last, -1, -1):
@@ -42,7 +40,7 @@ cdef inline Py_ssize_t walk_rows(
             data[operand] += index[axis] * job.strides[axis][operand]
     while True:
         n = min(job.shape[last] - index[last], stop - start)
-        done = row(job, &workspace, data, n)
+        done = row(job, workspace, data, n)
         start += done
         if start >= stop or done < n:
             return start
@@ -87,7 +85,7 @@ cdef inline Py_ssize_t count_blocks(const Job *job) noexcept nogil:
 
 
 cdef inline Py_ssize_t walk_blocks(
-    const Job *job, Py_ssize_t start, Py_ssize_t stop
+    const Job *job, Workspace *workspace, Py_ssize_t start, Py_ssize_t stop
 ) noexcept nogil:
     """Run the blocks of the last two axes from start to stop, along the columns first."""
     cdef Py_ssize_t rows = job.shape[job.ndim - 2]
@@ -97,8 +95,6 @@ cdef inline Py_ssize_t walk_blocks(
     cdef Py_ssize_t block, top, left, rest, index, _row
     cdef int axis, operand
     cdef char *data[MAX_OPERANDS]
-    cdef Workspace workspace
-    prepare(&workspace, job)
     for block in range(start, stop):
         left = block % across * BLOCK_COLUMNS
         top = block // across % down * BLOCK_ROWS
@@ -114,19 +110,25 @@ cdef inline Py_ssize_t walk_blocks(
             for operand in range(job.operands):
                 data[operand] += index * job.strides[axis][operand]
         for _row in range(min(<Py_ssize_t> BLOCK_ROWS, rows - top)):
-            row(job, &workspace, data, min(<Py_ssize_t> BLOCK_COLUMNS, columns - left))
+            row(job, workspace, data, min(<Py_ssize_t> BLOCK_COLUMNS, columns - left))
             for operand in range(job.operands):
                 data[operand] += job.strides[job.ndim - 2][operand]
     return stop
 
 
 cdef inline Py_ssize_t walk_job(
-    const Job *job, Py_ssize_t start, Py_ssize_t stop
+    const Job *job, int thread, Py_ssize_t start, Py_ssize_t stop
 ) noexcept nogil:
     """Run the elements, or if the job is blocked the blocks, from start to stop."""
+    cdef Workspace workspace
+    cdef char at_hand[STACK_BYTES]
+    cdef char *memory = at_hand
+    if job.workspace != NULL:
+        memory = job.workspace + thread * job.workspace_bytes
+    prepare(&workspace, job, memory)
     if job.blocked:
-        return walk_blocks(job, start, stop)
-    return walk_rows(job, start, stop)
+        return walk_blocks(job, &workspace, start, stop)
+    return walk_rows(job, &workspace, start, stop)
 
 
 # Shares are whole cache lines of a contiguous result, and depend only on the size: in backward, a
@@ -148,20 +150,21 @@ cdef inline int run_share(
     cdef fp_environment own
     fp_enter(callers, &own)
     if start < stop:
-        reached = job.engine.walk(job, start, stop)
-    if job.in_place:
+        reached = job.engine.walk(job, part, start, stop)
+    # Of a team that is larger, others have no share: there are no more places than threads.
+    if job.in_place and part < job.threads:
         job.shares[part] = Share(reached, stop)
     if job.streaming:
         stream_finish()
     return fp_leave(&own)
 
 
-cdef inline void walk_all(const Job *job) noexcept nogil:
-    job.engine.walk(job, 0, count_blocks(job) if job.blocked else job.size)
+cdef inline void walk_all(const Job *job, int thread) noexcept nogil:
+    job.engine.walk(job, thread, 0, count_blocks(job) if job.blocked else job.size)
 
 
 cdef inline int run_chunks(
-    const Job *job, int group, const fp_environment *callers
+    const Job *job, int thread, int group, const fp_environment *callers
 ) noexcept nogil:
     """Run one group of chunks of a job with sums; return the exceptions that it raised."""
     cdef Job part
@@ -171,7 +174,7 @@ cdef inline int run_chunks(
     cdef Py_ssize_t length = job.shape[job.cut_axis]
     fp_enter(callers, &own)
     if job.chunks == 1:
-        walk_all(job)
+        walk_all(job, thread)
         return fp_leave(&own)
     part = job[0]
     each = job.chunks // job.chunk_groups
@@ -185,7 +188,7 @@ cdef inline int run_chunks(
             if job.sums[result].wanted:
                 part.data[job.first_result + result] += (
                     chunk * job.sums[result].sets // job.chunks * job.sums[result].set_stride)
-        walk_all(&part)
+        walk_all(&part, thread)
     return fp_leave(&own)
 
 
@@ -219,16 +222,16 @@ cdef inline int run_job(const Job *job) noexcept nogil:
         if job.program.direct:
             row(job, NULL, <char **> job.data, job.size)
         elif job.size:
-            job.engine.walk(job, 0, job.size)
+            job.engine.walk(job, 0, 0, job.size)
         return fp_raised()
     fp_get(&callers)
     if job.chunks:
         if job.team == 1:       # OpenMP would take longer than a small sum
             for part in range(job.chunk_groups):
-                raised |= run_chunks(job, part, &callers)
+                raised |= run_chunks(job, 0, part, &callers)
         else:
             for part in prange(job.chunk_groups, num_threads=job.team, schedule="static"):
-                raised |= run_chunks(job, part, &callers)
+                raised |= run_chunks(job, threadid(), part, &callers)
         for part in range(job.program.results):
             if job.sums[part].wanted:
                 raised |= finish_sum(job, &job.sums[part], job.data[job.first_result + part])

@@ -6,7 +6,7 @@ from cpython.tuple cimport PyTuple_New
 from ..memory cimport free_block
 from ..program.program cimport MAX_INPUTS, MAX_RESULTS, UNSERVED, Job, Program, Share
 from .dtypes cimport (
-    Operand, array_dtype, describe, describe_shape, dtypes, store_number,
+    Operand, array_dtype, describe, describe_shape, dtypes, has_axes, store_number,
 )
 from .layout cimport (
     Call, arrange, begin_job, broadcast, choose_blocks, is_in_order, leader, reaches_all,
@@ -62,7 +62,7 @@ cdef inline object execute_row(const Program *program, const Given *given, bint 
     cdef int slot, result, axis, order, raised
     call.numbers = 0
     for slot in range(program.inputs):
-        if not PyArray_CheckExact(given.operands[slot]):
+        if not has_axes(given.operands[slot]):
             call.numbers |= <unsigned int> 1 << slot
             continue
         array = <Array *> given.operands[slot]
@@ -79,10 +79,11 @@ cdef inline object execute_row(const Program *program, const Given *given, bint 
     call.dtype = array_dtype(first)
     call.ndim = PyArray_NDIM(first)
     call.shape = PyArray_DIMS(first)
-    if call.dtype == UNSERVED or not program.dtypes >> call.dtype & 1 or call.ndim == 0:
+    if call.dtype == UNSERVED or not program.dtypes >> call.dtype & 1:
         return None
     call.input_count = program.inputs + program.constants
     begin_job(&call)
+    job.single_row = True
     job.size = 1
     for axis in range(call.ndim):
         job.size *= call.shape[axis]
@@ -120,7 +121,9 @@ cdef inline object execute_row(const Program *program, const Given *given, bint 
 cdef inline bint are_alike(Array *first, Array *other) noexcept:
     """Whether two arrays have the same dtype and shape."""
     cdef int axis
-    if PyArray_DESCR(first) != PyArray_DESCR(other) or PyArray_NDIM(first) != PyArray_NDIM(other):
+    if PyArray_NDIM(first) != PyArray_NDIM(other):
+        return False
+    if PyArray_DESCR(first) != PyArray_DESCR(other) and array_dtype(first) != array_dtype(other):
         return False
     for axis in range(PyArray_NDIM(first)):
         if PyArray_DIMS(first)[axis] != PyArray_DIMS(other)[axis]:
@@ -162,8 +165,14 @@ cdef inline bint is_row(
     if not is_writable(PyArray_FLAGS(array)) or ~PyArray_FLAGS(array) & (order | NPY_ARRAY_ALIGNED):
         return False
     data = <char *> PyArray_DATA(array)
-    for slot in range(call.input_count):
-        if call.numbers >> slot & 1 or not meet(data, job.data[slot], bytes):
+    for slot in range(call.program.inputs):
+        if call.numbers >> slot & 1:
+            if PyArray_CheckExact(given.operands[slot]) and meet(
+                data, <char *> PyArray_DATA(<Array *> given.operands[slot]), bytes
+            ):
+                return False  # without axes: its value is here, but not what NumPy might need again
+            continue
+        if not meet(data, job.data[slot], bytes):
             continue
         if data != job.data[slot] or given.shares == NULL:
             return False
@@ -215,10 +224,12 @@ cdef inline object execute_axes(const Program *program, const Given *given, bint
     if given.summing:
         cut_into_chunks(&call.job)
         workspace = new_workspace(&call.job, at_hand)
-    raised = run(&call.job)
-    if given.summing:
-        if workspace != at_hand:
+    try:
+        raised = run(&call.job)
+    finally:
+        if given.summing and workspace != at_hand:
             free_block(workspace)
+    if given.summing:
         results = as_given(results, given.sum_to, program.results)
     warned[0] = raised != 0 and not is_ignored(raised)
     return results

@@ -31,6 +31,8 @@ cdef inline void begin_job(Call *call) noexcept:
     job.chunks = 0
     job.blocked = False
     job.in_place = 0
+    job.single_row = False
+    job.workspace = NULL
 
 
 cdef inline int find_shared_order(const Call *call, unsigned int sources) noexcept:

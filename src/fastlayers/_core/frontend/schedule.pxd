@@ -1,12 +1,12 @@
 """When a job bypasses the caches, how many threads it uses, and which engine runs it."""
 
-from ..program.program cimport Engine, Job
+from ..program.program cimport STACK_BYTES, Engine, Job
 
 # The sizes from which each of these is done. Tests lower them with `set_thresholds`, so that small
 # arrays take the paths of large ones.
 cdef struct Thresholds:
-    Py_ssize_t gil              # elements
-    Py_ssize_t threads          # bytes, of a result
+    Py_ssize_t gil              # work, as elements of a layer's result
+    Py_ssize_t threads          # work, as bytes of a layer's result
     Py_ssize_t streaming        # bytes, of a step
     Py_ssize_t recycling        # bytes, of a result
     double late                 # seconds, of a threaded call beyond what its memory needs
@@ -30,17 +30,17 @@ cdef inline Py_ssize_t recycled_bytes() noexcept nogil:
     return load_size(&thresholds.recycling)
 
 
-cdef inline bint is_streamed(Py_ssize_t work) noexcept nogil:
-    """Whether so many bytes of results, or as much work, are streamed."""
-    return work * STEP_ARRAYS >= load_size(&thresholds.streaming)
+cdef inline bint is_streamed(Py_ssize_t traffic) noexcept nogil:
+    """Whether so many bytes of results, or as much traffic, are streamed."""
+    return traffic * STEP_ARRAYS >= load_size(&thresholds.streaming)
 
 
-cdef inline bint is_job_streamed(const Job *job, Py_ssize_t work) noexcept nogil:
+cdef inline bint is_job_streamed(const Job *job) noexcept nogil:
     """Whether its results are. Sums are not, nor what lies in place, which has just been read: an
     update of two of three float32 arrays of 1M elements takes 756 us streamed, 292 us stored, of 4M
     3.9 and 3.1 ms (AMD EPYC of the Milan family, 2 cores).
     """
-    return job.chunks == 0 and job.in_place == 0 and is_streamed(work)
+    return job.chunks == 0 and job.in_place == 0 and is_streamed(traffic_of(job))
 
 
 # A pass of several steps does more for a byte of a result than a layer does. A graph's value and
@@ -51,27 +51,44 @@ cdef enum:
     PASS_ARRAYS = 4         # as many of a pass's arrays count as a layer's result
 
 
-cdef inline Py_ssize_t work_of(const Job *job) noexcept nogil:
-    """How much work a job is, as bytes of a layer's result."""
+cdef inline Py_ssize_t traffic_of(const Job *job) noexcept nogil:
+    """How much memory a job reads and writes, as bytes of a layer's result."""
     cdef Py_ssize_t size = job.size * job.item_bytes
     if job.program.direct:
         return size
     return max(size, size // PASS_ARRAYS * job.operands)
 
 
-cdef inline int run(Job *job) noexcept:
+# What the steps of a pass do in the caches, against that.
+cdef enum:
+    PASS_WEIGHT = 12        # as much of a pass's weight counts as a layer's result
+
+
+cdef inline Py_ssize_t work_of(const Job *job) noexcept nogil:
+    """How much work a job is, as bytes of a layer's result."""
+    cdef Py_ssize_t traffic = traffic_of(job)
+    if job.program.direct:
+        return traffic
+    return max(traffic, job.size * job.item_bytes // PASS_WEIGHT * job.program.weight)
+
+
+cdef inline int run(Job *job) except -1:
     """Run a job that is laid out; return the floating-point exceptions that it raised."""
     job.engine = <const Engine *> load_pointer(&engine)
     job.loop = job.engine.loops[job.program.steps[0].operation][job.dtype]
+    job.streaming = is_job_streamed(job)
     cdef Py_ssize_t work = work_of(job)
-    if work < load_size(&thresholds.threads) and job.size < load_size(&thresholds.gil):
-        job.streaming = is_job_streamed(job, work)
+    cdef bint small = (
+        work < load_size(&thresholds.threads)
+        and work < load_size(&thresholds.gil) * job.item_bytes)
+    # A direct program's tiles are few: of its operands, at most.
+    if small and (job.program.direct or job.engine.workspace_bytes(job) <= STACK_BYTES):
         job.threads = job.team = 1
         return job.engine.run(job)
-    return run_large(job)
+    return run_large(job, work)
 
 
-cdef int run_large(Job *job) noexcept
+cdef int run_large(Job *job, Py_ssize_t work) except -1
 cdef bint is_ignored(int raised) except -1
 cdef int exceptions_to_stop_before() except -1
 

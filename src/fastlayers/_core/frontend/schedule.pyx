@@ -8,8 +8,9 @@ that are not accessed through shared.h are written once, by the import, under it
 from cpython.contextvars cimport get_value_no_default
 from cpython.pycapsule cimport PyCapsule_GetPointer
 
+from ..memory cimport ANYWHERE, free_block, new_block
 from ..program.operations cimport find_dtypes
-from ..program.program cimport MAX_SHARES, capsule_name
+from ..program.program cimport MAX_SHARES, STACK_BYTES, capsule_name
 
 import contextvars
 
@@ -24,7 +25,7 @@ cdef extern from "fpstatus.h":
 cdef extern from "threads.h" nogil:
     const bint HAVE_OPENMP
     int openmp_threads()
-    void set_openmp_threads(int count)
+    int thread_limit
     int is_forked_child
     void notice_fork()
     bint can_start_threads(int count)
@@ -115,13 +116,15 @@ notice_fork()
 cdef inline int thread_count() noexcept nogil:
     """How many threads a large call uses."""
     cdef int openmp = openmp_threads()
-    cdef int asked = <int> load_size(&threads_asked)
+    cdef int count = <int> load_size(&threads_asked)
     if is_forked_child or not HAVE_OPENMP:
         return 1
-    if asked == 0:
-        return min(openmp, <int> load_size(&threads_quota))
-    # If OpenMP's number was lowered since, for example by threadpoolctl, that applies here, too.
-    return min(asked, openmp) if openmp < openmp_threads_at_import else asked
+    if count == 0:
+        count = min(openmp, <int> load_size(&threads_quota))
+    elif openmp < openmp_threads_at_import:
+        # It was lowered since, for example by threadpoolctl: that applies here, too.
+        count = min(count, openmp)
+    return min(count, thread_limit) if thread_limit else count
 
 
 def get_thread_count():
@@ -134,10 +137,11 @@ def openmp_state():
     return bool(HAVE_OPENMP), openmp_threads(), bool(is_forked_child)
 
 
-def limit_openmp_threads(int count):
-    """Set how many threads OpenMP uses for the thread that calls; return how many it used."""
-    cdef int before = openmp_threads()
-    set_openmp_threads(count)
+def limit_threads(int count):
+    """Limit how many threads calls of this thread use, 0 to no number; return the limit before."""
+    global thread_limit
+    cdef int before = thread_limit
+    thread_limit = count
     return before
 
 
@@ -178,9 +182,11 @@ cdef enum:
 
 cdef double MOST_SECONDS = 1.0
 
-# In bytes per second: a call is late if it takes longer than any machine's memory needs. A
-# single-board computer moves twice as much.
+# In bytes per second: a call is late if it takes longer than any machine's memory needs, and its
+# loops. A single-board computer moves twice as much; a loop without vector instructions reads and
+# writes three times as much in the first cache.
 cdef double LEAST_BANDWIDTH = 2e9
+cdef double LEAST_BANDWIDTH_OF_STEPS = 8e9
 
 cdef double one_thread_until = 0
 cdef double penalty = LEAST_PENALTY
@@ -205,14 +211,17 @@ cdef inline int run_timed(Job *job) noexcept nogil:
     raised = job.engine.run(job)
     if job.threads == 1:
         return raised
-    remember(clock_seconds() - start, <double> job.size * job.item_bytes * job.operands)
+    remember(
+        clock_seconds() - start,
+        <double> job.size * job.item_bytes * (
+            job.operands / LEAST_BANDWIDTH + job.program.weight / LEAST_BANDWIDTH_OF_STEPS))
     return raised
 
 
-cdef void remember(double taken, double bytes) noexcept nogil:
-    """Note how long a threaded call took that touched ``bytes`` of memory."""
+cdef void remember(double taken, double most) noexcept nogil:
+    """Note how long a threaded call took, for which any machine needs ``most`` seconds at most."""
     cdef double factor = load_double(&penalty)
-    if taken > load_double(&thresholds.late) + bytes / LEAST_BANDWIDTH:
+    if taken > load_double(&thresholds.late) + most:
         store_double(&one_thread_until, clock_seconds() + min(factor * taken, MOST_SECONDS))
         store_double(&penalty, min(2 * factor, <double> MOST_PENALTY))
     else:
@@ -224,11 +233,10 @@ def seem_to_have_taken(double seconds):
     remember(seconds, 0)
 
 
-cdef int run_large(Job *job) noexcept:
-    cdef Py_ssize_t work = work_of(job)
+cdef int run_large(Job *job, Py_ssize_t work) except -1:
     cdef Py_ssize_t threaded = load_size(&thresholds.threads)
+    cdef Py_ssize_t bytes = job.engine.workspace_bytes(job)
     cdef int raised
-    job.streaming = is_job_streamed(job, work)
     # Give each thread at least half the work that justifies two. Sums are shared out by chunks.
     if work < threaded:
         job.threads = job.team = 1
@@ -236,8 +244,15 @@ cdef int run_large(Job *job) noexcept:
         share_out(job, job.chunks if job.chunks else 2 * work // max(threaded, 1))
         if job.in_place:
             job.threads = min(job.threads, <int> MAX_SHARES)
+    if bytes > STACK_BYTES:
+        job.workspace = <char *> new_block(job.team * bytes, ANYWHERE)
+        job.workspace_bytes = bytes
+        if job.workspace == NULL:
+            raise MemoryError(f"no memory for {job.team * bytes} bytes of tiles")
     with nogil:
         raised = run_timed(job)
+    if job.workspace != NULL:
+        free_block(job.workspace)
     return raised
 
 

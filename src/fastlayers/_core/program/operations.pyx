@@ -94,6 +94,7 @@ cdef int assemble(Program *program, tuple inputs, tuple results, list steps) exc
     program.results = len(results)
     program.temporaries = temporaries
     program.step_count = len(steps)
+    program.weight = sum([len(its_names) for _, *its_names in steps])
     for i, value in enumerate(constants):
         program.constant[i] = value
     sources = {name: 1 << number for number, name in enumerate(inputs)}

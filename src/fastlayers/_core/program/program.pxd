@@ -49,6 +49,9 @@ cdef enum:
     MAX_STEPS = 64
     STEP_SLOTS = 8          # the most that an operation reads and writes
     MAX_SHARES = 64         # of a job that works in place
+    # Bytes of tiles that a thread has on its stack, which may have 128 KiB in all: musl's default.
+    # An LSTM's f*c + g*i with its four gradients takes 6 KiB, sums of 12 results 30.
+    STACK_BYTES = 1 << 15
 
 cdef struct Step:
     Operation operation
@@ -62,6 +65,7 @@ cdef struct Program:
     int results
     int temporaries
     int step_count
+    int weight              # of all steps: that of a step is how many slots it reads and writes
     bint direct             # one step, whose slots are the operands in their order
     bint shaped             # all results have the shape of the inputs, be they read or not
     Step steps[MAX_STEPS]
@@ -104,6 +108,9 @@ cdef struct Job:
     int threads                 # how many of them get a share of the work
     bint streaming              # whether results bypass the caches
     bint blocked                # go by blocks: an input lies across the last two axes
+    bint single_row             # all operands but numbers are contiguous, one row of elements
+    char *workspace             # for each thread of the team; NULL: on their stacks
+    Py_ssize_t workspace_bytes  # of one thread
     Py_ssize_t size             # the product of the shape
     Py_ssize_t shape[MAX_DIMS]
     int chunks                  # 0, or if results are summed, in how many parts
@@ -120,9 +127,12 @@ cdef struct Job:
 cdef struct Engine:
     # Runs a job; returns the floating-point exceptions that it raised, as flags of fpstatus.h.
     int (*run)(const Job *job) noexcept nogil
-    # Parts of it that stay functions: inlined, they would come several times, and a small call
-    # would use a stack of 95 KiB.
-    Py_ssize_t (*walk)(const Job *job, Py_ssize_t start, Py_ssize_t stop) noexcept nogil
+    # How much memory a thread needs beside the operands, to run a job tile by tile.
+    Py_ssize_t (*workspace_bytes)(const Job *job) noexcept nogil
+    # Parts of it that stay functions: inlined, they would come several times, and a call that needs
+    # no tiles would use a stack of 32 KiB.
+    Py_ssize_t (*walk)(
+        const Job *job, int thread, Py_ssize_t start, Py_ssize_t stop) noexcept nogil
     Py_ssize_t (*run_tiles)(
         const Job *job, void *tiles, char **data, Py_ssize_t n, bint streaming) noexcept nogil
     Loop loops[OPERATIONS][DTYPES]

@@ -6,12 +6,19 @@
 #include <omp.h>
 enum { HAVE_OPENMP = 1 };
 static int openmp_threads(void) { return omp_get_max_threads(); }
-static void set_openmp_threads(int count) { omp_set_num_threads(count); }
 #else
 enum { HAVE_OPENMP = 0 };
 static int openmp_threads(void) { return 1; }
-static void set_openmp_threads(int count) { (void)count; }
 #endif
+
+#ifdef _MSC_VER
+#define THREAD_LOCAL __declspec(thread)
+#else
+#define THREAD_LOCAL __thread
+#endif
+
+/* The most threads that calls of this thread use; 0 if there is no such limit. */
+static THREAD_LOCAL int thread_limit = 0;
 
 /* GNU OpenMP hangs in the child of a fork, which does not have its threads. Written in the child,
  * by its only thread.
@@ -50,7 +57,7 @@ static void *wait_for_mutex(void *mutex)
 static int can_start_threads(int count)
 {
     enum { MOST = 1024 };
-    static __thread int started = 1; /* by this thread */
+    static THREAD_LOCAL int started = 1; /* by this thread */
     pthread_mutex_t mutex = PTHREAD_MUTEX_INITIALIZER;
     pthread_t threads[MOST];
     int i, running = 0;
