@@ -482,6 +482,14 @@ def test_ways_to_call(implementation, operands):
         assert described((value, tuple(gradients))) == expected
 
 
+def test_gradients_hash_as_tuples_do():
+    graph = Graph(shop)
+    gradients = graph.value_and_grad(100, 2, 150, 3, 1.1)[1]
+    assert hash(gradients) == hash(tuple(gradients))
+    assert hash(gradients) == hash(graph.value_and_grad(100, 2, 150, 3, 1.1)[1])
+    assert {tuple(gradients): "found"}[gradients] == "found"
+
+
 def test_gradients_can_be_pickled():
     gradients = Graph(shop).value_and_grad(100, 2, 150, 3, 1.1)[1]
     for again in (pickle.loads(pickle.dumps(gradients)), copy.deepcopy(gradients)):
@@ -788,6 +796,19 @@ def test_what_a_pickle_says_of_plans_is_not_believed():
     graph = Graph.__new__(Graph)
     graph.__setstate__(state)
     assert graph.value_and_grad(3.0, 4.0) == (42.0, (26.0, 9.0))
+
+
+def test_a_pickle_replaces_no_method():
+    graph = Graph(lambda x, y: x * y)
+    graph.label = "a product"  # as any object may be given
+    state = graph.__getstate__()
+    again = Graph.__new__(Graph)
+    again.__setstate__(
+        state | {"forward": print, "draw": print, "_operations": {}, "inputs": (), "_call_nodes": 0}
+    )
+    assert vars(again).keys() == vars(graph).keys()
+    assert again.label == "a product"
+    assert again.forward(2.0, 3.0) == 6.0
 
 
 def test_layer_that_cannot_be_pickled():

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import itertools
+import re
 from concurrent.futures import ThreadPoolExecutor
 
 import numpy as np
@@ -694,6 +695,56 @@ def test_none_in_out_makes_an_array(given):
     assert [result is one for result, one in zip(results, out, strict=True)] == [
         i in given for i in range(2)
     ]
+
+
+@pytest.mark.parametrize("n", [3, 5_000])
+def test_out_meets_an_operand_that_another_output_is(n):
+    buffer, x = np.arange(4.0 * n).reshape(4, n), np.full((4, n), 2.0)
+    expected = buffer[0].copy()
+    value, row = Graph(lambda x, row: (x * x, row))(x, buffer[0], out=(buffer, None))
+    assert value is buffer
+    assert (buffer == 4).all()
+    assert np.array_equal(row, expected)
+
+
+@pytest.mark.parametrize("n", [3, 5_000])
+def test_out_meets_an_operand_that_is_read_after_the_pass(n):
+    buffer, x = np.arange(4.0 * n).reshape(4, n), np.full((4, n), 2.0)
+    row = buffer[0].copy()
+    value, gradients = Graph(lambda x, row: x * (row * row)).value_and_grad(
+        x, buffer[0], out=(buffer, (None, None))
+    )
+    assert value is buffer
+    assert np.array_equal(buffer, x * (row * row))
+    assert np.array_equal(gradients.row, 16 * row)
+
+
+@pytest.mark.parametrize("n", [3, 5_000])
+def test_out_meets_an_operand_that_numpy_needs_to_warn(n):
+    buffer, x = np.full((4, n), 1e150), np.full((4, n), 1e150)
+    with pytest.warns(RuntimeWarning, match="overflow encountered in multiply"):
+        Graph(lambda x, row: x * (row * row))(x, buffer[0], out=buffer)
+    assert (buffer == np.inf).all()
+
+
+def test_what_is_written_is_told_where_memory_runs_out_in_place(monkeypatch):
+    if fastlayers.IMPLEMENTATION != "native":
+        pytest.skip("plain NumPy computes all before it writes anything")
+    x = np.ones(2_000)
+    x[1_500] = 1e200
+
+    def exhausted(*_):
+        raise MemoryError("no memory")
+
+    monkeypatch.setattr(np, "concatenate", exhausted)  # of what NumPy is to look at again
+    with pytest.raises(MemoryError) as caught:
+        Graph(lambda x: x * x + 1)(x, out=x)
+    (note,) = caught.value.__notes__
+    start, stop = map(int, re.search(r"the elements (\d+):(\d+),", note).groups())
+    assert start <= 1_500 < stop <= 2_000
+    assert (x[:start] == 2).all()
+    assert (x[stop:] == 2).all()
+    assert np.array_equal(x[start:stop], np.where(np.arange(start, stop) == 1_500, 1e200, 1))
 
 
 def test_out_of_backward():

@@ -6,6 +6,7 @@ import contextvars
 import copy
 import functools
 import gc
+import pickle
 import tracemalloc
 import warnings
 import weakref
@@ -134,6 +135,58 @@ def plain_outcomes(function, size, dtype):
     ones = np.ones_like(plain(*operands), dtype)
     douts = 3, tuple(ones * 2) if ones.ndim > 1 else operands[0] + ones
     return [(operands, dout, outcomes(plain, operands, dout)) for dout in douts]
+
+
+@pytest.mark.parametrize("dtype", KERNEL_DTYPES)
+def test_arrays_from_pickle_beside_new_ones(in_one_pass, dtype):
+    # Their descriptor is equal to NumPy's own, but another object.
+    new = inputs(shop, 300, dtype)
+    stored = pickle.loads(pickle.dumps(new))
+    assert stored[0].dtype is not new[0].dtype
+    expected = outcomes(PlainGraph(shop), new, 3)
+    assert outcomes(Graph(shop), [stored[0], *new[1:]], 3) == expected
+    assert outcomes(Graph(shop), [new[0], *stored[1:]], 3) == expected
+    out = pickle.loads(pickle.dumps(new[0]))
+    assert Graph(shop)(*new, out=out) is out
+
+
+SCALARS = {
+    "scalar": lambda value: value,
+    "array without axes": np.array,
+    "stored": lambda value: pickle.loads(pickle.dumps(np.array(value))),
+}
+
+
+@pytest.mark.parametrize("form", SCALARS.values(), ids=SCALARS)
+@pytest.mark.parametrize("dtype", KERNEL_DTYPES)
+def test_numpys_scalars_among_arrays(in_one_pass, dtype, form):
+    def scaled(x, mean, scale):
+        return (x - mean) * scale + mean * 2
+
+    for shape in ((300,), (7, 5), (1, 3)):
+        x = np.arange(1, 1 + np.prod(shape), dtype=dtype).reshape(shape)
+        for mean in (form(x.dtype.type(3)), 3, 0.5 if dtype in FLOATS else 5):
+            operands = x, mean, form(x.dtype.type(2))
+            expected = outcomes(layered(scaled), operands, 3)
+            assert outcomes(Graph(scaled), operands, 3) == expected
+
+
+def test_numpys_scalars_among_arrays_of_several_shapes(in_one_pass):
+    def affine(x, gamma, beta, scale):
+        return (x * gamma + beta) * scale
+
+    x, gamma, scale = np.ones((5, 7)) / 3, np.arange(7.0), np.float64(1.1)
+    for beta in (np.arange(5.0)[:, None], np.float64(0.1), np.array(0.1)):
+        operands = x, gamma, beta, scale
+        assert described(Graph(affine)(*operands)) == described(affine(*operands))
+
+
+@pytest.mark.parametrize("rate", [np.float32(0.1), np.array(0.1, "f4")])
+def test_numpys_scalars_in_place(in_one_pass, rate):
+    w, g = np.random.default_rng(0).random((2, 50_000)).astype("f4")
+    expected = w - rate * g
+    assert Graph(lambda w, g, rate: w - rate * g)(w, g, rate, out=w) is w
+    assert w.tobytes() == expected.tobytes()
 
 
 @pytest.mark.parametrize("layout", ["C", "F", "strided", "reversed"])

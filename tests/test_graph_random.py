@@ -86,35 +86,45 @@ def check(path: Path | None, steps: int | None, call: GraphCall) -> None:
 
 
 def check_out(call: GraphCall) -> None:
-    """The same answers are written into outputs, though these be operands."""
-    operands, dout = call.build()
-    graph = PlainGraph(call.function(), fastlayers)
-    expected = outcome(graph.value_and_grad, *operands, dout=dout, errstate=call.errstate)
-    if expected.exception:
-        return
-    value, gradients = expected.value
-    values = (value,) if graph.single else value
-    operands, dout = call.build()
-    out = []
-    for result, place in zip((*values, *gradients), call.places, strict=False):
-        out.append(out_for(result, place, operands, [one for one in out if one is not None]))
-    of_value, of_gradients = tuple(out[: len(values)]), tuple(out[len(values) :])
-    actual = outcome(
-        graph_of(call.function()).value_and_grad,
-        *operands,
-        dout=dout,
-        out=(of_value if value is values else of_value[0], of_gradients),
-        errstate=call.errstate,
-    )
-    found = differences(replace(actual, result=None), replace(expected, result=None), "out")
-    assert found == [], "\n".join(found)
-    results = actual.value[0] if value is values else (actual.value[0],)
-    results = (*results, *actual.value[1])
-    for result, one, place in zip(results, (*values, *gradients), out, strict=True):
-        assert place is None or result is place
-        if type(one) is np.ndarray and one.ndim:
-            found = differences(*(described(np.array(a, order="C")) for a in (result, one)))
-            assert found == [], "\n".join(found)
+    """The same answers are written into outputs, though these be operands, or parts of them."""
+    plain = PlainGraph(call.function(), fastlayers)
+    graph = graph_of(call.function())
+
+    def value(graph, operands, dout, **out):
+        return graph(*operands, **out)
+
+    def both(graph, operands, dout, **out):
+        return graph.value_and_grad(*operands, dout=dout, **out)
+
+    for run in value, both:
+        operands, dout = call.build()
+        expected = outcome(run, plain, operands, dout, errstate=call.errstate)
+        if expected.exception:
+            return
+        results = results_of(plain, run is both, expected.value)
+        operands, dout = call.build()
+        outs: list[Any] = []
+        for result, place in zip(results, call.places, strict=False):
+            outs.append(out_for(result, place, operands, [one for one in outs if one is not None]))
+        outs += [None] * (len(results) - len(outs))
+        count = len(plain.outputs)
+        of_value = outs[0] if plain.single else tuple(outs[:count])
+        out = (of_value, tuple(outs[count:])) if run is both else of_value
+        actual = outcome(run, graph, operands, dout, out=out, errstate=call.errstate)
+        found = differences(replace(actual, result=None), replace(expected, result=None), "out")
+        assert found == [], "\n".join(found)
+        written = results_of(plain, run is both, actual.value)
+        for result, one, place in zip(written, results, outs, strict=True):
+            assert place is None or result is place
+            if type(one) is np.ndarray and one.ndim:
+                found = differences(*(described(np.array(a, order="C")) for a in (result, one)))
+                assert found == [], "\n".join(found)
+
+
+def results_of(graph: PlainGraph, both: bool, returned: Any) -> tuple[Any, ...]:
+    """The values, and the gradients, in a row."""
+    value, gradients = returned if both else (returned, ())
+    return (value, *gradients) if graph.single else (*value, *gradients)
 
 
 def check_derivative(call: GraphCall) -> None:

@@ -44,15 +44,27 @@ LARGE = [(20_011,), (70_001,), (300, 257), (4_100, 3), (3, 5, 2_003)]
 
 @dataclass(frozen=True)
 class Window:
-    """A part of an array, which it shares with the array's other windows."""
+    """A part of an array of one axis, which it shares with the array's other windows.
+
+    ``skipped`` elements lie between two of its rows.
+    """
 
     whole: Operand
     start: int
-    length: int
+    shape: tuple[int, ...]
+    skipped: int = 0
 
-    @property
-    def shape(self) -> tuple[int, ...]:
-        return (self.length,)
+    def of(self, whole: np.ndarray) -> np.ndarray:
+        return window_of(whole, self.start, self.shape, self.skipped)
+
+
+def window_of(whole: Any, start: int, shape: tuple[int, ...], skipped: int = 0) -> Any:
+    """A view of ``shape`` on an array of one axis."""
+    if not shape:
+        return whole[start : start + 1].reshape(())
+    rows = (*shape[:-1], shape[-1] + skipped)
+    part = whole[start : start + math.prod(rows)].reshape(rows)
+    return part[..., : shape[-1]]
 
 
 @dataclass(frozen=True)
@@ -76,7 +88,7 @@ class GraphCall:
         @cache
         def built(one: Any) -> Any:
             if isinstance(one, Window):
-                return built(one.whole)[one.start : one.start + one.length]
+                return one.of(built(one.whole))
             return one.build()
 
         members = self.dout if isinstance(self.dout, tuple) else (self.dout,)
@@ -115,7 +127,25 @@ def out_for(result: Any, place: int, operands: list[Any], used: list[Any]) -> An
     if fitting and place % 2:
         one = fitting[place % len(fitting)]
         return one[::-1] if place % 8 == 7 else one
+    if place % 3 and (shared := shared_buffer(operands, result)) is not None:
+        over = window_of(shared, place % (shared.size - result.size + 1), result.shape)
+        if not sharing([over], used):
+            return over
     return LAYOUTS[OUT_LAYOUTS[place % len(OUT_LAYOUTS)]](np.zeros_like(result, order="C"))
+
+
+def shared_buffer(operands: list[Any], result: np.ndarray) -> np.ndarray | None:
+    """The array that an operand is a part of, if a result fits into it."""
+    for one in operands:
+        whole = getattr(one, "base", None)
+        while isinstance(getattr(whole, "base", None), np.ndarray):
+            whole = whole.base
+        if type(whole) is not np.ndarray or whole.ndim != 1 or whole.size <= one.size:
+            continue
+        like = whole.dtype.str == result.dtype.str and whole.dtype.char == result.dtype.char
+        if like and whole.flags.writeable and whole.size >= result.size:
+            return whole
+    return None
 
 
 def addresses(array: np.ndarray) -> list[int]:
@@ -278,7 +308,36 @@ def overlapping(random: Random, count: int) -> list[Any]:
     starts = [random.choice([0, 0, 0, 1, 2, 3, 64, length]) for _ in range(count)]
     dtype, values = random.choice(KERNEL_DTYPES), random.choice(VALUES)
     whole = Operand(dtype, (max(starts) + length,), "C", values, random.randrange(1 << 16))
-    return [Window(whole, start, length) for start in starts]
+    return [Window(whole, start, (length,)) for start in starts]
+
+
+def windows(random: Random, count: int) -> list[Any]:
+    """Parts of one array that broadcast together, anywhere in it; and what lies elsewhere."""
+    shape = random_shape(random) or (3,)
+    small = [shape, narrowed(random, shape)]  # one, most often: sums to several are not in passes
+    shapes = [
+        random.choice(small) if random.random() < 0.8 else narrowed(random, shape)
+        for _ in range(count)
+    ]
+    skipped = [random.choice([0, 0, 1, 3]) if one else 0 for one in shapes]
+    rooms = [
+        math.prod((*one[:-1], one[-1] + more)) if one else 1
+        for one, more in zip(shapes, skipped, strict=True)
+    ]
+    length = max(*rooms, math.prod(shape))
+    length += random.choice([0, 1, 7, 64, length, 2 * length])
+    dtype, values = random.choice(KERNEL_DTYPES), random.choice(VALUES)
+    whole = Operand(dtype, (length,), "C", values, random.randrange(1 << 16))
+    operands: list[Any] = []
+    for one, more, room in zip(shapes, skipped, rooms, strict=True):
+        elsewhere = random.random()
+        if elsewhere < 0.1:
+            operands.append(Literal(random.choice(SCALARS)))
+        elif elsewhere < 0.4:
+            operands.append(Operand(dtype, one, "C", values, random.randrange(1 << 16)))
+        else:
+            operands.append(Window(whole, random.randrange(length - room + 1), one, more))
+    return operands
 
 
 def unfit(random: Random, count: int) -> list[Any]:
@@ -290,7 +349,7 @@ def unfit(random: Random, count: int) -> list[Any]:
 
 
 KINDS = [*[alike] * 6, *[broadcast] * 6, *[with_numbers] * 5, *[mixed] * 3]
-KINDS += [overlapping, overlapping, numbers, unfit]
+KINDS += [overlapping, overlapping, windows, windows, windows, numbers, unfit]
 
 
 def random_dout(random: Random, source: str, operands: list[Any]) -> Any:
@@ -305,6 +364,11 @@ def random_dout(random: Random, source: str, operands: list[Any]) -> Any:
 def one_dout(random: Random, shape: tuple[int, ...], operands: list[Any]) -> Any:
     if random.random() < 0.1:
         return Literal(random.choice([*SCALARS, "np.float32(0.1)", "np.array(1.5, 'f4')"]))
+    shared = [one.whole for one in operands if isinstance(one, Window)]
+    if shared and shape and random.random() < 0.4:
+        room = shared[0].shape[0] - math.prod(shape)
+        if room >= 0:
+            return Window(shared[0], random.randrange(room + 1), shape)
     arrays = [getattr(o, "whole", o) for o in operands if not isinstance(o, Literal)]
     like = random.choice(arrays or [Operand("f8", ())])
     if random.random() < 0.1:

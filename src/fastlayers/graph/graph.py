@@ -147,7 +147,13 @@ class Graph(BaseLayer):
                 f"fastlayers: {error}"
             ) from None
         self._keep(nodes)
-        self.__dict__.update(kept)
+        # What a graph keeps, and what its user has set: no method, nor what belongs to a class.
+        own = {"_kept", "_known", "__doc__"}
+        self.__dict__.update(
+            (name, value)
+            for name, value in kept.items()
+            if name in own or not (name.startswith("_") or hasattr(Graph, name))
+        )
 
     @property
     def inputs(self) -> tuple[str, ...]:
@@ -180,11 +186,11 @@ class Graph(BaseLayer):
         ndarray or scalar, or a tuple of these
             Arrays that share memory with nothing else.
         """
-        if named:
-            operands = self._bound(operands, named)
+        operands = self._bound(operands, named)
         value = self._passed(operands, out)
-        if value is not None:
-            return value
+        return self._call_nodes(operands, out) if value is None else value
+
+    def _call_nodes(self, operands: tuple[Any, ...], out: Any) -> Any:
         operands = self._bound(operands, {})
         if recording := _recording_of(operands):
             return recording.inline(self._nodes, operands, out)
@@ -197,12 +203,14 @@ class Graph(BaseLayer):
 
         The values of your own layers are kept, too; nothing else is.
         """
-        if named:
-            operands = self._bound(operands, named)
+        operands = self._bound(operands, named)
         value = self._passed(operands, out)
-        if value is not None:
-            self._kept = operands
-            return value
+        if value is None:
+            return self._forward_nodes(operands, out)
+        self._kept = operands
+        return value
+
+    def _forward_nodes(self, operands: tuple[Any, ...], out: Any) -> Any:
         operands = self._bound(operands, {})
         if recording := _recording_of(operands):
             return recording.inline(self._nodes, operands, out)
@@ -245,8 +253,9 @@ class Graph(BaseLayer):
         operands = self._kept
         outs = None if out is None else flat(out, len(self._nodes.inputs), False)
         passed = self._pass_back.run(operands, dout, outs) if self._pass_back else None
-        if passed is not None:
-            return passed
+        return self._backward_nodes(operands, dout, out) if passed is None else passed
+
+    def _backward_nodes(self, operands: tuple[Any, ...], dout: Any, out: Any) -> Any:
         names = self._nodes.inputs
         if (found := self._in_blocks(operands, dout, names, out)) is not None:
             return gradients_of(names, found[len(self._nodes.outputs) :])
@@ -285,15 +294,17 @@ class Graph(BaseLayer):
         gradients : named tuple
             As from `backward`, for the parameters ``wrt`` in that order.
         """
-        if named:
-            operands = self._bound(operands, named)
+        operands = self._bound(operands, named)
         entry = self._both
         if wrt is not None and self._passes:
             entry = self._passes.by(self._named(wrt))
         outs = None if out is None else self._flat_pair(out, wrt)
         both: tuple[Any, Any] | None = entry.run(operands, dout, outs) if entry else None
-        if both is not None:
-            return both
+        return self._value_and_grad_nodes(operands, dout, wrt, out) if both is None else both
+
+    def _value_and_grad_nodes(
+        self, operands: tuple[Any, ...], dout: Any, wrt: str | Sequence[str] | None, out: Any
+    ) -> tuple[Any, Any]:
         operands = self._bound(operands, {})
         if recording := _recording_of(operands):
             recording.refuse(
@@ -607,7 +618,7 @@ class Graph(BaseLayer):
 
 
 if COMPILED:
-    quicken(Graph)  # forward, backward, value_and_grad and the call; those above do what is left
+    quicken(Graph)  # forward, backward, value_and_grad and the call
 
 
 def _recording_of(operands: tuple[Any, ...]) -> Recording | None:

@@ -16,6 +16,7 @@ from .results import apart, type_of_gradients
 from .tracing import (
     COMPILED,
     FULL,
+    SCALAR,
     WHOLE,
     Builder,
     Result,
@@ -29,7 +30,7 @@ from .tracing import (
 
 if COMPILED:
     from .._core.frontend.dispatch import attempts
-    from .._core.frontend.passes import MOST_VALUES, Entry, Pass
+    from .._core.frontend.passes import MOST_VALUES, WARNS, Entry, Pass
     from .._core.program.operations import NUMBERS
 
 # Planning takes some 70 us a node for the value and 450 us for value and gradients, on the first
@@ -79,7 +80,7 @@ def entry(
         # Of no gradients, what is wrong with dout is told nevertheless.
         if names == () or len(graph.nodes) > MOST_NODES:
             return None
-        kinds = [Shape(*kind) if isinstance(kind, tuple) else kind for kind in kinds]
+        kinds = [shape_of(kind) for kind in kinds]
         builder = Builder(kinds, axes)
         try:
             results = trace(graph, builder, values, wanted)
@@ -91,6 +92,17 @@ def entry(
         return made.as_pass() if made.simple else made
 
     def finish(operands: Any, douts: Any, results: Any, rest: Any) -> None:
+        try:
+            finish_by_nodes(operands, douts, results, rest)
+        except Exception as error:  # no memory, or a warning that somebody made an error
+            parts = ", ".join(f"{start}:{stop}" for start, stop in rest)
+            error.add_note(
+                f"{graph.name}: of the outputs all is written but the elements {parts}, counted in "
+                f"the order of memory; there the operands are as they were"
+            )
+            raise
+
+    def finish_by_nodes(operands: Any, douts: Any, results: Any, rest: Any) -> None:
         parts = [part_of(operand, rest) for operand in operands]
         with np.errstate(**({} if values else SILENT)):
             evaluated = reference.evaluate(graph, parts, run, range(len(graph.nodes)))
@@ -113,12 +125,19 @@ def entry(
     return Entry(plan, inputs, outputs, graph.single, values, gradients, returns_operands, finish)
 
 
+def shape_of(kind: Any) -> Any:
+    """A kind with the shape of what is no Python number."""
+    if isinstance(kind, tuple):
+        return Shape(*kind)
+    return SCALAR if kind == "scalar" else kind
+
+
 Rest = Sequence[tuple[int, int]]
 
 
 def part_of(operand: Any, rest: Rest) -> Any:
     """The elements of an operand that a pass in place has left out."""
-    if not isinstance(operand, np.ndarray):
+    if not isinstance(operand, np.ndarray) or not operand.ndim:
         return operand
     row = operand.reshape(-1, order="A")
     return np.concatenate([row[start:stop] for start, stop in rest])
@@ -139,6 +158,11 @@ Call = tuple[Callable[..., Any], Sequence[int], tuple[bool, ...]]
 
 class Plan:
     """A graph's values and gradients on operands of certain kinds, in as few passes as it takes.
+
+    Attributes
+    ----------
+    only : Pass or None
+        The pass, if it is the only one. Then it may write results into outputs.
 
     Parameters
     ----------
@@ -195,7 +219,8 @@ class Plan:
         self._place(builder.constants)
         self._place(step.writes[0] for step in builder.numbers + builder.early)
         self.first, self.count = len(self.index), len(done)
-        steps = joined(steps, set(read) - set(builder.shapes), asked)
+        numbers = set(read) - set(builder.shapes)
+        steps = joined(steps, numbers, asked)
         if len(steps) == 1 and read.keys() == set(steps[0].reads):
             read = dict.fromkeys(steps[0].reads)  # in this order a single step needs no tiles
         self._cut(steps, list(read), done, builder)
@@ -203,6 +228,7 @@ class Plan:
         self.early = [self._call(step, silent=not values) for step in builder.early]
         self.late = [self._call(step, silent=False) for step in builder.late]
         self._drop_last_read(builder.computed - {result.place for result in done})
+        self.only = self.passes[0][0] if len(self.passes) == 1 else None
         operands = range(len(builder.inputs))
         self.arrays = [place for place in read if place in operands and place in builder.shapes]
         self.order = [self.index[result.place] for result in results]
@@ -300,7 +326,7 @@ class Plan:
     def __call__(
         self, operands: tuple[Any, ...], outs: Any = None, rest: list[Any] | None = None
     ) -> Any:
-        """The results in their order; None where the nodes are to be run one by one.
+        """The results in their order; None or `WARNS` where the nodes are to be run one by one.
 
         ``operands`` include the gradients of the outputs; for ``outs`` and ``rest`` see `Pass`.
         """
@@ -324,8 +350,8 @@ class Plan:
         else:
             # In place an error must not be passed over: the operands may be gone by then.
             found = self._run(values, passed, rest)
-        if not found:
-            return None
+        if found is not True:
+            return found
         results = [values[i] for i in self.order]
         if outs is None:
             return tuple(results if self.are_apart else apart(results, operands))
@@ -353,18 +379,18 @@ class Plan:
                 passed[i - self.first] = out
         return passed
 
-    def _run(self, values: list[Any], outs: Any, rest: list[Any] | None) -> bool:
-        """Append all that is computed to the values; False where NumPy would have to be asked."""
+    def _run(self, values: list[Any], outs: Any, rest: list[Any] | None) -> Any:
+        """Append all that is computed to the values; True if that was done, else as a call."""
         if not compute(self.early, values):
-            return False
+            return WARNS
         for fused, dropped in self.passes:
             found = fused.run(values, outs, rest)
-            if found is None:
-                return False
+            if found is None or found is WARNS:
+                return found
             values += found
             for i in dropped:
                 values[i] = None
-        return compute(self.late, values)
+        return compute(self.late, values) or WARNS
 
     def _call(self, step: Step, silent: bool) -> Call:
         read = [self.index[place] for place in step.reads]
@@ -426,7 +452,8 @@ def function_of_numbers(builder: Builder, results: Iterable[int]) -> Callable[..
     )
     names: dict[str, Any] = {f"v{place}": number for place, number in builder.constants.items()}
     exec(source, names)
-    function: Callable[..., Any] = names["run"]
+    function: Any = names["run"]
+    function.only = None  # as a plan
     return function
 
 

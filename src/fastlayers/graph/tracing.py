@@ -46,6 +46,10 @@ class Shape(NamedTuple):
 
 FULL = Shape()
 
+# That of NumPy's scalars and arrays without axes, which broadcast to every shape. As numbers do,
+# they let any two axes be run through as one.
+SCALAR = Shape(0xFF, 0xFF)
+
 
 class Value(NamedTuple):
     """A value by its place among all, and its kind. WHOLE, it may be a number at each element."""
@@ -59,6 +63,11 @@ def value_of_kind(place: int, kind: Any) -> Value:
     if not isinstance(kind, Shape):
         return Value(place, NUMBER)
     return Value(place, WHOLE if kind == FULL else SMALL, kind)
+
+
+def is_array(value: Value) -> bool:
+    """Whether a value has axes."""
+    return value.kind != NUMBER and value.shape != SCALAR
 
 
 def together(shapes: Iterable[Shape]) -> Shape:
@@ -104,13 +113,14 @@ class Builder(dict[str, Callable[..., Any]]):
 
     What is of numbers alone is ``numbers``, what is of small arrays ``early``, what is of sums
     ``late``; ``steps`` are the pass, and ``counts`` results that take no step. ``constants`` are
-    numbers that stand in the graph, by their places; ``shapes`` are those of the arrays, by their
-    places.
+    numbers that stand in the graph, by their places; ``shapes`` are those of the arrays with axes,
+    by their places.
 
     Parameters
     ----------
     kinds : sequence of Any
-        For each operand ``"number"``, ``"one"``, which is the number 1, or the `Shape` of an array.
+        For each operand ``"number"``, ``"one"``, which is the number 1, or the `Shape` of an array,
+        `SCALAR` if it has no axes.
     axes : int
         How many the whole shape has.
     """
@@ -118,7 +128,7 @@ class Builder(dict[str, Callable[..., Any]]):
     def __init__(self, kinds: Sequence[Any], axes: int) -> None:
         self.inputs = [value_of_kind(place, kind) for place, kind in enumerate(kinds)]
         self.ones = {place for place, kind in enumerate(kinds) if kind == "one"}
-        self.shapes = {value.place: value.shape for value in self.inputs if value.kind != NUMBER}
+        self.shapes = {value.place: value.shape for value in self.inputs if is_array(value)}
         self.places = len(kinds)
         self.constants: dict[int, Any] = {}
         self._known: dict[Any, Value] = {}
@@ -164,7 +174,7 @@ class Builder(dict[str, Callable[..., Any]]):
         if kind == WHOLE and operation not in NUMBERS:
             raise Unserved(operation)
         result = self._new(kind, shape)
-        if kind == SMALL:
+        if kind == SMALL and is_array(result):
             self.shapes[result.place] = shape
         elif kind == WHOLE:
             self.computed.add(result.place)

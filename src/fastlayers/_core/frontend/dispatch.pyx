@@ -16,8 +16,10 @@ from cpython.tuple cimport PyTuple_New
 
 from ..memory cimport is_recycling
 from ..program.operations cimport backward, forward, identity
-from ..program.program cimport ADD, MULTIPLY, NEGATIVE, SUBTRACT, Operation, Program
-from .dtypes cimport converted, is_array, is_number
+from ..program.program cimport (
+    ADD, MULTIPLY, NEGATIVE, SUBTRACT, UNSERVED, Operation, Program,
+)
+from .dtypes cimport converted, is_array, is_number, scalar_dtype
 from .execute cimport Given, execute
 from .ndarray cimport PyArray_CheckExact, set_item
 from .schedule cimport recycled_bytes
@@ -184,6 +186,9 @@ cdef inline object compute(
     if result is not None and (not warned or otherwise == NONE_SILENTLY):
         return result
     if otherwise != ASK_NUMPY:
+        if result is None and are_scalars(x, y):
+            with scalars_warnings(otherwise):
+                return expressions[operation](x, y)
         return None
     if out is None:
         return evaluate(expressions[operation], x, y)
@@ -214,7 +219,9 @@ cdef inline object differentiate(
     result = attempt(&backward[operation], &given, &warned)
     if result is not None and not warned:
         return result
-    if operation == MULTIPLY and out is None:
+    if operation == MULTIPLY and out is None and not sum_to_shape:
+        if warned:
+            return evaluate(PyNumber_Multiply, dout, y), evaluate(PyNumber_Multiply, dout, x)
         return multiply(dout, y), multiply(dout, x)  # one of the two may be served
     return evaluate_backward(operation, dout, x, y, out, sum_to_shape)
 
@@ -225,6 +232,18 @@ cdef inline PyObject *given_out(object out) noexcept:
 
 cdef inline bint are_numbers(object x, object y) noexcept:
     return is_number(<PyObject *> x) and is_number(<PyObject *> y)
+
+
+cdef bint are_scalars(object x, object y) noexcept:
+    """Whether two operands are NumPy's scalars, arrays without axes, or numbers."""
+    return (
+        (is_number(<PyObject *> x) or scalar_dtype(<PyObject *> x) != UNSERVED)
+        and (is_number(<PyObject *> y) or scalar_dtype(<PyObject *> y) != UNSERVED))
+
+
+cdef object scalars_warnings(Otherwise otherwise):
+    """What makes errors of NumPy's warnings of scalars: who gets one asks NumPy again, to warn."""
+    return np.errstate(all="ignore" if otherwise == NONE_SILENTLY else "raise")
 
 
 cdef inline bint have_one_shape(object dout, object x, object y) noexcept:
@@ -269,6 +288,9 @@ cdef inline object negate(object x, object out, Otherwise otherwise=ASK_NUMPY):
     if result is not None and (not warned or otherwise == NONE_SILENTLY):
         return result
     if otherwise != ASK_NUMPY:
+        if result is None and are_scalars(x, x):
+            with scalars_warnings(otherwise):
+                return -x
         return None
     previous = let_recycle(may_be_large(x, x))
     try:
@@ -317,11 +339,16 @@ cdef object sum_gradients(Operation operation, object dout, object x, object y, 
     if result is None or warned:
         shape = np.broadcast_shapes(np.shape(dout), np.shape(x), np.shape(y))
         first, second = (y, x) if operation == MULTIPLY else (1, -1 if operation == SUBTRACT else 1)
-        dx = sum_to_operand(at_shape(multiply(dout, first), shape), x)
-        dy = sum_to_operand(at_shape(multiply(dout, second), shape), y)
+        dx = sum_to_operand(at_shape(product(dout, first, warned), shape), x)
+        dy = sum_to_operand(at_shape(product(dout, second, warned), shape), y)
         if result is None:
             result = dx, dy
     return result if out is None else reference.store(result, reference.pair(out))
+
+
+cdef inline object product(object x, object y, bint warned):
+    """A product, by NumPy if the kernels have computed it and NumPy must warn of it."""
+    return evaluate(PyNumber_Multiply, x, y) if warned else multiply(x, y)
 
 
 cdef object summed(const Program *program, Given *given, bint *warned):
@@ -397,12 +424,12 @@ cdef object multiply_to(
             return None
         if result is not None:
             if warned and otherwise == ASK_NUMPY:
-                sum_to_operand(multiply(dout, factor), operand)
+                sum_to_operand(evaluate(PyNumber_Multiply, dout, factor), operand)
             return result[1 if operation == SUBTRACT else 0]
-    product = compute(MULTIPLY, dout, factor, None, otherwise)
-    if product is None:
+    value = compute(MULTIPLY, dout, factor, None, otherwise)
+    if value is None:
         return None
-    return sum_to(product, operand, None if other is factor else other, otherwise)
+    return sum_to(value, operand, None if other is factor else other, otherwise)
 
 
 # ---- for what a graph computes around its passes ----

@@ -71,6 +71,21 @@ cdef inline DType array_dtype(Array *array) noexcept:
     return dtype
 
 
+cdef inline bint has_dtype(Array *array, DType dtype) noexcept:
+    """Whether an array is aligned and of a dtype.
+
+    That of an array from a pickle has a descriptor of its own.
+    """
+    if PyArray_DESCR(array) == dtypes[dtype].descr and PyArray_FLAGS(array) & NPY_ARRAY_ALIGNED:
+        return True
+    return array_dtype(array) == dtype
+
+
+cdef inline bint has_axes(PyObject *value) noexcept:
+    """Whether a value is a plain array, and none without axes, which counts as a number."""
+    return PyArray_CheckExact(value) and PyArray_NDIM(<Array *> value) > 0
+
+
 cdef inline bint describe(PyObject *value, DType dtype, Operand *operand) noexcept:
     """Describe an operand of the given dtype; False if NumPy would convert it or the array."""
     cdef Array *array
@@ -81,14 +96,13 @@ cdef inline bint describe(PyObject *value, DType dtype, Operand *operand) noexce
         operand.data = <char *> PyArray_DATA(array)
         operand.shape = PyArray_DIMS(array)
         operand.strides = PyArray_STRIDES(array)
-        if PyArray_DESCR(array) == dtypes[dtype].descr and operand.flags & NPY_ARRAY_ALIGNED:
-            return True
-        return array_dtype(array) == dtype
+        return has_dtype(array, dtype)
     operand.ndim = 0
     operand.data = <char *> &operand.number
     return store_number(value, dtype, operand.data)
 
 
+cdef DType scalar_dtype(PyObject *value) noexcept
 cdef bint store_number(PyObject *value, DType dtype, char *number) noexcept
 cdef bint describe_shape(PyObject *value, Operand *operand) noexcept
 cdef tuple converted(PyObject *const *operands, int count, unsigned int *copied)

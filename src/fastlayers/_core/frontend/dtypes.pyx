@@ -6,6 +6,7 @@ from cpython.tuple cimport PyTuple_New
 from libc.float cimport FLT_MAX, FLT_MIN
 from libc.math cimport fabs, isfinite
 from libc.stdint cimport INT32_MAX, INT32_MIN, INT64_MAX, INT64_MIN
+from libc.string cimport memcpy
 
 from ..program.program cimport FLOAT32, FLOAT64, INT32, INT64
 from .ndarray cimport (
@@ -77,11 +78,27 @@ dtypes[FLOAT64].store_real = store_float64
 memory_map = <PyTypeObject *> np.memmap
 
 
+cdef DType scalar_dtype(PyObject *value) noexcept:
+    """The dtype of a NumPy scalar, or of an array without axes; UNSERVED for all else."""
+    cdef DType dtype
+    if PyArray_CheckExact(value):
+        return array_dtype(<Array *> value) if PyArray_NDIM(<Array *> value) == 0 else UNSERVED
+    for dtype in range(DTYPES):
+        if Py_TYPE(value) == dtypes[dtype].scalar_type:
+            return dtype
+    return UNSERVED
+
+
 cdef bint store_number(PyObject *value, DType dtype, char *number) noexcept:
     """Store a number as the dtype; False if NumPy would convert it differently, warn or raise."""
     cdef const DTypeRow *row = &dtypes[dtype]
     cdef long long integer
     cdef int overflow = 0
+    if PyArray_CheckExact(value):
+        if scalar_dtype(value) != dtype:
+            return False
+        memcpy(number, PyArray_DATA(<Array *> value), row.item_bytes)
+        return True
     if Py_TYPE(value) == row.scalar_type:
         PyArray_ScalarAsCtype(value, number)
         return True

@@ -2,6 +2,7 @@ from collections.abc import Callable, Sequence
 from typing import Any
 
 MOST_VALUES: int
+WARNS: object
 
 class Pass:
     numbers: Callable[..., Any] | None
@@ -14,9 +15,7 @@ class Pass:
         sum_to: Sequence[int],
         constants: tuple[Any, ...],
     ) -> None: ...
-    def run(
-        self, values: list[Any], outs: Sequence[Any] | None, rest: list[Any] | None
-    ) -> tuple[Any, ...] | None: ...
+    def run(self, values: list[Any], outs: Sequence[Any] | None, rest: list[Any] | None) -> Any: ...
 
 class Entry:
     def __init__(

@@ -16,17 +16,17 @@ from ..program.operations cimport assemble, find_dtypes_of
 from ..program.program cimport (
     MAX_DIMS, MAX_INPUTS, MAX_RESULTS, MAX_SHARES, UNSERVED, DType, Program, Share,
 )
-from .dtypes cimport Operand, array_dtype, describe_shape, is_array, is_number
+from .dtypes cimport (
+    Operand, array_dtype, describe_shape, has_axes, has_dtype, is_array, is_number, scalar_dtype,
+)
 from .execute cimport Given, execute
 from .ndarray cimport (
-    Array, PyArray_CheckExact, PyArray_DESCR, PyArray_DIMS, PyArray_NDIM, PyTuple_GET_ITEM,
-    set_item,
+    Array, PyArray_CheckExact, PyArray_DIMS, PyArray_NDIM, PyTuple_GET_ITEM, set_item,
 )
 from .results cimport sum_of_units
 from .schedule cimport UNSTOPPABLE, exceptions_to_stop_before
 
 cdef extern from "Python.h":
-    object PyType_GenericAlloc(PyTypeObject *, Py_ssize_t)
     object PyDescr_NewMethod(PyTypeObject *, PyMethodDef *)
     object PyObject_Vectorcall(object, PyObject *const *, size_t, PyObject *)
     ctypedef void (*PyCFunction)()
@@ -59,6 +59,7 @@ MOST_VALUES = <int> MOST_VALUES_
 cdef enum:
     NUMBER
     ONE             # the number 1, of the gradients of outputs
+    SCALAR          # of NumPy's, of the arrays' dtype; an array without axes is one, too
     FIRST_SHAPE     # from here on arrays, by their shape
 
 # How a shape broadcasts to the whole one, see graph/tracing.py.
@@ -77,30 +78,40 @@ cdef struct Kinds:
 cdef bint find_kinds(PyObject *const *operands, int count, int douts, Kinds *kinds) noexcept:
     """Find the kinds of operands, of which the last ones are outputs' gradients.
 
-    False if no pass serves them: arrays are of one dtype, and have axes.
+    False if no pass serves them: arrays and NumPy's scalars are of one dtype.
     """
     cdef Array *array
     cdef Array *first = NULL
+    cdef DType dtype = UNSERVED
+    cdef DType scalars = UNSERVED
+    cdef DType one
     cdef bint same = True
     cdef int slot
     for slot in range(count):
-        if PyArray_CheckExact(operands[slot]):
+        if has_axes(operands[slot]):
             array = <Array *> operands[slot]
             if first == NULL:
                 first = array
-                if array_dtype(array) == UNSERVED:
+                dtype = array_dtype(array)
+                if dtype == UNSERVED:
                     return False
-            elif PyArray_DESCR(array) != PyArray_DESCR(first):
+            elif not has_dtype(array, dtype):
                 return False
             else:
                 same &= has_shape_of(array, first)
-            if not 0 < PyArray_NDIM(array) <= MAX_DIMS:
+            if PyArray_NDIM(array) > MAX_DIMS:
                 return False
             kinds.kind[slot] = FIRST_SHAPE
         elif is_number(operands[slot]):
             kinds.kind[slot] = ONE if slot >= count - douts and is_one(operands[slot]) else NUMBER
         else:
-            return False
+            one = scalar_dtype(operands[slot])
+            if one == UNSERVED or (scalars != UNSERVED and one != scalars):
+                return False
+            scalars = one
+            kinds.kind[slot] = SCALAR
+    if scalars != UNSERVED and scalars != dtype:
+        return False
     memset(kinds, 0, <char *> kinds.kind - <char *> kinds)
     kinds.shapes = first != NULL
     return same or tell_shapes_apart(operands, count, kinds)
@@ -180,7 +191,7 @@ cdef list described(const Kinds *kinds, int count):
     found = []
     for slot in range(count):
         if kinds.kind[slot] < FIRST_SHAPE:
-            found.append("one" if kinds.kind[slot] == ONE else "number")
+            found.append(("number", "one", "scalar")[<int> kinds.kind[slot]])
         else:
             shape = &kinds.shape[kinds.kind[slot] - FIRST_SHAPE]
             found.append((shape.lead, shape.repeated))
@@ -207,6 +218,10 @@ cdef bint has_shape_of(Array *array, Array *other) noexcept:
 
 cdef enum:
     MOST_PLANS = 64             # of one entry
+
+# What a pass returns if NumPy must warn, for which the nodes are run one by one: the pass itself
+# would do the same again, where it returns None with other outputs.
+WARNS = object()
 
 
 cdef class Pass:
@@ -272,7 +287,7 @@ cdef class Pass:
                 computed += 1
 
     def run(self, list values, outs, list rest):
-        """Return the results, a tuple; None where the pass is not served, or NumPy must warn.
+        """Return the results, a tuple; None where the pass is not served, `WARNS` where NumPy must.
 
         Parameters
         ----------
@@ -320,7 +335,7 @@ cdef class Pass:
                     if shares[slot].reached < shares[slot].stop:
                         rest.append((shares[slot].reached, shares[slot].stop))
             if not rest:
-                return None
+                return WARNS
         return self.with_counts(results, &given, values) if self.counting else results
 
     cdef bint take_outs(self, outs, Given *given):
@@ -363,15 +378,25 @@ cdef class Pass:
             set_item(every, slot, one)
         return every
 
-    cdef inline tuple as_tuple(self, results):
-        return results if results is None or self.result_count > 1 else (results,)
+    cdef inline object as_tuple(self, results):
+        if results is None or results is WARNS or self.result_count > 1:
+            return results
+        return (results,)
+
+    cdef inline bint reads(self, int slot) noexcept:
+        """Whether the value at a slot is an input of the pass."""
+        cdef int i
+        for i in range(self.program.inputs):
+            if self.sources[i] == slot:
+                return True
+        return False
 
 
 cdef inline DType dtype_of(const Given *given, const Program *program) noexcept:
     """The dtype of the arrays that a pass reads; UNSERVED if it reads none."""
     cdef int slot
     for slot in range(program.inputs):
-        if PyArray_CheckExact(given.operands[slot]):
+        if has_axes(given.operands[slot]):
             return array_dtype(<Array *> given.operands[slot])
     return UNSERVED
 
@@ -421,6 +446,28 @@ cdef tuple with_outs(tuple results, tuple outs):
     for slot in range(count):
         set_item(every, slot, results[slot] if outs[slot] is None else outs[slot])
     return every
+
+
+cdef bint may_be_written(plan, PyObject *const *given, int count, tuple outs):
+    """Whether the pass of a plan may write its results into outputs.
+
+    They must not meet an operand that it does not read: that is read before the pass or after it,
+    by steps of small arrays, by an output that is an operand, or by NumPy if it has to warn. What
+    the pass reads it looks after itself.
+    """
+    cdef int slot
+    fused = plan if type(plan) is Pass else plan.only
+    if fused is None:
+        return False
+    for slot in range(count):
+        if not PyArray_CheckExact(given[slot]) or (<Pass> fused).reads(slot):
+            continue
+        for out in outs:
+            if PyArray_CheckExact(<PyObject *> out) and np.may_share_memory(
+                <object> given[slot], out
+            ):
+                return False
+    return True
 
 
 cdef inline object run_plan(plan, PyObject **given, tuple values, tuple outs, list rest):
@@ -542,16 +589,16 @@ cdef class Entry:
                     given[count + fused.constant_count + slot] = (
                         <PyObject *> (<tuple> numbers)[slot])
             if self.bare and outs is None:
-                return fused.run_on(given, None, None)
+                results = fused.run_on(given, None, None)
+                return None if results is WARNS else results
         if outs is not None:
             # What is left of work in place is found by its place in memory, so by that of all.
-            results = self.run_into(
-                plan, given, tuple_of(given, count), outs, None if kinds.axes else [])
+            results = self.run_into(plan, given, count, outs, None if kinds.axes else [])
         elif type(plan) is Pass:
             results = fused.as_tuple(fused.run_on(given, None, None))
         else:
             results = plan(tuple_of(given, count))
-        if results is None:
+        if results is None or results is WARNS:
             return None
         if self.gradients is None:
             return self.value_of(results)
@@ -595,15 +642,20 @@ cdef class Entry:
             dout = dout[0]
         return self.run_on(PySequence_Fast_ITEMS(plain), self.inputs, dout, outs)
 
-    cdef object run_into(self, plan, PyObject **given, tuple values, tuple outs, list rest):
-        """The results in the outputs: written there by the pass or, where it cannot, copied."""
-        results = run_plan(plan, given, values, without_maps(outs), rest)
-        if rest:
-            self.finish(values[:self.inputs], values[self.inputs:], results, rest)
-        if results is not None:
-            return with_outs(results, outs)
+    cdef object run_into(self, plan, PyObject **given, int count, tuple outs, list rest):
+        """The results in the outputs: written there by the pass or, where it may not, copied."""
+        values = tuple_of(given, count)
+        plain = without_maps(outs)
+        if may_be_written(plan, given, count, plain):
+            results = run_plan(plan, given, values, plain, rest)
+            if rest:
+                self.finish(values[:self.inputs], values[self.inputs:], results, rest)
+            if results is WARNS:
+                return WARNS
+            if results is not None:
+                return with_outs(results, outs)
         results = run_plan(plan, given, values, None, None)
-        if results is None:
+        if results is None or results is WARNS:
             return None
         try:
             return reference.store(results, outs)
@@ -614,22 +666,18 @@ cdef class Entry:
         return results[0] if self.single else results[:self.outputs]
 
     cdef object named(self, tuple results, int first):
-        """The gradients among the results as a named tuple, made as tuples are made."""
-        cdef int count = <int> len(results) - first
-        cdef int slot
-        named = PyType_GenericAlloc(<PyTypeObject *> self.gradients, count)
-        for slot in range(count):
-            set_item(named, slot, results[first + slot])
-        return named
+        """The gradients among the results as a named tuple, made by the one who knows tuples."""
+        arguments = (results[first:] if first else results,)
+        return (<PyTypeObject *> tuple).tp_new(self.gradients, <PyObject *> arguments, NULL)
 
 
 # ---- the methods of graphs ----
 #
-# Each tries a pass, and leaves to the method of the same name in Python what no pass serves, and
-# all that is given by name but a `dout`, or the `out` of a value. They are called as functions of C
-# are: calling one of Python's that takes any operands makes a tuple and a dictionary, which takes
-# more time than a pass over a few elements. The entries are attributes of graphs, see
-# graph/graph.py.
+# Each tries a pass, and leaves what no pass serves to those methods in Python that run the nodes
+# one by one; to the method of the same name all that is given by name but a `dout`, or the `out` of
+# a value. They are called as functions of C are: calling one of Python's that takes any operands
+# makes a tuple and a dictionary, which takes more time than a pass over a few elements. The entries
+# are attributes of graphs, see graph/graph.py.
 
 cdef enum:
     CALL
@@ -676,27 +724,28 @@ def text_signature(function):
 
 
 cdef object call(object graph, PyObject *const *given, Py_ssize_t count, PyObject *names):
-    value = value_of(graph, given, count, names)
-    return value if value is not None else call_python(CALL, graph, given, count, names)
+    if not has_out_alone(names):
+        return call_python(CALL, graph, given, count, names)
+    out = None if names == NULL else <object> given[count]
+    value = passed(graph._value, given, count, None, out)
+    return graph._call_nodes(tuple_of(given, count), out) if value is None else value
 
 
 cdef object forward(object graph, PyObject *const *given, Py_ssize_t count, PyObject *names):
-    value = value_of(graph, given, count, names)
-    if value is None:
+    if not has_out_alone(names):
         return call_python(FORWARD, graph, given, count, names)
-    graph._kept = tuple_of(given, count)
+    out = None if names == NULL else <object> given[count]
+    value = passed(graph._value, given, count, None, out)
+    operands = tuple_of(given, count)
+    if value is None:
+        return graph._forward_nodes(operands, out)
+    graph._kept = operands
     return value
 
 
-cdef inline object value_of(
-    object graph, PyObject *const *given, Py_ssize_t count, PyObject *names
-):
-    """The value, in `out` if that is given, from passes; None where it is left to Python."""
-    if names == NULL:
-        return passed(graph._value, given, count, None, None)
-    if len(<tuple> names) == 1 and (<tuple> names)[0] == "out":
-        return passed(graph._value, given, count, None, <object> given[count])
-    return None
+cdef inline bint has_out_alone(PyObject *names) noexcept:
+    """Whether nothing but `out` is given by name."""
+    return names == NULL or (len(<tuple> names) == 1 and (<tuple> names)[0] == "out")
 
 
 cdef object backward(object graph, PyObject *const *given, Py_ssize_t count, PyObject *names):
@@ -707,19 +756,22 @@ cdef object backward(object graph, PyObject *const *given, Py_ssize_t count, PyO
             gradients = passed(
                 graph._pass_back, PySequence_Fast_ITEMS(operands), len(operands),
                 <object> given[0], None)
-            if gradients is not None:
-                return gradients
+            if gradients is None:
+                return graph._backward_nodes(operands, <object> given[0], None)
+            return gradients
     return call_python(BACKWARD, graph, given, count, names)
 
 
 cdef object value_and_grad(object graph, PyObject *const *given, Py_ssize_t count, PyObject *names):
-    if names == NULL:
-        both = passed(graph._both, given, count, one, None)
-    elif len(<tuple> names) == 1 and (<tuple> names)[0] == "dout":
-        both = passed(graph._both, given, count, <object> given[count], None)
-    else:
-        both = None
-    return both if both is not None else call_python(VALUE_AND_GRAD, graph, given, count, names)
+    dout = one
+    if names != NULL:
+        if len(<tuple> names) != 1 or (<tuple> names)[0] != "dout":
+            return call_python(VALUE_AND_GRAD, graph, given, count, names)
+        dout = <object> given[count]
+    both = passed(graph._both, given, count, dout, None)
+    if both is None:
+        return graph._value_and_grad_nodes(tuple_of(given, count), dout, None, None)
+    return both
 
 
 cdef inline object passed(entry, PyObject *const *given, Py_ssize_t count, dout, out):
