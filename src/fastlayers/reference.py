@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from .base import ElementwiseLayer, explain
+from .callers import users_line
 
 if TYPE_CHECKING:
     from .graph.nodes import Nodes
@@ -290,7 +291,7 @@ def store(results: Sequence[Any], outputs: Sequence[Any]) -> tuple[Any, ...]:
     stored = []
     for result, output in pairs:
         if type(output) is np.ndarray:
-            np.copyto(output, result, casting="same_kind")
+            users_line()(np.copyto)(output, result, "same_kind")
         elif output is ...:
             result = np.multiply(True, result, out=output)
         elif output is not None:
@@ -570,11 +571,12 @@ def _plain(array: Any) -> Any:
     return np.asarray(array) if isinstance(array, np.ndarray | np.generic) else array
 
 
+# The plain expressions, without frames of their own: see callers.py.
 OPERATIONS: Operations = {
-    "multiply": multiply,
-    "add": add,
-    "subtract": subtract,
-    "negative": negative,
+    "multiply": operator.mul,
+    "add": operator.add,
+    "subtract": operator.sub,
+    "negative": operator.neg,
     "positive": operator.pos,
     "sum_to": sum_to_operand,
     "multiply_to": multiply_to_operand,

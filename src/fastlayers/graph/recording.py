@@ -15,9 +15,8 @@ import numpy as np
 
 from .. import layers, reference
 from ..base import BaseLayer, Placeholder
+from ..callers import users_frame
 from .nodes import Node, Nodes
-
-PACKAGE = os.path.dirname(os.path.dirname(__file__)) + os.sep  # noqa: PTH120, as in config.py
 
 # Only these are known to multiply and add.
 ELEMENTWISE = (layers.MulLayer, layers.AddLayer, reference.MulLayer, reference.AddLayer)
@@ -208,13 +207,14 @@ class Recording:
 
     def place(self) -> str:
         """The line that is running in the first caller outside of this package."""
-        frame: FrameType | None = sys._getframe(1)
-        while frame is not None and frame.f_code.co_filename.startswith(PACKAGE):
-            if frame.f_code in FORWARDS and not self.over:
-                layer = frame.f_locals["self"]
-                self._met.setdefault(id(layer), (layer, dict(vars(layer))))
-            frame = frame.f_back
+        frame = users_frame(self._meet)
         return "" if frame is None else self._described(frame)
+
+    def _meet(self, frame: FrameType) -> None:
+        """Note how a layer was before the ``forward`` that is running."""
+        if frame.f_code in FORWARDS and not self.over:
+            layer = frame.f_locals["self"]
+            self._met.setdefault(id(layer), (layer, dict(vars(layer))))
 
     def _described(self, frame: FrameType) -> str:
         code = frame.f_code
