@@ -688,6 +688,64 @@ def test_out():
     assert described((result, tuple(given))) == described((expected[0], tuple(expected[1])))
 
 
+@pytest.mark.parametrize("shape", [(4,), (1, 2), ()])
+def test_out_of_another_shape_is_told_with_both_shapes(implementation, shape):
+    graph, x, y = implementation.Graph(lambda x, y: x * y), floats(3), floats(3, seed=1)
+    out, good = np.zeros(shape), np.zeros(3)
+    text = rf"^'out' of shape {re.escape(str(shape))} does not fit a result of shape \(3,\)$"
+    graph.forward(x, y)
+    for call in (
+        lambda: graph(x, y, out=out),
+        lambda: graph.forward(x, y, out=out),
+        lambda: graph.backward(1, out=(good, out)),
+        lambda: graph.value_and_grad(x, y, out=(good, (None, out))),
+    ):
+        with pytest.raises(ValueError, match=text):
+            call()
+    assert not out.any()
+    assert not good.any()
+    assert described(graph(x, y, out=good)) == described(x * y)
+
+
+def test_out_may_have_more_axes_as_numpys(implementation):
+    x, y = floats(3), floats(3, seed=1)
+    out = implementation.Graph(lambda x, y: x * y)(x, y, out=np.zeros((2, 3)))
+    assert described(out) == described(np.multiply(x, y, out=np.zeros((2, 3))))
+
+
+class Frame:
+    """As a DataFrame of pandas: it has a shape and operators, but no dtype."""
+
+    __array_ufunc__ = None
+
+    def __init__(self, values):
+        self.values, self.shape, self.ndim = values, values.shape, values.ndim
+
+    def __mul__(self, other):
+        return Frame(self.values * getattr(other, "values", other))
+
+    __rmul__ = __mul__
+
+
+@pytest.mark.parametrize("columns", [1, 2])
+def test_gradients_of_what_is_no_array_are_refused(implementation, columns):
+    frame = Frame(floats(3, columns))
+    graph = implementation.Graph(lambda x, y: x * y)
+    assert described(graph.forward(frame, 2.0).values) == described(frame.values * 2.0)
+    text = "^the gradients of a graph are those of arrays and numbers, not of a Frame: give the gra"
+    for call in (
+        lambda: graph.value_and_grad(frame, 2.0),
+        lambda: graph.value_and_grad(2.0, frame, wrt="y"),
+        lambda: graph.backward(1),
+    ):
+        with pytest.raises(TypeError, match=text):
+            call()
+    with pytest.raises(TypeError, match=r"^graphs and sum_to_shape=True sum arrays, not a Frame"):
+        graph.backward(np.ones((3, columns)))
+    values = graph.value_and_grad(frame.values, 2.0)[1].x
+    assert values.tolist() == [[2.0] * columns] * 3
+
+
 def test_error_names_the_node():
     def scaled(x, y):
         offset = x + 1.0

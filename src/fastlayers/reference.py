@@ -256,8 +256,8 @@ def sum_to(array: Any, shape: tuple[int, ...]) -> Any:
         return array
     if not (hasattr(array, "dtype") and hasattr(array, "reshape")):
         raise TypeError(
-            f"sum_to_shape=True sums arrays, not a {type(array).__name__}: "
-            "give the layer arrays, as by .to_numpy(), or sum the gradients yourself"
+            f"graphs and sum_to_shape=True sum arrays, not a {type(array).__name__}: "
+            "give them arrays, as by .to_numpy(), or sum the gradients yourself"
         )
     if array.dtype == object:  # its sum over all axes is no array, unless the axes are kept
         return np.sum(array, axis=axes, keepdims=True).reshape(shape)
@@ -550,6 +550,11 @@ def multiply_to_operand(dout: Any, factor: Any, operand: Any, other: Any) -> Any
 def broadcast_to(value: Any, like: Any) -> Any:
     """Repeat a value at every element of another; a Python number takes its dtype, as usual."""
     if not hasattr(like, "dtype"):
+        if hasattr(like, "shape"):  # a DataFrame
+            raise TypeError(
+                f"the gradients of a graph are those of arrays and numbers, not of a "
+                f"{type(like).__name__}: give the graph arrays, as by .to_numpy()"
+            )
         return sum_to_operand(value, like)  # a number for a number
     if np.shape(value) == like.shape and hasattr(value, "dtype"):
         return value
@@ -813,7 +818,11 @@ def _backward_of_layer(layer: Any, dout: Any, operands: list[Any]) -> list[Any]:
     several = len(operands) > 1 or (isinstance(returned, tuple) and len(returned) == 1)
     gradients = list(returned) if several and isinstance(returned, tuple | list) else [returned]
     if len(gradients) != len(operands):
-        raise ValueError(f"{name} must return {len(operands)} gradients, not {len(gradients)}")
+        raise ValueError(
+            f"{name} must return {len(operands)} gradients, not {len(gradients)}: one for each "
+            f"operand of {type(layer).__name__}.forward, and None for one that has none, as labels "
+            f"(return dx, None)"
+        )
     for i, (gradient, operand) in enumerate(zip(gradients, operands, strict=True)):
         if gradient is None or _are_alike(gradient, operand):
             continue
