@@ -74,7 +74,7 @@ def _compiled() -> CodeType:
     """The code of a function that calls another one; all of it in its first line."""
     tree = ast.parse("def calling(function): return lambda *operands: function(*operands)")
     for node in ast.walk(tree):
-        if hasattr(node, "col_offset"):
+        if isinstance(node, ast.expr | ast.stmt):
             # No columns: in a traceback, they would underline some part of the user's line.
             node.col_offset = node.end_col_offset = -1
     names: dict[str, Any] = {}

@@ -1,4 +1,4 @@
-"""The layers, functions and graphs in plain NumPy: the right answer, by definition.
+"""The layers and functions, and what runs graphs, in plain NumPy: the right answer, by definition.
 
 The compiled functions must match these in every bit, fall back on them for whatever the kernels do
 not serve, and are measured against them.
@@ -14,13 +14,26 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from .base import ElementwiseLayer, explain
+from .base import BaseLayer, ElementwiseLayer, explain
 from .callers import users_line
 
 if TYPE_CHECKING:
     from .graph.nodes import Nodes
 
-__all__ = ["AddLayer", "MulLayer", "add", "add_backward", "multiply", "multiply_backward"]
+__all__ = [
+    "AddLayer",
+    "BaseLayer",
+    "MulLayer",
+    "add",
+    "add_backward",
+    "multiply",
+    "multiply_backward",
+]
+
+
+def __dir__() -> list[str]:
+    """List the public names, without those that the package alone uses."""
+    return __all__
 
 
 def multiply(x: Any, y: Any, out: Any = None) -> Any:
