@@ -60,12 +60,21 @@ def test_methods_of_graphs(name, signature):
 
 
 def test_names(implementation):
-    assert sorted(reference.__all__) == sorted(PUBLIC_FUNCTIONS + LAYERS)
+    assert sorted(reference.__all__) == sorted(["BaseLayer", *PUBLIC_FUNCTIONS, *LAYERS])
+    assert dir(reference) == sorted(reference.__all__)
     compiled = importlib.import_module(implementation.multiply.__module__)
     assert set(FUNCTIONS) <= set(vars(compiled))
     assert set(PUBLIC_FUNCTIONS + LAYERS) <= set(dir(fastlayers))
     for name in PUBLIC_FUNCTIONS:
         assert getattr(fastlayers, name) is getattr(INSTALLED, name)
+
+
+def test_plain_twin_can_be_imported_in_place_of_the_package():
+    names: dict[str, object] = {}
+    exec("from fastlayers.reference import BaseLayer, MulLayer, AddLayer", names)
+    assert names["BaseLayer"] is fastlayers.BaseLayer
+    assert names["MulLayer"] is reference.MulLayer
+    assert names["AddLayer"]().forward(2, 3) == 5
 
 
 def test_star_import_hides_nothing_of_numpy():
@@ -106,12 +115,14 @@ with provisionalcompleter():
 
 def test_completion_in_a_notebook():
     texts = ["fastlayers.", "layer.", "graph.", "graph(app", "gradients.app"]
+    texts.append("fastlayers.reference.")
     offered = [line.split() for line in lines_of("-c", COMPLETE, *texts)]
     assert set(offered[0]) == {name for name in dir(fastlayers) if not name.startswith("_")}
     assert set(offered[1]) == {"x", "y", "sum_to_shape", "forward", "backward", "toString"}
     methods = {"forward", "backward", "value_and_grad", "grad", "draw", "toString", "to_dot"}
     assert set(offered[2]) == {"inputs"} | methods
-    assert offered[3:] == [["apple="], ["apple"]]
+    assert offered[3:5] == [["apple="], ["apple"]]
+    assert set(offered[5]) == set(reference.__all__)
 
 
 PUBLIC = [name for name in dir(fastlayers) if callable(getattr(fastlayers, name))]

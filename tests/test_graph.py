@@ -268,6 +268,8 @@ REFUSED = {
     "function": (lambda x: np.sum(x), r"np\.sum; write a layer"),
     "out": (lambda x: np.multiply(x, 2, out=np.ones(2)), "np.multiply with out; leave out out"),
     "asarray": (lambda x: np.asarray(x), "conversion to an array"),
+    "array": (lambda x: np.array(x) * 2, r"np\.array\(x\): .*conversion to an array"),
+    "copy": (lambda x: np.array(x, "f4", copy=True), "conversion to an array; do that outside"),
     "out of a graph": (lambda x: Graph(lambda y: y * 2)(x, out=np.ones(2)), "out=; leave it out"),
     "value_and_grad": (
         lambda x: Graph(lambda y: y * y).value_and_grad(x),
@@ -287,7 +289,11 @@ REFUSED = {
     "round": (lambda x: round(x), "rounding"),
     "index": (lambda x: x[0] * x[1], r"x\[0\]: .*indexing; make the part a parameter"),
     "shape": (lambda x: x * x.shape[0], r"x\.shape: .*attribute \.shape"),
-    "T": (lambda x: x.T, r"x\.T: .*attribute \.T"),
+    "size": (lambda x: x * x.size, r"attribute \.size of a value; nothing is known of a value"),
+    "T": (lambda x: x.T, r"x\.T: .*attribute \.T of a value; write a layer of your own"),
+    "sum()": (lambda x: x.sum(), r"x\.sum: .*the method \.sum of a value; write a layer of your"),
+    "reshape()": (lambda x: x.reshape(3), r"the method \.reshape of a value; write a layer"),
+    "astype()": (lambda x: x.astype("f4"), r"the method \.astype of a value; write a layer"),
     "call": (lambda x: x(2), r"x\(2\): .*a call of a value"),
     "forward": (lambda x: relu.forward(x), r"call the layer itself, relu\(…\) in place of"),
     "layer of an array": (lambda x: Shop(reference).total(x, np.ones(2)), "from outside"),
@@ -312,6 +318,92 @@ def test_refused_with_the_line_and_the_way_out(name):
     line = int(re.match(r"test_graph\.py:(\d+)", str(error.value))[1])
     allowed = {function.__code__.co_firstlineno, Relu.forward.__code__.co_firstlineno + 1}
     assert line in allowed
+
+
+class PlainAffine:
+    """As the book writes it: a layer, but of no base class."""
+
+    def __init__(self, weights, bias):
+        self.weights, self.bias = weights, bias
+
+    def forward(self, x):
+        return np.dot(x, self.weights) + self.bias
+
+    def backward(self, dout):
+        return np.dot(dout, self.weights.T)
+
+
+class PlainDropout:
+    """With another name for itself."""
+
+    def forward(this, x):
+        return x * np.ones(4)
+
+    def backward(this, dout):
+        return dout
+
+
+class PlainNetwork:
+    def __init__(self):
+        self.layers = [PlainAffine(floats(3, 4), floats(4)), PlainDropout()]
+
+    def forward_all(self, x):
+        for layer in self.layers:
+            x = layer.forward(x)
+        return x
+
+    def call_first(self, x):
+        return self.layers[0](x)
+
+
+def test_layers_without_the_base_class_are_told_of_it():
+    derive = (
+        r"derive {0} from fastlayers\.BaseLayer, and call the layer itself, {1}\(…\) in place of"
+    )
+    network = PlainNetwork()
+    line = PlainAffine.forward.__code__.co_firstlineno + 1
+    with pytest.raises(
+        TypeError,
+        match=rf"^test_graph\.py:{line}: .*cannot record np\.dot; "
+        + derive.format("PlainAffine", "plainaffine"),
+    ):
+        Graph(network.forward_all)
+    with pytest.raises(
+        TypeError,
+        match="not this ndarray from outside; " + derive.format("PlainDropout", "plaindropout"),
+    ):
+        Graph(lambda x: network.layers[1].forward(x))
+
+
+def test_layers_that_cannot_be_called_are_told_of_the_base_class():
+    network = PlainNetwork()
+    for function, code in (
+        (lambda x: PlainDropout()(x), None),
+        (network.call_first, PlainNetwork.call_first.__code__),
+    ):
+        line = code.co_firstlineno + 1 if code else function.__code__.co_firstlineno
+        with pytest.raises(
+            TypeError,
+            match=rf"^test_graph\.py:{line}: .*'Plain\w+' object is not callable; derive Plain\w+ "
+            r"from fastlayers\.BaseLayer",
+        ):
+            Graph(function)
+
+
+def test_what_else_cannot_be_called_is_pythons_to_tell():
+    number, wrapped = 3, [PlainDropout]
+    with pytest.raises(TypeError, match=r"^'int' object is not callable$"):
+        Graph(lambda x: number(x))
+    with pytest.raises(TypeError, match=r"^'list' object is not callable$"):
+        Graph(lambda x: wrapped(x))
+
+
+def test_layers_advice_is_not_given_for_a_graph():
+    inner = Graph(lambda x: x * 2)
+    with pytest.raises(TypeError, match=r"cannot record out=; leave it out, and give it to the"):
+        Graph(lambda x: inner.forward(x, out=np.ones(2)))
+    with pytest.raises(TypeError, match=r"this ndarray from outside; make it a parameter"):
+        Graph(lambda x: x + inner.forward(x) + MulLayer().forward(x, np.ones(2)))
 
 
 def test_expression_that_goes_over_lines():
@@ -602,6 +694,64 @@ def test_out():
     assert given.y is gradients[1]
     expected = graph.value_and_grad(x, y)
     assert described((result, tuple(given))) == described((expected[0], tuple(expected[1])))
+
+
+@pytest.mark.parametrize("shape", [(4,), (1, 2), ()])
+def test_out_of_another_shape_is_told_with_both_shapes(implementation, shape):
+    graph, x, y = implementation.Graph(lambda x, y: x * y), floats(3), floats(3, seed=1)
+    out, good = np.zeros(shape), np.zeros(3)
+    text = rf"^'out' of shape {re.escape(str(shape))} does not fit a result of shape \(3,\)$"
+    graph.forward(x, y)
+    for call in (
+        lambda: graph(x, y, out=out),
+        lambda: graph.forward(x, y, out=out),
+        lambda: graph.backward(1, out=(good, out)),
+        lambda: graph.value_and_grad(x, y, out=(good, (None, out))),
+    ):
+        with pytest.raises(ValueError, match=text):
+            call()
+    assert not out.any()
+    assert not good.any()
+    assert described(graph(x, y, out=good)) == described(x * y)
+
+
+def test_out_may_have_more_axes_as_numpys(implementation):
+    x, y = floats(3), floats(3, seed=1)
+    out = implementation.Graph(lambda x, y: x * y)(x, y, out=np.zeros((2, 3)))
+    assert described(out) == described(np.multiply(x, y, out=np.zeros((2, 3))))
+
+
+class Frame:
+    """As a DataFrame of pandas: it has a shape and operators, but no dtype."""
+
+    __array_ufunc__ = None
+
+    def __init__(self, values):
+        self.values, self.shape, self.ndim = values, values.shape, values.ndim
+
+    def __mul__(self, other):
+        return Frame(self.values * getattr(other, "values", other))
+
+    __rmul__ = __mul__
+
+
+@pytest.mark.parametrize("columns", [1, 2])
+def test_gradients_of_what_is_no_array_are_refused(implementation, columns):
+    frame = Frame(floats(3, columns))
+    graph = implementation.Graph(lambda x, y: x * y)
+    assert described(graph.forward(frame, 2.0).values) == described(frame.values * 2.0)
+    text = "^the gradients of a graph are those of arrays and numbers, not of a Frame: give the gra"
+    for call in (
+        lambda: graph.value_and_grad(frame, 2.0),
+        lambda: graph.value_and_grad(2.0, frame, wrt="y"),
+        lambda: graph.backward(1),
+    ):
+        with pytest.raises(TypeError, match=text):
+            call()
+    with pytest.raises(TypeError, match=r"^graphs and sum_to_shape=True sum arrays, not a Frame"):
+        graph.backward(np.ones((3, columns)))
+    values = graph.value_and_grad(frame.values, 2.0)[1].x
+    assert values.tolist() == [[2.0] * columns] * 3
 
 
 def test_error_names_the_node():

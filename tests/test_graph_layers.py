@@ -429,6 +429,26 @@ def test_wrong_number_of_gradients(gradients):
     assert "Wrong" in f"{error.value}\n{notes(error)}"
 
 
+def test_gradient_that_is_missing_is_told_with_the_cure():
+    class BooksLoss(BaseLayer):
+        """As the book has it: labels have no gradient, and none is returned."""
+
+        def forward(self, x, t):
+            self.difference = x - t
+            return np.sum(self.difference * self.difference) / 2
+
+        def backward(self, dout=1):
+            return dout * self.difference
+
+    graph = Graph(lambda x, t: BooksLoss()(x, t))
+    with pytest.raises(
+        ValueError,
+        match=r"^BooksLoss\.backward must return 2 gradients, not 1: one for each operand of "
+        r"BooksLoss\.forward, and None for one that has none, as labels \(return dx, None\)",
+    ):
+        graph.value_and_grad(np.ones(3), np.zeros(3))
+
+
 def test_notes_are_those_of_one_node():
     # One error object of a layer's own, raised again and again, must not collect notes.
     failing = Failing(forward=LookupError("again"))

@@ -573,7 +573,7 @@ def test_what_cannot_be_summed_is_told_of(implementation, name):
     layer.forward(frame, frame)
     assert layer.backward(frame) == (frame, frame)  # with nothing to sum
     layer.forward(frame, 2.0)
-    with pytest.raises(TypeError, match="sums arrays, not a Frame: give the layer arrays"):
+    with pytest.raises(TypeError, match="sum arrays, not a Frame: give them arrays"):
         layer.backward(frame)
 
 

@@ -72,25 +72,18 @@ else:
         reason, warning = _missing(error)
         IMPLEMENTATION = "reference"
 
-if IMPLEMENTATION == "reference":
-    from .reference import (
-        add,
-        add_backward,
-        multiply,
-        multiply_backward,
-        multiply_to_operand,
-        negative,
-        subtract,
-        sum_to_operand,
-    )
-
 # The functions that run graphs, node by node.
-OPERATIONS: reference.Operations = {
-    **reference.OPERATIONS,
-    "multiply": multiply,
-    "add": add,
-    "subtract": subtract,
-    "negative": negative,
-    "sum_to": sum_to_operand,
-    "multiply_to": multiply_to_operand,
-}
+OPERATIONS: reference.Operations = reference.OPERATIONS
+
+if IMPLEMENTATION == "reference":
+    from .reference import add, add_backward, multiply, multiply_backward
+else:
+    OPERATIONS = {
+        **reference.OPERATIONS,
+        "multiply": multiply,
+        "add": add,
+        "subtract": subtract,
+        "negative": negative,
+        "sum_to": sum_to_operand,
+        "multiply_to": multiply_to_operand,
+    }

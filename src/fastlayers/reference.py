@@ -1,4 +1,4 @@
-"""The layers, functions and graphs in plain NumPy: the right answer, by definition.
+"""The layers and functions, and what runs graphs, in plain NumPy: the right answer, by definition.
 
 The compiled functions must match these in every bit, fall back on them for whatever the kernels do
 not serve, and are measured against them.
@@ -14,12 +14,26 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from .base import ElementwiseLayer, explain
+from .base import BaseLayer, ElementwiseLayer, explain
+from .callers import users_line
 
 if TYPE_CHECKING:
     from .graph.nodes import Nodes
 
-__all__ = ["AddLayer", "MulLayer", "add", "add_backward", "multiply", "multiply_backward"]
+__all__ = [
+    "AddLayer",
+    "BaseLayer",
+    "MulLayer",
+    "add",
+    "add_backward",
+    "multiply",
+    "multiply_backward",
+]
+
+
+def __dir__() -> list[str]:
+    """List the public names, without those that the package alone uses."""
+    return __all__
 
 
 def multiply(x: Any, y: Any, out: Any = None) -> Any:
@@ -255,8 +269,8 @@ def sum_to(array: Any, shape: tuple[int, ...]) -> Any:
         return array
     if not (hasattr(array, "dtype") and hasattr(array, "reshape")):
         raise TypeError(
-            f"sum_to_shape=True sums arrays, not a {type(array).__name__}: "
-            "give the layer arrays, as by .to_numpy(), or sum the gradients yourself"
+            f"graphs and sum_to_shape=True sum arrays, not a {type(array).__name__}: "
+            "give them arrays, as by .to_numpy(), or sum the gradients yourself"
         )
     if array.dtype == object:  # its sum over all axes is no array, unless the axes are kept
         return np.sum(array, axis=axes, keepdims=True).reshape(shape)
@@ -290,7 +304,7 @@ def store(results: Sequence[Any], outputs: Sequence[Any]) -> tuple[Any, ...]:
     stored = []
     for result, output in pairs:
         if type(output) is np.ndarray:
-            np.copyto(output, result, casting="same_kind")
+            users_line()(np.copyto)(output, result, "same_kind")
         elif output is ...:
             result = np.multiply(True, result, out=output)
         elif output is not None:
@@ -549,6 +563,11 @@ def multiply_to_operand(dout: Any, factor: Any, operand: Any, other: Any) -> Any
 def broadcast_to(value: Any, like: Any) -> Any:
     """Repeat a value at every element of another; a Python number takes its dtype, as usual."""
     if not hasattr(like, "dtype"):
+        if hasattr(like, "shape"):  # a DataFrame
+            raise TypeError(
+                f"the gradients of a graph are those of arrays and numbers, not of a "
+                f"{type(like).__name__}: give the graph arrays, as by .to_numpy()"
+            )
         return sum_to_operand(value, like)  # a number for a number
     if np.shape(value) == like.shape and hasattr(value, "dtype"):
         return value
@@ -570,11 +589,12 @@ def _plain(array: Any) -> Any:
     return np.asarray(array) if isinstance(array, np.ndarray | np.generic) else array
 
 
+# The plain expressions, without frames of their own: see callers.py.
 OPERATIONS: Operations = {
-    "multiply": multiply,
-    "add": add,
-    "subtract": subtract,
-    "negative": negative,
+    "multiply": operator.mul,
+    "add": operator.add,
+    "subtract": operator.sub,
+    "negative": operator.neg,
     "positive": operator.pos,
     "sum_to": sum_to_operand,
     "multiply_to": multiply_to_operand,
@@ -811,7 +831,11 @@ def _backward_of_layer(layer: Any, dout: Any, operands: list[Any]) -> list[Any]:
     several = len(operands) > 1 or (isinstance(returned, tuple) and len(returned) == 1)
     gradients = list(returned) if several and isinstance(returned, tuple | list) else [returned]
     if len(gradients) != len(operands):
-        raise ValueError(f"{name} must return {len(operands)} gradients, not {len(gradients)}")
+        raise ValueError(
+            f"{name} must return {len(operands)} gradients, not {len(gradients)}: one for each "
+            f"operand of {type(layer).__name__}.forward, and None for one that has none, as labels "
+            f"(return dx, None)"
+        )
     for i, (gradient, operand) in enumerate(zip(gradients, operands, strict=True)):
         if gradient is None or _are_alike(gradient, operand):
             continue

@@ -10,10 +10,19 @@ from typing import Any, Literal, Protocol, TypeAlias, TypeVar, overload
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
+from .base import BaseLayer as BaseLayer
 from .base import ElementwiseLayer
 from .graph.nodes import Nodes
 
-__all__ = ["AddLayer", "MulLayer", "add", "add_backward", "multiply", "multiply_backward"]
+__all__ = [
+    "AddLayer",
+    "BaseLayer",
+    "MulLayer",
+    "add",
+    "add_backward",
+    "multiply",
+    "multiply_backward",
+]
 
 # The dtypes that networks use. A TypeVar with a bound would accept two different ones and give
 # their common base, which is not what NumPy gives.

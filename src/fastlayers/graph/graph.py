@@ -1,7 +1,5 @@
 """`Graph`, the class that users call. Recording, running and drawing are elsewhere."""
 
-import sys
-import warnings
 from collections.abc import Callable, Collection, Mapping, Sequence
 from inspect import Parameter, Signature
 from numbers import Number
@@ -12,12 +10,14 @@ import numpy as np
 
 from .. import ops, reference
 from ..base import BaseLayer
+from ..callers import warn
+from .attribution import AtUsersLine
 from .blocks import Task, are_in_blocks, in_blocks
 from .gradients import graph_of_gradients
 from .nodes import Nodes
 from .passes import Passes
 from .picture import Drawing
-from .recording import PACKAGE, Recording, Symbol, record
+from .recording import Recording, Symbol, record
 from .results import (
     apart,
     flat,
@@ -401,14 +401,15 @@ class Graph(BaseLayer):
             return draw(self._nodes)
         operands = self._bound(operands, named)
         everything = range(len(self._nodes.nodes))
-        values = reference.evaluate(self._nodes, operands, self._operations, everything)
+        run = AtUsersLine(self._operations)
+        values = reference.evaluate(self._nodes, operands, run, everything)
         reached = self._reached_from(self._nodes.inputs)
         gradients = reference.differentiate(
             self._nodes,
             list(values),
             self._douts(dout, values, reached),
             reached,
-            self._operations,
+            run,
             keep=True,
         )
         return draw(self._nodes, values, [gradients.get(i) for i in everything])
@@ -491,7 +492,8 @@ class Graph(BaseLayer):
     ) -> list[Any]:
         if self._segments:
             return self._segments.evaluate(operands, needed, known)
-        return reference.evaluate(self._nodes, operands, self._operations, needed, known)
+        run = AtUsersLine(self._operations)
+        return reference.evaluate(self._nodes, operands, run, needed, known)
 
     def _results(self, operands: tuple[Any, ...], values: list[Any]) -> list[Any]:
         """The outputs' values, sharing no memory."""
@@ -556,7 +558,8 @@ class Graph(BaseLayer):
         if self._segments:
             gradients = self._segments.differentiate(values, douts, wanted, self._needed)
         else:
-            gradients = reference.differentiate(nodes, values, douts, wanted, self._operations)
+            run = AtUsersLine(self._operations)
+            gradients = reference.differentiate(nodes, values, douts, wanted, run)
         zeros_like = self._operations["zeros_like"]
         found = [gradients[i] if i in gradients else zeros_like(operands[i]) for i in inputs]
         return apart(found, (*operands, *douts), [i in gradients.foreign for i in inputs])
@@ -633,16 +636,7 @@ def _warn_of_unused(nodes: Nodes) -> None:
     used = nodes.needed()
     unused = [name for i, name in enumerate(nodes.inputs) if i not in used]
     if unused:
-        warnings.warn(
+        warn(
             f"{nodes.name}: no output depends on {', '.join(unused)}; gradients by "
-            f"{'it' if len(unused) == 1 else 'them'} are zero",
-            stacklevel=_stack_level(),
+            f"{'it' if len(unused) == 1 else 'them'} are zero"
         )
-
-
-def _stack_level() -> int:
-    """How many frames above the caller the first frame outside of this package is."""
-    level, frame = 1, sys._getframe(1)
-    while frame.f_back is not None and frame.f_code.co_filename.startswith(PACKAGE):
-        level, frame = level + 1, frame.f_back
-    return level

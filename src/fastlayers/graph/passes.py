@@ -10,6 +10,7 @@ from typing import Any
 import numpy as np
 
 from .. import reference
+from .attribution import AtUsersLine
 from .compounds import joined, needed
 from .nodes import FORMATS, Nodes
 from .results import apart, type_of_gradients
@@ -104,8 +105,9 @@ def entry(
 
     def finish_by_nodes(operands: Any, douts: Any, results: Any, rest: Any) -> None:
         parts = [part_of(operand, rest) for operand in operands]
+        here = AtUsersLine(run)
         with np.errstate(**({} if values else SILENT)):
-            evaluated = reference.evaluate(graph, parts, run, range(len(graph.nodes)))
+            evaluated = reference.evaluate(graph, parts, here, range(len(graph.nodes)))
         found = [evaluated[output] for output in graph.outputs] if values else []
         if wanted:
             begun = [
@@ -113,7 +115,7 @@ def entry(
                 for dout, output in zip(douts, graph.outputs, strict=True)
             ]
             reached = reference.reached(graph, wanted)
-            gradients = reference.differentiate(graph, evaluated, begun, reached, run)
+            gradients = reference.differentiate(graph, evaluated, begun, reached, here)
             found += [gradients.get(i, 0) for i in wanted]
         for result, one in zip(results, found, strict=True):
             if isinstance(result, np.ndarray):

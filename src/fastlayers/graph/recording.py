@@ -5,6 +5,7 @@ from __future__ import annotations
 import inspect
 import linecache
 import os
+import re
 import sys
 from collections.abc import Callable, Sequence
 from numbers import Number
@@ -15,9 +16,8 @@ import numpy as np
 
 from .. import layers, reference
 from ..base import BaseLayer, Placeholder
+from ..callers import PACKAGE, users_frame
 from .nodes import Node, Nodes
-
-PACKAGE = os.path.dirname(os.path.dirname(__file__)) + os.sep  # noqa: PTH120, as in config.py
 
 # Only these are known to multiply and add.
 ELEMENTWISE = (layers.MulLayer, layers.AddLayer, reference.MulLayer, reference.AddLayer)
@@ -35,8 +35,15 @@ OWN_LAYER = (
     "write a layer of your own, a fastlayers.BaseLayer with forward and backward, and call it on "
     "the symbols: layer(x)"
 )
+UNKNOWN = "nothing is known of a value before the graph is run; make it a parameter"
 MANY_GRAPHS = "record a graph for each case, and choose between the graphs"
 OUTSIDE = "do that outside, with what the graph returns"
+
+# What Python says of an object without __call__.
+NOT_CALLABLE = re.compile("'(.+)' object is not callable")
+
+# Attributes of an array that are computed of its elements, as by a method.
+ARRAYS_OF_AN_ARRAY = {"T", "mT", "real", "imag", "flat"}
 
 
 class Symbol(Placeholder):
@@ -92,7 +99,9 @@ class Symbol(Placeholder):
     def __getattr__(self, name: str) -> NoReturn:
         if name.startswith("_"):  # Python's protocols, and tools that look for their own
             raise AttributeError(name)
-        instead = "nothing is known of a value before the graph is run; make it a parameter"
+        if callable(getattr(np.ndarray, name, None)):
+            self._recording.refuse(f"the method .{name} of a value", OWN_LAYER)
+        instead = OWN_LAYER if name in ARRAYS_OF_AN_ARRAY else UNKNOWN
         self._recording.refuse(f"the attribute .{name} of a value", instead)
 
     def __setattr__(self, name: str, value: Any) -> None:
@@ -107,7 +116,8 @@ class Symbol(Placeholder):
 
 
 def _refusing(what: str, instead: str) -> Callable[..., NoReturn]:
-    def method(self: Symbol, *_: Any) -> NoReturn:
+    # Whatever it is given: NumPy calls __array__ with copy= by name.
+    def method(self: Symbol, *_: Any, **__: Any) -> NoReturn:
         self._recording.refuse(what, instead)
 
     return method
@@ -193,8 +203,7 @@ class Recording:
         return outputs[0] if graph.single else outputs
 
     def refuse(self, what: str, instead: str) -> NoReturn:
-        if layer := _layer_on_the_way():
-            instead = f"call the layer itself, {layer}(…) in place of {layer}.forward(…)"
+        instead = _layer_on_the_way() or instead
         raise TypeError(f"{self.place()}: a graph cannot record {what}; {instead}")
 
     def restore_layers(self) -> None:
@@ -208,15 +217,17 @@ class Recording:
 
     def place(self) -> str:
         """The line that is running in the first caller outside of this package."""
-        frame: FrameType | None = sys._getframe(1)
-        while frame is not None and frame.f_code.co_filename.startswith(PACKAGE):
-            if frame.f_code in FORWARDS and not self.over:
-                layer = frame.f_locals["self"]
-                self._met.setdefault(id(layer), (layer, dict(vars(layer))))
-            frame = frame.f_back
-        return "" if frame is None else self._described(frame)
+        frame = users_frame(self._meet)
+        return "" if frame is None else self.described(frame)
 
-    def _described(self, frame: FrameType) -> str:
+    def _meet(self, frame: FrameType) -> None:
+        """Note how a layer was before the ``forward`` that is running."""
+        if frame.f_code in FORWARDS and not self.over:
+            layer = frame.f_locals["self"]
+            self._met.setdefault(id(layer), (layer, dict(vars(layer))))
+
+    def described(self, frame: FrameType) -> str:
+        """The line that a frame is in, and the expression."""
         code = frame.f_code
         if code not in self._positions:
             self._positions[code] = list(code.co_positions())
@@ -259,21 +270,56 @@ class Recording:
             self.nodes.append(Node("number", detail=operand))
             return len(self.nodes) - 1
         kind = type(operand).__name__
+        instead = _layer_on_the_way() or f"make it a parameter of {self.name}"
         raise TypeError(
             f"{place}: a graph takes numbers and its own symbols alone, not this {kind} from "
-            f"outside; make it a parameter of {self.name}"
+            f"outside; {instead}"
         )
 
 
 def _layer_on_the_way() -> str:
-    """The class of the user's layer whose ``forward`` is running with symbols, or ''."""
+    """What to do if the ``forward`` of a user's layer is running with symbols, or ''."""
     frame: FrameType | None = sys._getframe(1)
     while frame is not None and frame.f_code is not record.__code__:
-        layer = frame.f_locals.get("self")
-        if isinstance(layer, BaseLayer) and frame.f_code.co_name == "forward":
-            return type(layer).__name__.lower()
+        code = frame.f_code
+        outside = not code.co_filename.startswith(PACKAGE)
+        if outside and code.co_name == "forward" and code.co_argcount:
+            layer = type(frame.f_locals.get(code.co_varnames[0]))
+            if _is_layer(layer):
+                return _call_of(layer.__name__, issubclass(layer, BaseLayer))
         frame = frame.f_back
     return ""
+
+
+def _is_layer(kind: type) -> bool:
+    return hasattr(kind, "forward") and hasattr(kind, "backward")
+
+
+def _call_of(layer: str, derived: bool) -> str:
+    """How to make a layer a node, by the name of its class."""
+    call = f"{layer.lower()}(…) in place of {layer.lower()}.forward(…)"
+    if derived:
+        return f"call the layer itself, {call}"
+    return f"derive {layer} from fastlayers.BaseLayer, and call the layer itself, {call}"
+
+
+def _refuse_plain_layer(error: TypeError, recording: Recording) -> None:
+    """Say more than Python does where a layer is called that is none of `BaseLayer`'s."""
+    match = NOT_CALLABLE.fullmatch(str(error))
+    traceback = error.__traceback__
+    if match is None or traceback is None:
+        return
+    while traceback.tb_next is not None:
+        traceback = traceback.tb_next
+    frame = traceback.tb_frame
+    # The object is gone, perhaps. Where it was called, its class is known, or objects of it are.
+    for known in (*frame.f_locals.values(), *frame.f_globals.values()):
+        kind = known if isinstance(known, type) else type(known)
+        if kind.__name__ == match[1] and _is_layer(kind):
+            raise TypeError(
+                f"{recording.described(frame)}: {error}; derive {match[1]} from "
+                f"fastlayers.BaseLayer, by which layers can be called on symbols"
+            ) from error
 
 
 def record(function: Callable[..., Any]) -> Nodes:
@@ -294,6 +340,9 @@ def record(function: Callable[..., Any]) -> Nodes:
                     f"{_defined(function, name)}: {name} must return a value that it computes, or "
                     f"a tuple of such values; it returned {output!r:.60}"
                 )
+    except TypeError as error:
+        _refuse_plain_layer(error, recording)
+        raise
     finally:
         recording.over = True
         recording.restore_layers()

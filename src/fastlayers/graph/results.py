@@ -67,7 +67,22 @@ def stored(results: Sequence[Any], outputs: Sequence[Any]) -> Sequence[Any]:
     """Copy results into the outputs given; write nothing if one of them is refused."""
     if all(output is None for output in outputs):
         return results
+    for result, output in zip(results, outputs, strict=True):
+        if isinstance(output, np.ndarray) and not _fits(np.shape(result), output.shape):
+            raise ValueError(
+                f"'out' of shape {output.shape} does not fit a result of shape {np.shape(result)}"
+            )
     return reference.store(results, outputs)
+
+
+def _fits(shape: tuple[int, ...], out: tuple[int, ...]) -> bool:
+    """Whether a result broadcasts to an output, as NumPy has it."""
+    if shape == out:
+        return True
+    try:
+        return np.broadcast_shapes(shape, out) == out
+    except ValueError:
+        return False
 
 
 def gradients_of(names: tuple[str, ...], values: Sequence[Any]) -> Any:

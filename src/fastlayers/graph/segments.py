@@ -12,6 +12,7 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from .. import reference
+from .attribution import AtUsersLine
 from .nodes import Node, Nodes
 from .passes import entry
 from .tracing import COMPILED
@@ -69,14 +70,14 @@ class Segments:
 
         ``known`` are the values of layers, and what `shapes` has returned.
         """
-        values = Values(operands)
+        values, run = Values(operands), AtUsersLine(self._run)
         kept = {*range(len(operands)), *self._graph.outputs, *needed}
         for segment in self._segments:
             if segment.evaluate(values, kept, known or {}):
                 values.passed.add(segment)
             else:
-                self._evaluate_nodes(values, segment.stop, kept, None)
-            self._evaluate_nodes(values, segment.stop_of_layers, kept, known)
+                self._evaluate_nodes(values, segment.stop, run, kept, None)
+            self._evaluate_nodes(values, segment.stop_of_layers, run, kept, known)
         return values
 
     def shapes(self, values: Sequence[Any]) -> dict[int, Any]:
@@ -102,28 +103,30 @@ class Segments:
         needed: Collection[int],
     ) -> reference.Gradients:
         """As `reference.differentiate`, of what `evaluate` returned for values ``needed``."""
-        gradients = reference.begin_gradients(self._graph, douts, wanted, self._run)
+        run = AtUsersLine(self._run)
+        gradients = reference.begin_gradients(self._graph, douts, wanted, run)
         for segment in reversed(self._segments):
             layers = range(segment.stop, segment.stop_of_layers)
-            self._differentiate_nodes(values, gradients, layers, wanted)
+            self._differentiate_nodes(values, gradients, layers, wanted, run)
             if not segment.differentiate(values, gradients, wanted):
                 if segment in values.passed:
                     again = values[: segment.start]
                     with np.errstate(all="ignore"):  # evaluate has warned
-                        self._evaluate_nodes(again, segment.stop, needed, None)
+                        self._evaluate_nodes(again, segment.stop, run, needed, None)
                     values[segment.start : segment.stop] = again[segment.start :]
                 nodes = range(segment.start, segment.stop)
-                self._differentiate_nodes(values, gradients, nodes, wanted)
+                self._differentiate_nodes(values, gradients, nodes, wanted, run)
         return gradients
 
     def _evaluate_nodes(
         self,
         values: list[Any],
         stop: int,
+        run: reference.Operations,
         kept: Collection[int],
         known: Mapping[int, Any] | None,
     ) -> None:
-        reference.evaluate_nodes(self._graph, values, stop, self._run, self._last, kept, known)
+        reference.evaluate_nodes(self._graph, values, stop, run, self._last, kept, known)
 
     def _differentiate_nodes(
         self,
@@ -131,8 +134,9 @@ class Segments:
         gradients: reference.Gradients,
         positions: range,
         wanted: Collection[int],
+        run: reference.Operations,
     ) -> None:
-        reference.differentiate_nodes(self._graph, values, gradients, positions, wanted, self._run)
+        reference.differentiate_nodes(self._graph, values, gradients, positions, wanted, run)
 
 
 class Segment:
