@@ -61,6 +61,7 @@ else:
         from ._core import (
             add,
             add_backward,
+            by_numpy,
             multiply,
             multiply_backward,
             multiply_to_operand,
@@ -72,8 +73,10 @@ else:
         reason, warning = _missing(error)
         IMPLEMENTATION = "reference"
 
-# The functions that run graphs, node by node.
+# The functions that run graphs, node by node; and where a pass has computed all of it, and NumPy
+# must warn.
 OPERATIONS: reference.Operations = reference.OPERATIONS
+WARNING: reference.Operations = reference.OPERATIONS
 
 if IMPLEMENTATION == "reference":
     from .reference import add, add_backward, multiply, multiply_backward
@@ -87,3 +90,4 @@ else:
         "sum_to": sum_to_operand,
         "multiply_to": multiply_to_operand,
     }
+    WARNING = {**OPERATIONS, **by_numpy}

@@ -4,6 +4,7 @@ from . import simd
 from .frontend.dispatch import (
     add,
     add_backward,
+    by_numpy,
     multiply,
     multiply_backward,
     multiply_to_operand,
@@ -17,6 +18,7 @@ from .frontend.dispatch import (
 __all__ = [
     "add",
     "add_backward",
+    "by_numpy",
     "multiply",
     "multiply_backward",
     "multiply_to_operand",

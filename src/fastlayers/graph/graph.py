@@ -30,7 +30,9 @@ from .segments import Segments
 from .tracing import COMPILED
 
 if COMPILED:
-    from .._core.frontend.passes import Entry, quicken
+    from .._core.frontend.passes import WARNS, Entry, quicken
+else:
+    WARNS = None
 
 # Attributes that follow from the nodes, and that belong to this process: plans.
 DERIVED = {"_layers", "_factors", "_reached", "_needed"}
@@ -188,15 +190,17 @@ class Graph(BaseLayer):
         """
         operands = self._bound(operands, named)
         value = self._passed(operands, out)
-        return self._call_nodes(operands, out) if value is None else value
+        if value is None or value is WARNS:
+            return self._call_nodes(operands, out, value is WARNS)
+        return value
 
-    def _call_nodes(self, operands: tuple[Any, ...], out: Any) -> Any:
+    def _call_nodes(self, operands: tuple[Any, ...], out: Any, warns: bool) -> Any:
         operands = self._bound(operands, {})
         if recording := _recording_of(operands):
             return recording.inline(self._nodes, operands, out)
         if (found := self._in_blocks(operands, None, None, out)) is not None:
             return self._returned(found)
-        return self._values(operands, out)[0]
+        return self._values(operands, out, self._run(warns))[0]
 
     def forward(self, /, *operands: Any, out: Any = None, **named: Any) -> Any:
         """Return the value as a call does, and keep the operands for `backward`.
@@ -205,12 +209,12 @@ class Graph(BaseLayer):
         """
         operands = self._bound(operands, named)
         value = self._passed(operands, out)
-        if value is None:
-            return self._forward_nodes(operands, out)
+        if value is None or value is WARNS:
+            return self._forward_nodes(operands, out, value is WARNS)
         self._kept = operands
         return value
 
-    def _forward_nodes(self, operands: tuple[Any, ...], out: Any) -> Any:
+    def _forward_nodes(self, operands: tuple[Any, ...], out: Any, warns: bool) -> Any:
         operands = self._bound(operands, {})
         if recording := _recording_of(operands):
             return recording.inline(self._nodes, operands, out)
@@ -218,7 +222,7 @@ class Graph(BaseLayer):
         self._kept = None if self._layers else operands
         if (found := self._in_blocks(operands, None, None, out)) is not None:
             return self._returned(found)
-        value, known = self._values(operands, out)
+        value, known = self._values(operands, out, self._run(warns))
         self._kept, self._known = operands, known
         return value
 
@@ -253,15 +257,20 @@ class Graph(BaseLayer):
         operands = self._kept
         outs = None if out is None else flat(out, len(self._nodes.inputs), False)
         passed = self._pass_back.run(operands, dout, outs) if self._pass_back else None
-        return self._backward_nodes(operands, dout, out) if passed is None else passed
+        if passed is None or passed is WARNS:
+            return self._backward_nodes(operands, dout, out, passed is WARNS)
+        return passed
 
-    def _backward_nodes(self, operands: tuple[Any, ...], dout: Any, out: Any) -> Any:
+    def _backward_nodes(
+        self, operands: tuple[Any, ...], dout: Any, out: Any, warns: bool
+    ) -> Any:
         names = self._nodes.inputs
         if (found := self._in_blocks(operands, dout, names, out)) is not None:
             return gradients_of(names, found[len(self._nodes.outputs) :])
+        run = self._run(warns)
         with np.errstate(all="ignore"):
-            values = self._evaluated(operands, self._known)
-        gradients = self._gradients(operands, values, dout, names)
+            values = self._evaluated(operands, run, self._known)
+        gradients = self._gradients(operands, values, dout, names, run)
         return self._gradients_in(gradients, out)
 
     def value_and_grad(
@@ -300,10 +309,17 @@ class Graph(BaseLayer):
             entry = self._passes.by(self._named(wrt))
         outs = None if out is None else self._flat_pair(out, wrt)
         both: tuple[Any, Any] | None = entry.run(operands, dout, outs) if entry else None
-        return self._value_and_grad_nodes(operands, dout, wrt, out) if both is None else both
+        if both is None or both is WARNS:
+            return self._value_and_grad_nodes(operands, dout, wrt, out, both is WARNS)
+        return both
 
     def _value_and_grad_nodes(
-        self, operands: tuple[Any, ...], dout: Any, wrt: str | Sequence[str] | None, out: Any
+        self,
+        operands: tuple[Any, ...],
+        dout: Any,
+        wrt: str | Sequence[str] | None,
+        out: Any,
+        warns: bool,
     ) -> tuple[Any, Any]:
         operands = self._bound(operands, {})
         if recording := _recording_of(operands):
@@ -314,10 +330,10 @@ class Graph(BaseLayer):
         if (found := self._in_blocks(operands, dout, names, out)) is not None:
             count = len(self._nodes.outputs)
             return self._returned(found[:count]), gradients_of(names, found[count:])
-        places = pair_of_outputs(out)
-        values = self._evaluated(operands)
+        places, run = pair_of_outputs(out), self._run(warns)
+        values = self._evaluated(operands, run)
         results = self._results(operands, values)
-        gradients = self._gradients(operands, values, dout, names)
+        gradients = self._gradients(operands, values, dout, names, run)
         return self._both_in(results, gradients, names, places)
 
     def grad(self, *names: str) -> Self:
@@ -401,7 +417,7 @@ class Graph(BaseLayer):
             return draw(self._nodes)
         operands = self._bound(operands, named)
         everything = range(len(self._nodes.nodes))
-        run = AtUsersLine(self._operations)
+        run = self._run(False)
         values = reference.evaluate(self._nodes, operands, run, everything)
         reached = self._reached_from(self._nodes.inputs)
         gradients = reference.differentiate(
@@ -469,9 +485,15 @@ class Graph(BaseLayer):
             self._reached[names] = reference.reached(self._nodes, inputs)
         return self._reached[names]
 
-    def _values(self, operands: tuple[Any, ...], out: Any) -> tuple[Any, dict[int, Any]]:
+    def _run(self, warns: bool) -> reference.Operations:
+        """What runs the nodes for one call; if a pass ``warns``, it has computed them all before."""
+        return AtUsersLine(ops.WARNING if warns else self._operations)
+
+    def _values(
+        self, operands: tuple[Any, ...], out: Any, run: reference.Operations
+    ) -> tuple[Any, dict[int, Any]]:
         """The value to return, and what to keep of the others."""
-        values = self._evaluate(operands, self._layers)
+        values = self._evaluate(operands, run, self._layers)
         results = self._results(operands, values)
         value = results[0] if self._nodes.single else results
         known = self._segments.shapes(values) if self._segments else {}
@@ -479,20 +501,23 @@ class Graph(BaseLayer):
         return self._value_in(value, out), known
 
     def _evaluated(
-        self, operands: tuple[Any, ...], known: Mapping[int, Any] | None = None
+        self,
+        operands: tuple[Any, ...],
+        run: reference.Operations,
+        known: Mapping[int, Any] | None = None,
     ) -> list[Any]:
         """The values that the gradients need; of all others, only the shapes."""
-        return self._evaluate(operands, self._needed, known)
+        return self._evaluate(operands, run, self._needed, known)
 
     def _evaluate(
         self,
         operands: tuple[Any, ...],
+        run: reference.Operations,
         needed: Collection[int],
         known: Mapping[int, Any] | None = None,
     ) -> list[Any]:
         if self._segments:
-            return self._segments.evaluate(operands, needed, known)
-        run = AtUsersLine(self._operations)
+            return self._segments.evaluate(operands, run, needed, known)
         return reference.evaluate(self._nodes, operands, run, needed, known)
 
     def _results(self, operands: tuple[Any, ...], values: list[Any]) -> list[Any]:
@@ -550,15 +575,15 @@ class Graph(BaseLayer):
         values: Any,
         dout: Any,
         names: tuple[str, ...],
+        run: reference.Operations,
     ) -> list[Any]:
         nodes = self._nodes
         inputs = [nodes.inputs.index(name) for name in names]
         wanted = self._reached_from(names)
         douts = self._douts(dout, values, wanted)
         if self._segments:
-            gradients = self._segments.differentiate(values, douts, wanted, self._needed)
+            gradients = self._segments.differentiate(values, douts, wanted, run, self._needed)
         else:
-            run = AtUsersLine(self._operations)
             gradients = reference.differentiate(nodes, values, douts, wanted, run)
         zeros_like = self._operations["zeros_like"]
         found = [gradients[i] if i in gradients else zeros_like(operands[i]) for i in inputs]

@@ -11,14 +11,14 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from .. import reference
+from .. import ops, reference
 from .attribution import AtUsersLine
 from .nodes import Node, Nodes
 from .passes import entry
 from .tracing import COMPILED
 
 if COMPILED:
-    from .._core.frontend.passes import Entry
+    from .._core.frontend.passes import WARNS, Entry
 
 
 class Values(list[Any]):
@@ -40,7 +40,7 @@ class Segments:
     """
 
     def __init__(self, graph: Nodes, run: reference.Operations) -> None:
-        self._graph, self._run = graph, run
+        self._graph = graph
         self._last = graph.last_uses()
         self._segments: list[Segment] = []
         start = len(graph.inputs)
@@ -63,6 +63,7 @@ class Segments:
     def evaluate(
         self,
         operands: Sequence[Any],
+        run: reference.Operations,
         needed: Collection[int] = (),
         known: Mapping[int, Any] | None = None,
     ) -> Values:
@@ -70,13 +71,15 @@ class Segments:
 
         ``known`` are the values of layers, and what `shapes` has returned.
         """
-        values, run = Values(operands), AtUsersLine(self._run)
+        values = Values(operands)
         kept = {*range(len(operands)), *self._graph.outputs, *needed}
         for segment in self._segments:
-            if segment.evaluate(values, kept, known or {}):
+            found = segment.evaluate(values, kept, known or {})
+            if found is True:
                 values.passed.add(segment)
             else:
-                self._evaluate_nodes(values, segment.stop, run, kept, None)
+                how = AtUsersLine(ops.WARNING) if found is WARNS else run
+                self._evaluate_nodes(values, segment.stop, how, kept, None)
             self._evaluate_nodes(values, segment.stop_of_layers, run, kept, known)
         return values
 
@@ -100,22 +103,24 @@ class Segments:
         values: Values,
         douts: Sequence[Any],
         wanted: Collection[int],
+        run: reference.Operations,
         needed: Collection[int],
     ) -> reference.Gradients:
         """As `reference.differentiate`, of what `evaluate` returned for values ``needed``."""
-        run = AtUsersLine(self._run)
         gradients = reference.begin_gradients(self._graph, douts, wanted, run)
         for segment in reversed(self._segments):
             layers = range(segment.stop, segment.stop_of_layers)
             self._differentiate_nodes(values, gradients, layers, wanted, run)
-            if not segment.differentiate(values, gradients, wanted):
+            found = segment.differentiate(values, gradients, wanted)
+            if found is not True:
+                how = AtUsersLine(ops.WARNING) if found is WARNS else run
                 if segment in values.passed:
                     again = values[: segment.start]
                     with np.errstate(all="ignore"):  # evaluate has warned
                         self._evaluate_nodes(again, segment.stop, run, needed, None)
                     values[segment.start : segment.stop] = again[segment.start :]
                 nodes = range(segment.start, segment.stop)
-                self._differentiate_nodes(values, gradients, nodes, wanted, run)
+                self._differentiate_nodes(values, gradients, nodes, wanted, how)
         return gradients
 
     def _evaluate_nodes(
@@ -171,14 +176,14 @@ class Segment:
         self._value = entry(self._part(self.writes), run)
         self._backs: dict[Any, Back] = {}
 
-    def evaluate(self, values: list[Any], kept: Collection[int], known: Mapping[int, Any]) -> bool:
-        """Append the values of the nodes, unless no pass serves the values at hand."""
+    def evaluate(self, values: list[Any], kept: Collection[int], known: Mapping[int, Any]) -> Any:
+        """Append the values of the nodes; True if that was done, else what `Entry.run` returns."""
         if all(place in known for place in self.writes):
             found = [known[place] for place in self.writes]
         else:
             found = self._value.run(tuple([values[place] for place in self.reads]))
-        if found is None or self._idle:  # of no use, but it may warn
-            return False
+        if found is None or found is WARNS or self._idle:  # of no use, but it may warn
+            return found if found is WARNS else None
         values += self._numbers
         for place, value in zip(self.writes, found, strict=True):
             values[place] = value
@@ -189,8 +194,8 @@ class Segment:
 
     def differentiate(
         self, values: list[Any], gradients: reference.Gradients, wanted: Collection[int]
-    ) -> bool:
-        """Pass the gradients of the nodes back to what they read, unless no pass serves them."""
+    ) -> Any:
+        """Pass the gradients of the nodes back to what they read; True as for `evaluate`."""
         begun = tuple([place for place in self.writes if place in gradients])
         if not begun:
             return True
@@ -204,8 +209,8 @@ class Segment:
         if back.entry:
             operands = tuple([values[place] for place in self.reads])
             found = back.entry.run(operands, tuple([gradients[place] for place in back.begun]))
-            if found is None:
-                return False
+            if found is None or found is WARNS:
+                return found
         for place in begun:
             if place >= self.start:
                 values[place] = None

@@ -13,3 +13,4 @@ from ...reference import subtract_backward as subtract_backward
 from ...reference import sum_to_operand as sum_to_operand
 
 attempts: Mapping[str, Callable[..., Any]]
+by_numpy: Mapping[str, Callable[..., Any]]

@@ -159,12 +159,14 @@ cdef inline Py_ssize_t bytes_of_element(object value) noexcept:
 # PyNumber_Multiply, not ``*``: Cython's shortcuts for that lose the sign of a zero.
 
 # What becomes of a call that is not served, or whose floating-point exceptions the user does not
-# ignore: NumPy computes it, or the answer is None. A silent one ignores exceptions.
+# ignore: NumPy computes it, or the answer is None. A silent one ignores exceptions. Or NumPy
+# computes all but sums, as of what has been computed once, and NumPy must warn.
 ctypedef int Otherwise
 cdef enum:
     ASK_NUMPY
     NONE
     NONE_SILENTLY
+    NUMPY_ALONE
 
 
 cdef inline object compute(
@@ -175,6 +177,8 @@ cdef inline object compute(
     cdef bint warned = False
     if out is None and are_numbers(x, y):
         return expressions[operation](x, y)
+    if otherwise == NUMPY_ALONE:
+        return evaluate(expressions[operation], x, y)
     given.operands[0] = <PyObject *> x
     given.operands[1] = <PyObject *> y
     given.outs[0] = given_out(out)
@@ -185,7 +189,7 @@ cdef inline object compute(
     result = attempt(&forward[operation], &given, &warned)
     if result is not None and (not warned or otherwise == NONE_SILENTLY):
         return result
-    if otherwise != ASK_NUMPY:
+    if otherwise in (NONE, NONE_SILENTLY):
         if result is None and are_scalars(x, y):
             with scalars_warnings(otherwise):
                 return expressions[operation](x, y)
@@ -278,6 +282,8 @@ cdef inline object negate(object x, object out, Otherwise otherwise=ASK_NUMPY):
     cdef bint warned = False
     if out is None and is_number(<PyObject *> x):
         return PyNumber_Negative(x)
+    if otherwise == NUMPY_ALONE:
+        return evaluate(negated, x, x)
     given.operands[0] = <PyObject *> x
     given.outs[0] = given_out(out)
     given.has_outs = out is not None
@@ -287,16 +293,18 @@ cdef inline object negate(object x, object out, Otherwise otherwise=ASK_NUMPY):
     result = attempt(&forward[NEGATIVE], &given, &warned)
     if result is not None and (not warned or otherwise == NONE_SILENTLY):
         return result
-    if otherwise != ASK_NUMPY:
+    if otherwise in (NONE, NONE_SILENTLY):
         if result is None and are_scalars(x, x):
             with scalars_warnings(otherwise):
                 return -x
         return None
-    previous = let_recycle(may_be_large(x, x))
-    try:
-        return reference.negative(x, out)
-    finally:
-        restore(previous)
+    if out is None:
+        return evaluate(negated, x, x)
+    return reference.negative(x, out)
+
+
+cdef object negated(object x, object _):
+    return PyNumber_Negative(x)
 
 
 def multiply_backward(dout, x, y, out=None, sum_to_shape=False):
@@ -390,9 +398,10 @@ cdef object sum_to(object value, object operand, object other, Otherwise otherwi
         result = summed(&identity, &given, &warned)
     if otherwise == NONE and warned:
         return None
+    asks = otherwise in (ASK_NUMPY, NUMPY_ALONE)
     if result is None:
-        return reference.sum_to_operand(value, operand) if otherwise == ASK_NUMPY else None
-    if warned and otherwise == ASK_NUMPY:
+        return reference.sum_to_operand(value, operand) if asks else None
+    if warned and asks:
         reference.sum_to_operand(value, operand)
     return result
 
@@ -423,7 +432,7 @@ cdef object multiply_to(
         if otherwise == NONE and warned:
             return None
         if result is not None:
-            if warned and otherwise == ASK_NUMPY:
+            if warned and otherwise in (ASK_NUMPY, NUMPY_ALONE):
                 sum_to_operand(evaluate(PyNumber_Multiply, dout, factor), operand)
             return result[1 if operation == SUBTRACT else 0]
     value = compute(MULTIPLY, dout, factor, None, otherwise)
@@ -467,6 +476,36 @@ attempts = {
     "negative": _attempt_negative,
     "sum_to": _attempt_sum_to,
     "multiply_to": _attempt_multiply_to,
+}
+
+
+def _multiply_by_numpy(x, y):
+    return compute(MULTIPLY, x, y, None, NUMPY_ALONE)
+
+
+def _add_by_numpy(x, y):
+    return compute(ADD, x, y, None, NUMPY_ALONE)
+
+
+def _subtract_by_numpy(x, y):
+    return compute(SUBTRACT, x, y, None, NUMPY_ALONE)
+
+
+def _negative_by_numpy(x):
+    return negate(x, None, NUMPY_ALONE)
+
+
+def _multiply_to_by_numpy(dout, factor, operand, other):
+    return multiply_to(dout, factor, operand, other, NUMPY_ALONE)
+
+
+# Operations by name, for the nodes of which a pass has raised what NumPy must warn of.
+by_numpy = {
+    "multiply": _multiply_by_numpy,
+    "add": _add_by_numpy,
+    "subtract": _subtract_by_numpy,
+    "negative": _negative_by_numpy,
+    "multiply_to": _multiply_to_by_numpy,
 }
 
 

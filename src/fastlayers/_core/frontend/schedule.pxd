@@ -59,9 +59,11 @@ cdef inline Py_ssize_t traffic_of(const Job *job) noexcept nogil:
     return max(size, size // PASS_ARRAYS * job.operands)
 
 
-# What the steps of a pass do in the caches, against that.
+# What the steps of a pass do in the caches, against that. One thread against two, us: 24 steps on
+# float64, 1.2k elements 2.3 / 2.7, 1.8k 3.4 / 3.2, 4k 7.0 / 5.2; 60 on float32, 1.2k 2.8 / 3.1,
+# 2.4k 5.1 / 4.2 (Xeon of the Sapphire Rapids family, 2 cores).
 cdef enum:
-    PASS_WEIGHT = 12        # as much of a pass's weight counts as a layer's result
+    PASS_WEIGHT = 24        # as much of a pass's weight counts as a layer's result
 
 
 cdef inline Py_ssize_t work_of(const Job *job) noexcept nogil:

@@ -111,6 +111,9 @@ cdef struct Job:
     bint single_row             # all operands but numbers are contiguous, one row of elements
     char *workspace             # for each thread of the team; NULL: on their stacks
     Py_ssize_t workspace_bytes  # of one thread
+    unsigned int in_place       # a bit for each result that lies where an input does
+    int heeded                  # if in place: the exceptions before which a share stops
+    Share *shares               # if in place: what became of each share
     Py_ssize_t size             # the product of the shape
     Py_ssize_t shape[MAX_DIMS]
     int chunks                  # 0, or if results are summed, in how many parts
@@ -119,9 +122,6 @@ cdef struct Job:
     char *data[MAX_OPERANDS]
     Py_ssize_t strides[MAX_DIMS][MAX_OPERANDS]  # in bytes; 0 repeats an element
     Sum sums[MAX_RESULTS]       # if chunks is not 0
-    unsigned int in_place       # a bit for each result that lies where an input does
-    int heeded                  # if in place: the exceptions before which a share stops
-    Share *shares               # if in place: what became of each share
 
 # What a kernel module offers, for one instruction set. A missing loop is NULL.
 cdef struct Engine:

@@ -10,12 +10,15 @@
 #if defined(__GNUC__) || defined(__clang__)
 #define SHARED_LOAD(variable, value) __atomic_load(variable, value, __ATOMIC_ACQUIRE)
 #define SHARED_STORE(variable, value) __atomic_store(variable, value, __ATOMIC_RELEASE)
+#define SHARED_OR(variable, flags) __atomic_fetch_or(variable, flags, __ATOMIC_RELAXED)
 #else
+#include <intrin.h>
 /* With /volatile:ms (setup.py), which MSVC has by default on x86 and not on ARM, an aligned
  * volatile word has all these properties.
  */
 #define SHARED_LOAD(variable, value) (*(value) = *(variable))
 #define SHARED_STORE(variable, value) (*(variable) = *(value))
+#define SHARED_OR(variable, flags) _InterlockedOr((volatile long *)(variable), flags)
 #endif
 
 #define SHARED(type, name) \
@@ -35,5 +38,13 @@ typedef void *shared_pointer;
 SHARED(ptrdiff_t, size)
 SHARED(double, double)
 SHARED(shared_pointer, pointer)
+
+/* Add flags to those of all threads. Most have none to add, and leave the variable alone. */
+static inline void add_flags(int *variable, int flags)
+{
+    if (flags) {
+        SHARED_OR(variable, flags);
+    }
+}
 
 #endif
