@@ -261,9 +261,7 @@ class Graph(BaseLayer):
             return self._backward_nodes(operands, dout, out, passed is WARNS)
         return passed
 
-    def _backward_nodes(
-        self, operands: tuple[Any, ...], dout: Any, out: Any, warns: bool
-    ) -> Any:
+    def _backward_nodes(self, operands: tuple[Any, ...], dout: Any, out: Any, warns: bool) -> Any:
         names = self._nodes.inputs
         if (found := self._in_blocks(operands, dout, names, out)) is not None:
             return gradients_of(names, found[len(self._nodes.outputs) :])
@@ -486,7 +484,7 @@ class Graph(BaseLayer):
         return self._reached[names]
 
     def _run(self, warns: bool) -> reference.Operations:
-        """What runs the nodes for one call; if a pass ``warns``, it has computed them all before."""
+        """What runs the nodes in one call; a pass that ``warns`` has computed them all before."""
         return AtUsersLine(ops.WARNING if warns else self._operations)
 
     def _values(

@@ -433,7 +433,7 @@ def check_shapes(shapes: Sequence[Shape], results: Sequence[Result], axes: int) 
                 raise Unserved("sums over other axes than the layers' sums")
 
 
-def function_of_numbers(builder: Builder, results: Iterable[int]) -> Callable[..., Any]:
+def function_of_numbers(builder: Builder, results: Iterable[int]) -> Any:
     """A function of the operands that computes results of Python numbers alone, as a tuple.
 
     It is compiled from the lines that one would write by hand. Where it would raise, it returns
