@@ -19,12 +19,12 @@ from outcome import described, outcome
 from paths import LEVELS, PATHS, Path, taken
 
 import fastlayers
-from fastlayers import BaseLayer, Graph, ops, reference
+from fastlayers import BaseLayer, Graph
 
 if fastlayers.IMPLEMENTATION != "native":
     pytest.skip("plain NumPy runs the nodes one by one", allow_module_level=True)
 
-from fastlayers.graph import passes
+from fastlayers.graph import operations, passes
 from fastlayers.graph.compounds import joined
 from fastlayers.graph.passes import Plan
 from fastlayers.graph.segments import Segment
@@ -89,7 +89,7 @@ def in_one_pass(monkeypatch):
 class PlainGraph(Graph):
     """A graph of which the nodes are run one by one, by plain NumPy."""
 
-    _operations = reference.OPERATIONS
+    _operations = operations.PLAIN
     _evaluated, _values = Graph._evaluated, Graph._values
 
 
@@ -99,7 +99,7 @@ def layered(function):
 
 
 class LayeredGraph(Graph):
-    _operations = MappingProxyType(ops.OPERATIONS)  # of which no pass is made
+    _operations = MappingProxyType(operations.FUNCTIONS)  # of which no pass is made
     _evaluated, _values = Graph._evaluated, Graph._values
 
 

@@ -30,7 +30,7 @@ from plain_graph import PlainGraph, assert_same, graph_of, owned
 from random_graphs import GraphCall, function_of, out_for, random_call
 
 import fastlayers
-from fastlayers import ops
+from fastlayers.graph import operations
 from fastlayers.graph.passes import Plan
 
 RANDOMS = st.randoms(use_true_random=False)
@@ -158,7 +158,7 @@ class Hold(fastlayers.BaseLayer):
 class LayeredGraph(fastlayers.Graph):
     """A graph of which no pass is made."""
 
-    _operations = MappingProxyType(ops.OPERATIONS)
+    _operations = MappingProxyType(operations.FUNCTIONS)
 
 
 def check_layers(path: Path | None, call: GraphCall) -> None:

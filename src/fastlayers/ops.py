@@ -10,8 +10,6 @@ from __future__ import annotations
 import os
 from importlib.util import find_spec
 
-from . import reference
-
 __all__ = ["IMPLEMENTATION", "add", "add_backward", "multiply", "multiply_backward"]
 
 IMPLEMENTATION = os.environ.get("FASTLAYERS_IMPLEMENTATION") or "native"
@@ -58,36 +56,10 @@ if IMPLEMENTATION == "reference":
     reason = "FASTLAYERS_IMPLEMENTATION is 'reference'"
 else:
     try:
-        from ._core import (
-            add,
-            add_backward,
-            by_numpy,
-            multiply,
-            multiply_backward,
-            multiply_to_operand,
-            negative,
-            subtract,
-            sum_to_operand,
-        )
+        from ._core import add, add_backward, multiply, multiply_backward
     except ImportError as error:
         reason, warning = _missing(error)
         IMPLEMENTATION = "reference"
 
-# The functions that run graphs, node by node; and where a pass has computed all of it, and NumPy
-# must warn.
-OPERATIONS: reference.Operations = reference.OPERATIONS
-WARNING: reference.Operations = reference.OPERATIONS
-
 if IMPLEMENTATION == "reference":
     from .reference import add, add_backward, multiply, multiply_backward
-else:
-    OPERATIONS = {
-        **reference.OPERATIONS,
-        "multiply": multiply,
-        "add": add,
-        "subtract": subtract,
-        "negative": negative,
-        "sum_to": sum_to_operand,
-        "multiply_to": multiply_to_operand,
-    }
-    WARNING = {**OPERATIONS, **by_numpy}

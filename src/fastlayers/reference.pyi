@@ -4,7 +4,7 @@
 # As in NumPy's own stubs, a 0-d array, which gives a scalar, is typed like any other array. If the
 # operands' dtypes do not determine a dtype, it is Any.
 
-from collections.abc import Callable, Collection, Mapping, Sequence
+from collections.abc import Sequence
 from typing import Any, Literal, Protocol, TypeAlias, TypeVar, overload
 
 import numpy as np
@@ -12,7 +12,6 @@ from numpy.typing import ArrayLike, NDArray
 
 from .base import BaseLayer as BaseLayer
 from .base import ElementwiseLayer
-from .graph.nodes import Nodes
 
 __all__ = [
     "AddLayer",
@@ -326,59 +325,5 @@ def negative_backward(dout: Any, out: Any = None) -> Any: ...
 def sum_to(array: Any, shape: tuple[int, ...]) -> Any: ...
 def pair(out: Any) -> tuple[Any, Any]: ...
 def store(results: Sequence[Any], outputs: Sequence[Any]) -> tuple[Any, ...]: ...
-def copied(value: Any) -> Any: ...
-
-Operations: TypeAlias = Mapping[str, Callable[..., Any]]
-
-OPERATIONS: Operations
-GRADIENTS: Mapping[str, tuple[Callable[..., Any] | None, ...]]
-
 def sum_to_operand(value: Any, operand: Any, other: Any = None) -> Any: ...
 def multiply_to_operand(dout: Any, factor: Any, operand: Any, other: Any) -> Any: ...
-def broadcast_to(value: Any, like: Any) -> Any: ...
-def zeros_like(operand: Any) -> Any: ...
-def evaluate(
-    graph: Nodes,
-    operands: Sequence[Any],
-    run: Operations,
-    needed: Collection[int] = (),
-    layer_values: Mapping[int, Any] | None = None,
-) -> list[Any]: ...
-def evaluate_nodes(
-    graph: Nodes,
-    values: list[Any],
-    stop: int,
-    run: Operations,
-    last: Sequence[int],
-    kept: Collection[int],
-    layer_values: Mapping[int, Any] | None,
-) -> None: ...
-def without_memory(value: Any) -> Any: ...
-def reached(graph: Nodes, inputs: Collection[int]) -> set[int]: ...
-
-class Gradients(dict[int, Any]):
-    foreign: set[int]
-    def __init__(self) -> None: ...
-    def add(self, position: int, contribution: Any, run: Operations, foreign: bool) -> None: ...
-    def copy_foreign(self) -> None: ...
-
-def differentiate(
-    graph: Nodes,
-    values: list[Any],
-    douts: Sequence[Any],
-    wanted: Collection[int],
-    run: Operations,
-    keep: bool = False,
-) -> Gradients: ...
-def begin_gradients(
-    graph: Nodes, douts: Sequence[Any], wanted: Collection[int], run: Operations
-) -> Gradients: ...
-def differentiate_nodes(
-    graph: Nodes,
-    values: list[Any],
-    gradients: Gradients,
-    positions: range,
-    wanted: Collection[int],
-    run: Operations,
-    keep: bool = False,
-) -> None: ...

@@ -6,6 +6,7 @@ from types import ModuleType
 
 import fastlayers
 from fastlayers import reference
+from fastlayers.graph import operations
 
 OPERATIONS = ["multiply", "add", "subtract", "negative"]
 GRADIENTS = [f"{operation}_backward" for operation in OPERATIONS]
@@ -27,7 +28,7 @@ PAIRED = [name for name in FUNCTIONS if name not in SINGLE]
 class ReferenceGraph(fastlayers.Graph):
     """A graph that is run by plain NumPy, whatever is installed."""
 
-    _operations = reference.OPERATIONS
+    _operations = operations.PLAIN
 
 
 class Implementation:

@@ -7,6 +7,7 @@ from typing import Any
 
 from .. import reference
 from ..callers import users_line
+from .operations import Operations
 
 
 class AtUsersLine(dict[str, Callable[..., Any]]):
@@ -17,7 +18,7 @@ class AtUsersLine(dict[str, Callable[..., Any]]):
 
     __slots__ = ("_at", "_run")
 
-    def __init__(self, run: reference.Operations) -> None:
+    def __init__(self, run: Operations) -> None:
         self._run = run
         self._at: Callable[[Callable[..., Any]], Callable[..., Any]] | None = None
 

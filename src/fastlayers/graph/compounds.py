@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections import Counter, defaultdict, deque
 from collections.abc import Callable, Mapping, Sequence
 
+from .operations import OPERATIONS
 from .tracing import Step
 
 
@@ -81,14 +82,18 @@ def _compound(
     return step
 
 
+# How many products a step begins with, of which each may swap its factors: one if not said here.
+PRODUCTS = {"add_products": 2, "subtract_products": 2}
+WITH_PRODUCT = {name for both in COMPOUNDS.values() for name in both}
+
+
 def _in_order(step: Step, numbers: set[int]) -> Step:
     """Loops are quick where the second factor of a product is a number, not the first."""
-    if step.operation == "negative":
+    if step.operation not in WITH_PRODUCT and not OPERATIONS[step.operation].commutes:
         return step
     reads = list(step.reads)
-    for i in range(0, len(reads) - 1, 2):
-        swaps = i == 0 or len(reads) == 4
-        if swaps and step.operation not in ("add", "subtract") and reads[i] in numbers:
+    for i in range(0, 2 * PRODUCTS.get(step.operation, 1), 2):
+        if reads[i] in numbers:
             reads[i], reads[i + 1] = reads[i + 1], reads[i]
     return step._replace(reads=tuple(reads))
 

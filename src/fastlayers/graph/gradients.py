@@ -1,6 +1,6 @@
 """The graph of the gradients: what `backward` would compute, recorded instead of computed.
 
-`reference.differentiate` does both. Here it gets names of values, `Value`, and operations that
+`differentiate` does both. Here it gets names of values, `Value`, and operations that
 record what is asked of them. So the graph computes what `backward` does, in the same order.
 """
 
@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from typing import Any, NamedTuple
 
-from .. import reference
+from .interpreter import differentiate, reached
 from .nodes import Node, Nodes, key_of
 
 
@@ -53,9 +53,9 @@ def graph_of_gradients(graph: Nodes, names: Sequence[str]) -> Nodes:
     builder = Builder(graph, name)
     values: list[Any] = [Value(position) for position in range(len(graph.nodes))]
     inputs = [graph.inputs.index(one) for one in names]
-    wanted = reference.reached(graph, inputs)
+    wanted = reached(graph, inputs)
     douts = [builder["broadcast_to"](1, values[output]) for output in graph.outputs]
-    gradients = reference.differentiate(graph, list(values), douts, wanted, builder)
+    gradients = differentiate(graph, list(values), douts, wanted, builder)
     outputs = [
         gradients.get(position) or builder["zeros_like"](values[position]) for position in inputs
     ]

@@ -8,13 +8,14 @@ from typing import Any, Self
 
 import numpy as np
 
-from .. import ops, reference
 from ..base import BaseLayer
 from ..callers import warn
 from .attribution import AtUsersLine
 from .blocks import Task, are_in_blocks, in_blocks
 from .gradients import graph_of_gradients
+from .interpreter import differentiate, evaluate, reached
 from .nodes import Nodes
+from .operations import FUNCTIONS, READ, WARNING, Operations
 from .passes import Passes
 from .picture import Drawing
 from .recording import Recording, Symbol, record
@@ -91,7 +92,7 @@ class Graph(BaseLayer):
     """
 
     # The functions that run the nodes.
-    _operations = ops.OPERATIONS
+    _operations = FUNCTIONS
 
     def __init__(self, function: Callable[..., Any]) -> None:
         if isinstance(function, Graph):
@@ -111,9 +112,12 @@ class Graph(BaseLayer):
     def _keep(self, nodes: Nodes) -> None:
         self._nodes = nodes
         self._layers = [i for i, node in enumerate(nodes.nodes) if node.operation == "layer"]
-        # Of all other nodes the gradients need only the shapes.
-        products = [n for n in nodes.nodes if n.operation in ("multiply", "multiply_to")]
-        self._factors = frozenset(operand for node in products for operand in node.operands[:2])
+        # Of all other values the gradients need only the shapes.
+        self._factors = frozenset(
+            (*node.operands, place)[i]
+            for place, node in enumerate(nodes.nodes)
+            for i in READ.get(node.operation, ())
+        )
         self._reached: dict[tuple[str, ...], set[int]] = {}
         # What forward keeps for backward: the operands and, if there are layers, their values, and
         # stand-ins for values of which the shape is enough.
@@ -121,7 +125,7 @@ class Graph(BaseLayer):
         self._known: Mapping[int, Any] | None = None
         self._passes: Passes | None = None
         self._segments: Segments | None = None
-        if self._operations is ops.OPERATIONS and COMPILED:
+        if self._operations is FUNCTIONS and COMPILED:
             if self._layers:
                 self._segments = Segments(self._nodes, self._operations)
             else:
@@ -373,9 +377,7 @@ class Graph(BaseLayer):
             return self._nodes.listing()
         try:
             with np.errstate(all="ignore"):
-                shapes = reference.evaluate(
-                    self._nodes, self._kept, self._operations, (), self._known
-                )
+                shapes = evaluate(self._nodes, self._kept, self._operations, (), self._known)
                 return self._nodes.listing(shapes)
         except Exception:  # it cannot run on these operands: forward has said so
             return self._nodes.listing()
@@ -416,9 +418,9 @@ class Graph(BaseLayer):
         operands = self._bound(operands, named)
         everything = range(len(self._nodes.nodes))
         run = self._run(False)
-        values = reference.evaluate(self._nodes, operands, run, everything)
+        values = evaluate(self._nodes, operands, run, everything)
         reached = self._reached_from(self._nodes.inputs)
-        gradients = reference.differentiate(
+        gradients = differentiate(
             self._nodes,
             list(values),
             self._douts(dout, values, reached),
@@ -480,15 +482,15 @@ class Graph(BaseLayer):
         """The nodes through which gradients pass to these parameters."""
         if names not in self._reached:
             inputs = [self._nodes.inputs.index(name) for name in names]
-            self._reached[names] = reference.reached(self._nodes, inputs)
+            self._reached[names] = reached(self._nodes, inputs)
         return self._reached[names]
 
-    def _run(self, warns: bool) -> reference.Operations:
+    def _run(self, warns: bool) -> Operations:
         """What runs the nodes in one call; a pass that ``warns`` has computed them all before."""
-        return AtUsersLine(ops.WARNING if warns else self._operations)
+        return AtUsersLine(WARNING if warns else self._operations)
 
     def _values(
-        self, operands: tuple[Any, ...], out: Any, run: reference.Operations
+        self, operands: tuple[Any, ...], out: Any, run: Operations
     ) -> tuple[Any, dict[int, Any]]:
         """The value to return, and what to keep of the others."""
         values = self._evaluate(operands, run, self._layers)
@@ -501,7 +503,7 @@ class Graph(BaseLayer):
     def _evaluated(
         self,
         operands: tuple[Any, ...],
-        run: reference.Operations,
+        run: Operations,
         known: Mapping[int, Any] | None = None,
     ) -> list[Any]:
         """The values that the gradients need; of all others, only the shapes."""
@@ -510,13 +512,13 @@ class Graph(BaseLayer):
     def _evaluate(
         self,
         operands: tuple[Any, ...],
-        run: reference.Operations,
+        run: Operations,
         needed: Collection[int],
         known: Mapping[int, Any] | None = None,
     ) -> list[Any]:
         if self._segments:
             return self._segments.evaluate(operands, run, needed, known)
-        return reference.evaluate(self._nodes, operands, run, needed, known)
+        return evaluate(self._nodes, operands, run, needed, known)
 
     def _results(self, operands: tuple[Any, ...], values: list[Any]) -> list[Any]:
         """The outputs' values, sharing no memory."""
@@ -573,7 +575,7 @@ class Graph(BaseLayer):
         values: Any,
         dout: Any,
         names: tuple[str, ...],
-        run: reference.Operations,
+        run: Operations,
     ) -> list[Any]:
         nodes = self._nodes
         inputs = [nodes.inputs.index(name) for name in names]
@@ -582,7 +584,7 @@ class Graph(BaseLayer):
         if self._segments:
             gradients = self._segments.differentiate(values, douts, wanted, run, self._needed)
         else:
-            gradients = reference.differentiate(nodes, values, douts, wanted, run)
+            gradients = differentiate(nodes, values, douts, wanted, run)
         zeros_like = self._operations["zeros_like"]
         found = [gradients[i] if i in gradients else zeros_like(operands[i]) for i in inputs]
         return apart(found, (*operands, *douts), [i in gradients.foreign for i in inputs])

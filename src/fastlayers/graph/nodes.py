@@ -8,8 +8,8 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from .. import reference
 from ..base import BaseLayer, number_text
+from .operations import OPERATIONS
 
 
 class Node(NamedTuple):
@@ -27,20 +27,6 @@ class Node(NamedTuple):
     def drawn(self) -> tuple[int, ...]:
         """The operands that pictures show. A summed product's last one decides its rounding."""
         return self.operands[:3] if self.operation == "multiply_to" else self.operands
-
-
-# How operations are written. A layer is written by its class name.
-FORMATS = {
-    "multiply": "{} * {}",
-    "add": "{} + {}",
-    "subtract": "{} - {}",
-    "negative": "-{}",
-    "positive": "+{}",
-    "sum_to": "sum_to({}, like={})",
-    "multiply_to": "sum_to({} * {}, like={})",
-    "broadcast_to": "broadcast_to({}, like={})",
-    "zeros_like": "zeros_like({})",
-}
 
 
 class Nodes(NamedTuple):
@@ -103,7 +89,7 @@ class Nodes(NamedTuple):
         operands = [labels[operand] for operand in node.operands]
         if node.operation == "layer":
             return f"{type(node.detail).__name__}({', '.join(operands)})"
-        return FORMATS[node.operation].format(*operands)
+        return OPERATIONS[node.operation].text.format(*operands)
 
     def listing(self, values: Sequence[Any] | None = None) -> str:
         """A line for each node: what it computes, and with ``values`` its value's shape."""
@@ -149,7 +135,7 @@ def _is_node(node: Any, position: int, inputs: int) -> bool:
         return isinstance(node.detail, Number | np.bool_) and count == 0
     if node.operation == "layer":
         return isinstance(node.detail, BaseLayer) and count > 0
-    return count == len(reference.GRADIENTS.get(node.operation, ())) > 0
+    return node.operation in OPERATIONS and count == len(OPERATIONS[node.operation].gradients)
 
 
 def _all_below(places: Any, stop: int) -> bool:

@@ -9,10 +9,11 @@ from typing import Any
 
 import numpy as np
 
-from .. import reference
 from .attribution import AtUsersLine
 from .compounds import joined, needed
-from .nodes import FORMATS, Nodes
+from .interpreter import differentiate, evaluate, reached
+from .nodes import Nodes
+from .operations import OPERATIONS, Operations
 from .results import apart, type_of_gradients
 from .tracing import (
     COMPILED,
@@ -54,7 +55,7 @@ class Passes:
         For the value and the gradients by all inputs.
     """
 
-    def __init__(self, graph: Nodes, run: reference.Operations) -> None:
+    def __init__(self, graph: Nodes, run: Operations) -> None:
         self._graph, self._run = graph, run
         self._others: dict[tuple[str, ...], Entry] = {}
         self.value = entry(graph, run)
@@ -70,7 +71,7 @@ class Passes:
 
 def entry(
     graph: Nodes,
-    run: reference.Operations,
+    run: Operations,
     values: bool = True,
     names: tuple[str, ...] | None = None,
 ) -> Entry:
@@ -107,15 +108,15 @@ def entry(
         parts = [part_of(operand, rest) for operand in operands]
         here = AtUsersLine(run)
         with np.errstate(**({} if values else SILENT)):
-            evaluated = reference.evaluate(graph, parts, here, range(len(graph.nodes)))
+            evaluated = evaluate(graph, parts, here, range(len(graph.nodes)))
         found = [evaluated[output] for output in graph.outputs] if values else []
         if wanted:
             begun = [
                 run["broadcast_to"](part_of(dout, rest), evaluated[output])
                 for dout, output in zip(douts, graph.outputs, strict=True)
             ]
-            reached = reference.reached(graph, wanted)
-            gradients = reference.differentiate(graph, evaluated, begun, reached, here)
+            to = reached(graph, wanted)
+            gradients = differentiate(graph, evaluated, begun, to, here)
             found += [gradients.get(i, 0) for i in wanted]
         for result, one in zip(results, found, strict=True):
             if isinstance(result, np.ndarray):
@@ -183,7 +184,7 @@ class Plan:
     """
 
     def __init__(
-        self, builder: Builder, results: list[Value], values: bool, run: reference.Operations
+        self, builder: Builder, results: list[Value], values: bool, run: Operations
     ) -> None:
         done: list[Result] = []
         sums = {one.place: one for one in builder.sums}
@@ -444,7 +445,10 @@ def function_of_numbers(builder: Builder, results: Iterable[int]) -> Any:
         raise Unserved("a number of NumPy's may warn")
     lines = [f"{_list(range(len(builder.inputs)))} = operands"]
     for step in builder.numbers:
-        line = FORMATS[step.operation].format(*(f"v{place}" for place in step.reads))
+        written = OPERATIONS[step.operation].python
+        if not written:
+            raise Unserved(step.operation)
+        line = written.format(*(f"v{place}" for place in step.reads))
         lines.append(f"v{step.writes[0]} = {line}")
     lines.append(f"return {_list(results)}")
     body = "\n        ".join(lines)

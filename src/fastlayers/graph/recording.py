@@ -18,18 +18,13 @@ from .. import layers, reference
 from ..base import BaseLayer, Placeholder
 from ..callers import PACKAGE, users_frame
 from .nodes import Node, Nodes
+from .operations import OPERATIONS
 
 # Only these are known to multiply and add.
 ELEMENTWISE = (layers.MulLayer, layers.AddLayer, reference.MulLayer, reference.AddLayer)
 FORWARDS = {layer.forward.__code__ for layer in ELEMENTWISE}
 
-UFUNCS = {
-    np.multiply: "multiply",
-    np.add: "add",
-    np.subtract: "subtract",
-    np.negative: "negative",
-    np.positive: "positive",
-}
+UFUNCS = {row.ufunc: name for name, row in OPERATIONS.items() if row.ufunc}
 
 OWN_LAYER = (
     "write a layer of your own, a fastlayers.BaseLayer with forward and backward, and call it on "
@@ -60,30 +55,6 @@ class Symbol(Placeholder):
             return layer.forward(*operands)
         return self._recording.operation("layer", *operands, layer=layer)
 
-    def __mul__(self, other: Any) -> Symbol:
-        return self._recording.operation("multiply", self, other)
-
-    def __rmul__(self, other: Any) -> Symbol:
-        return self._recording.operation("multiply", other, self)
-
-    def __add__(self, other: Any) -> Symbol:
-        return self._recording.operation("add", self, other)
-
-    def __radd__(self, other: Any) -> Symbol:
-        return self._recording.operation("add", other, self)
-
-    def __sub__(self, other: Any) -> Symbol:
-        return self._recording.operation("subtract", self, other)
-
-    def __rsub__(self, other: Any) -> Symbol:
-        return self._recording.operation("subtract", other, self)
-
-    def __neg__(self) -> Symbol:
-        return self._recording.operation("negative", self)
-
-    def __pos__(self) -> Symbol:
-        return self._recording.operation("positive", self)
-
     def __array_ufunc__(self, ufunc: Any, method: str, *operands: Any, **options: Any) -> Symbol:
         if ufunc not in UFUNCS or method != "__call__":
             name = ufunc.__name__ + ("" if method == "__call__" else f".{method}")
@@ -113,6 +84,21 @@ class Symbol(Placeholder):
 
     def __repr__(self) -> str:
         return f"<a value of {self._recording.name}>"
+
+
+def _recorded_by(operation: str, swapped: bool = False) -> Callable[..., Symbol]:
+    def method(self: Symbol, *others: Any) -> Symbol:
+        operands = (*others, self) if swapped else (self, *others)
+        return self._recording.operation(operation, *operands)
+
+    return method
+
+
+for _operation, _row in OPERATIONS.items():
+    if _row.method:
+        setattr(Symbol, f"__{_row.method}__", _recorded_by(_operation))
+    if _row.method and len(_row.gradients) == 2:
+        setattr(Symbol, f"__r{_row.method}__", _recorded_by(_operation, swapped=True))
 
 
 def _refusing(what: str, instead: str) -> Callable[..., NoReturn]:

@@ -11,6 +11,7 @@ from typing import Any
 import numpy as np
 
 from .. import reference
+from .interpreter import copied
 
 
 def apart(results: list[Any], taken: Sequence[Any], foreign: Sequence[bool] = ()) -> list[Any]:
@@ -23,7 +24,7 @@ def apart(results: list[Any], taken: Sequence[Any], foreign: Sequence[bool] = ()
     for i, result in enumerate(results):
         view = type(result) is np.ndarray and not result.flags.owndata
         if id(result) in seen or view or (foreign and foreign[i]):
-            result = reference.copied(result)
+            result = copied(result)
         seen.add(id(result))
         owned.append(result)
     return owned

@@ -11,9 +11,17 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from .. import ops, reference
 from .attribution import AtUsersLine
+from .interpreter import (
+    Gradients,
+    begin_gradients,
+    differentiable,
+    differentiate_nodes,
+    evaluate_nodes,
+    without_memory,
+)
 from .nodes import Node, Nodes
+from .operations import WARNING, Operations
 from .passes import entry
 from .tracing import COMPILED
 
@@ -39,7 +47,7 @@ class Segments:
         The values that segments read: the gradients need them.
     """
 
-    def __init__(self, graph: Nodes, run: reference.Operations) -> None:
+    def __init__(self, graph: Nodes, run: Operations) -> None:
         self._graph = graph
         self._last = graph.last_uses()
         self._segments: list[Segment] = []
@@ -63,11 +71,11 @@ class Segments:
     def evaluate(
         self,
         operands: Sequence[Any],
-        run: reference.Operations,
+        run: Operations,
         needed: Collection[int] = (),
         known: Mapping[int, Any] | None = None,
     ) -> Values:
-        """As `reference.evaluate`; values that exist in passes alone are left out.
+        """As `evaluate`; values that exist in passes alone are left out.
 
         ``known`` are the values of layers, and what `shapes` has returned.
         """
@@ -78,7 +86,7 @@ class Segments:
             if found is True:
                 values.passed.add(segment)
             else:
-                how = AtUsersLine(ops.WARNING) if found is WARNS else run
+                how = AtUsersLine(WARNING) if found is WARNS else run
                 self._evaluate_nodes(values, segment.stop, how, kept, None)
             self._evaluate_nodes(values, segment.stop_of_layers, run, kept, known)
         return values
@@ -91,7 +99,7 @@ class Segments:
         outputs = self._graph.outputs
         pairs = [(place, values[place]) for place in self._shapes]
         return {
-            place: reference.without_memory(value)
+            place: without_memory(value)
             for place, value in pairs
             if type(value) is np.ndarray
             and not value.dtype.hasobject
@@ -103,17 +111,17 @@ class Segments:
         values: Values,
         douts: Sequence[Any],
         wanted: Collection[int],
-        run: reference.Operations,
+        run: Operations,
         needed: Collection[int],
-    ) -> reference.Gradients:
-        """As `reference.differentiate`, of what `evaluate` returned for values ``needed``."""
-        gradients = reference.begin_gradients(self._graph, douts, wanted, run)
+    ) -> Gradients:
+        """As `differentiate`, of what `evaluate` returned for values ``needed``."""
+        gradients = begin_gradients(self._graph, douts, wanted, run)
         for segment in reversed(self._segments):
             layers = range(segment.stop, segment.stop_of_layers)
             self._differentiate_nodes(values, gradients, layers, wanted, run)
             found = segment.differentiate(values, gradients, wanted)
             if found is not True:
-                how = AtUsersLine(ops.WARNING) if found is WARNS else run
+                how = AtUsersLine(WARNING) if found is WARNS else run
                 if segment in values.passed:
                     again = values[: segment.start]
                     with np.errstate(all="ignore"):  # evaluate has warned
@@ -127,21 +135,21 @@ class Segments:
         self,
         values: list[Any],
         stop: int,
-        run: reference.Operations,
+        run: Operations,
         kept: Collection[int],
         known: Mapping[int, Any] | None,
     ) -> None:
-        reference.evaluate_nodes(self._graph, values, stop, run, self._last, kept, known)
+        evaluate_nodes(self._graph, values, stop, run, self._last, kept, known)
 
     def _differentiate_nodes(
         self,
         values: list[Any],
-        gradients: reference.Gradients,
+        gradients: Gradients,
         positions: range,
         wanted: Collection[int],
-        run: reference.Operations,
+        run: Operations,
     ) -> None:
-        reference.differentiate_nodes(self._graph, values, gradients, positions, wanted, run)
+        differentiate_nodes(self._graph, values, gradients, positions, wanted, run)
 
 
 class Segment:
@@ -156,7 +164,7 @@ class Segment:
     """
 
     def __init__(
-        self, graph: Nodes, run: reference.Operations, start: int, stop: int, last: Sequence[int]
+        self, graph: Nodes, run: Operations, start: int, stop: int, last: Sequence[int]
     ) -> None:
         self.start, self.stop = start, stop
         self.stop_of_layers = min(stop + 1, len(graph.nodes))
@@ -189,11 +197,11 @@ class Segment:
             values[place] = value
         for place in self._dropped:
             if place not in kept:
-                values[place] = reference.without_memory(values[place])
+                values[place] = without_memory(values[place])
         return True
 
     def differentiate(
-        self, values: list[Any], gradients: reference.Gradients, wanted: Collection[int]
+        self, values: list[Any], gradients: Gradients, wanted: Collection[int]
     ) -> Any:
         """Pass the gradients of the nodes back to what they read; True as for `evaluate`."""
         begun = tuple([place for place in self.writes if place in gradients])
@@ -224,8 +232,7 @@ class Segment:
         for place in reversed(range(self.start, self.stop)):
             node = self._graph.nodes[place]
             if place in found and node.operands:
-                rules = reference.GRADIENTS[node.operation]
-                found.update(o for o, rule in zip(node.operands, rules, strict=True) if rule)
+                found.update(differentiable(node))
         reached = tuple([place for place in wanted if place in found])
         if not reached:
             return Back(None, (), ())

@@ -1,6 +1,6 @@
 """What a graph asks for, noted instead of computed: the steps of a pass, and those around it.
 
-`reference.evaluate` and `reference.differentiate` are given values that know their kind alone, and
+`evaluate` and `differentiate` are given values that know their kind alone, and
 operations that note what is asked of them: what is of numbers is computed before the pass, what is
 of sums after it, and all between by the pass.
 """
@@ -11,7 +11,8 @@ import functools
 from collections.abc import Callable, Iterable, Sequence
 from typing import Any, NamedTuple
 
-from .. import ops, reference
+from .. import ops
+from .interpreter import differentiate, evaluate, reached
 from .nodes import Nodes, key_of
 
 COMPILED = ops.IMPLEMENTATION == "native"
@@ -281,7 +282,7 @@ class Builder(dict[str, Callable[..., Any]]):
 def trace(graph: Nodes, builder: Builder, values: bool, wanted: Sequence[int]) -> list[Value]:
     """The outputs' values, if they are asked for, and the gradients of the inputs wanted."""
     count = len(graph.inputs)
-    everything = reference.evaluate(graph, builder.inputs[:count], builder)
+    everything = evaluate(graph, builder.inputs[:count], builder)
     builder.forward = list(builder.steps)
     results = [builder.value_of(everything[output]) for output in graph.outputs] if values else []
     if wanted:
@@ -295,8 +296,8 @@ def trace(graph: Nodes, builder: Builder, values: bool, wanted: Sequence[int]) -
             if dout.kind != NUMBER and dout[1:] != value[1:]:
                 raise Unserved("a gradient that has not the shape of its value")
         douts = [builder["broadcast_to"](dout, value) for dout, value in begun]
-        reached = reference.reached(graph, wanted)
-        gradients = reference.differentiate(graph, everything, douts, reached, builder)
+        to = reached(graph, wanted)
+        gradients = differentiate(graph, everything, douts, to, builder)
         results += [
             builder.value_of(gradients[i])
             if i in gradients

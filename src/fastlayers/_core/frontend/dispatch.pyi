@@ -14,3 +14,4 @@ from ...reference import sum_to_operand as sum_to_operand
 
 attempts: Mapping[str, Callable[..., Any]]
 by_numpy: Mapping[str, Callable[..., Any]]
+functions: Mapping[str, Callable[..., Any]]

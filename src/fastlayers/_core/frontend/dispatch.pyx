@@ -499,7 +499,17 @@ def _multiply_to_by_numpy(dout, factor, operand, other):
     return multiply_to(dout, factor, operand, other, NUMPY_ALONE)
 
 
-# Operations by name, for the nodes of which a pass has raised what NumPy must warn of.
+# What runs the nodes of graphs, by the names of their operations.
+functions = {
+    "multiply": multiply,
+    "add": add,
+    "subtract": subtract,
+    "negative": negative,
+    "sum_to": sum_to_operand,
+    "multiply_to": multiply_to_operand,
+}
+
+# The same for nodes of which a pass has raised what NumPy must warn of.
 by_numpy = {
     "multiply": _multiply_by_numpy,
     "add": _add_by_numpy,

@@ -1,0 +1,258 @@
+"""Runs a graph's nodes one by one: their values, and by the chain rule their gradients.
+
+The caller supplies the operations, by name (see operations.py). The same code, run on names of
+values instead of values, makes the graph of the gradients; run on kinds of values, a plan.
+"""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Collection, Mapping, Sequence
+from typing import Any
+
+import numpy as np
+
+from .nodes import Node, Nodes
+from .operations import OPERATIONS, Operations
+
+
+def evaluate(
+    graph: Nodes,
+    operands: Sequence[Any],
+    run: Operations,
+    needed: Collection[int] = (),
+    layer_values: Mapping[int, Any] | None = None,
+) -> list[Any]:
+    """The values of all nodes, in the order in which they were made.
+
+    After its last use a value is replaced by a stand-in with the same shape, unless it is an
+    output, an input or ``needed`` later. Layers do not run if their values are given.
+    """
+    values = list(operands)
+    kept = {*range(len(operands)), *graph.outputs, *needed}
+    evaluate_nodes(graph, values, len(graph.nodes), run, graph.last_uses(), kept, layer_values)
+    return values
+
+
+def evaluate_nodes(
+    graph: Nodes,
+    values: list[Any],
+    stop: int,
+    run: Operations,
+    last: Sequence[int],
+    kept: Collection[int],
+    layer_values: Mapping[int, Any] | None,
+) -> None:
+    """Append values of the next nodes, up to ``stop``; see `evaluate`."""
+    for position in range(len(values), stop):
+        node = graph.nodes[position]
+        used = [values[operand] for operand in node.operands]
+        try:
+            if node.operation == "number":
+                value = node.detail
+            elif node.operation != "layer":
+                value = run[node.operation](*used)
+            elif layer_values is None:
+                value = _forward_of_layer(node.detail, used)
+            else:
+                value = layer_values[position]
+        except Exception as error:
+            _add_note(error, graph.note(position, values))
+            raise
+        values.append(value)
+        for operand in (*node.operands, position):
+            if last[operand] == position and operand not in kept:
+                values[operand] = without_memory(values[operand])
+
+
+def _forward_of_layer(layer: Any, operands: list[Any]) -> Any:
+    """The one value that a user's layer returns; a list becomes an array."""
+    value = layer.forward(*operands)
+    if isinstance(value, tuple):
+        raise TypeError(f"{type(layer).__name__}.forward must return one value, not a tuple")
+    return np.array(value) if isinstance(value, list) else value
+
+
+def _add_note(error: Exception, note: str) -> None:
+    if note not in getattr(error, "__notes__", ()):  # a layer may raise the same error again
+        error.add_note(note)
+
+
+def without_memory(value: Any) -> Any:
+    """A stand-in for an array of which only shape and dtype matter."""
+    if type(value) is not np.ndarray or value.dtype.hasobject:
+        return value
+    # What np.broadcast_to makes, in a tenth of the time.
+    item = np.zeros((), value.dtype)
+    return np.ndarray(value.shape, value.dtype, item, strides=(0,) * value.ndim)
+
+
+def reached(graph: Nodes, inputs: Collection[int]) -> set[int]:
+    """The nodes through which gradients pass to these inputs."""
+    found = set(inputs)
+    for position, node in enumerate(graph.nodes):
+        if not found.isdisjoint(differentiable(node)):
+            found.add(position)
+    return found
+
+
+def differentiable(node: Node) -> Sequence[int]:
+    """The operands to which a node passes gradients."""
+    if node.operation not in OPERATIONS:
+        return node.operands  # those of a layer
+    rules = OPERATIONS[node.operation].gradients
+    return [operand for operand, rule in zip(node.operands, rules, strict=True) if rule]
+
+
+class Gradients(dict[int, Any]):
+    """Gradients by their nodes.
+
+    Attributes
+    ----------
+    foreign : set of int
+        Those that may share memory with anything: from the user, or a user's layer.
+    """
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.foreign: set[int] = set()
+
+    def add(self, position: int, contribution: Any, run: Operations, foreign: bool) -> None:
+        """Add what a node contributes."""
+        if position in self:
+            contribution = run["add"](self[position], contribution)
+            self.foreign.discard(position)
+        elif foreign:
+            self.foreign.add(position)
+        self[position] = contribution
+
+    def copy_foreign(self) -> None:
+        """Make all share memory with nothing, before somebody may write into what they share."""
+        for position in self.foreign:
+            if position in self:
+                self[position] = copied(self[position])
+        self.foreign.clear()
+
+
+def differentiate(
+    graph: Nodes,
+    values: list[Any],
+    douts: Sequence[Any],
+    wanted: Collection[int],
+    run: Operations,
+    keep: bool = False,
+) -> Gradients:
+    """The gradients of the nodes ``wanted`` that have one, given those of the outputs.
+
+    Nodes are visited from last to first. A visited node's value and gradient are dropped, unless
+    ``keep`` is set; those of the inputs remain.
+    """
+    gradients = begin_gradients(graph, douts, wanted, run)
+    positions = range(len(graph.inputs), len(values))
+    differentiate_nodes(graph, values, gradients, positions, wanted, run, keep)
+    return gradients
+
+
+def begin_gradients(
+    graph: Nodes, douts: Sequence[Any], wanted: Collection[int], run: Operations
+) -> Gradients:
+    """The gradients of the outputs; an output that is returned several times has the sum."""
+    gradients = Gradients()
+    for output, dout in zip(graph.outputs, douts, strict=True):
+        if output in wanted:
+            gradients.add(output, dout, run, foreign=True)
+    return gradients
+
+
+def differentiate_nodes(
+    graph: Nodes,
+    values: list[Any],
+    gradients: Gradients,
+    positions: range,
+    wanted: Collection[int],
+    run: Operations,
+    keep: bool = False,
+) -> None:
+    """Pass gradients back through some nodes, from last to first; see `differentiate`."""
+    for position in reversed(positions):
+        if position not in gradients:
+            continue
+        node = graph.nodes[position]
+        foreign = node.operation == "layer"
+        if foreign:  # it may write into the gradient that it is given, and into what it returned
+            gradients.copy_foreign()
+        dout = copied(gradients[position]) if foreign and keep else gradients[position]
+        try:
+            for operand, contribution in _contributions(position, node, dout, values, wanted, run):
+                gradients.add(operand, contribution, run, foreign)
+        except Exception as error:
+            _add_note(error, graph.note(position, values, "gradient of"))
+            raise
+        if not keep:
+            values[position] = None
+            del gradients[position]
+
+
+def _contributions(
+    position: int,
+    node: Node,
+    dout: Any,
+    values: list[Any],
+    wanted: Collection[int],
+    run: Operations,
+) -> list[tuple[int, Any]]:
+    """What a node adds to the gradients of its operands, each in the operand's shape."""
+    used = [values[operand] for operand in node.operands]
+    if node.operation == "layer":
+        passed = _backward_of_layer(node.detail, dout, used)
+        sum_to = run["sum_to"]
+        return [
+            (operand, one if _are_alike(one, value) else sum_to(one, value, one))
+            for operand, value, one in zip(node.operands, used, passed, strict=True)
+            if operand in wanted and one is not None
+        ]
+    rules = OPERATIONS[node.operation].gradients
+    return [
+        (operand, rule(run, dout, values[position], *used))
+        for operand, rule in zip(node.operands, rules, strict=True)
+        if operand in wanted and rule is not None
+    ]
+
+
+def _backward_of_layer(layer: Any, dout: Any, operands: list[Any]) -> list[Any]:
+    """The gradients from a user's layer, which may share memory with anything."""
+    returned = layer.backward(dout)
+    name = f"{type(layer).__name__}.backward"
+    several = len(operands) > 1 or (isinstance(returned, tuple) and len(returned) == 1)
+    gradients = list(returned) if several and isinstance(returned, tuple | list) else [returned]
+    if len(gradients) != len(operands):
+        raise ValueError(
+            f"{name} must return {len(operands)} gradients, not {len(gradients)}: one for each "
+            f"operand of {type(layer).__name__}.forward, and None for one that has none, as labels "
+            f"(return dx, None)"
+        )
+    for i, (gradient, operand) in enumerate(zip(gradients, operands, strict=True)):
+        if gradient is None or _are_alike(gradient, operand):
+            continue
+        if isinstance(gradient, list | tuple):
+            gradients[i] = np.array(gradient)
+        shape, expected = np.shape(gradient), np.shape(operand)
+        if shape == expected:
+            continue
+        if np.broadcast_shapes(shape, expected) != shape:
+            raise ValueError(f"{name} returned shape {shape} for an operand of shape {expected}")
+    return gradients
+
+
+def _are_alike(gradient: Any, operand: Any) -> bool:
+    """Whether both are plain arrays of one shape."""
+    return type(gradient) is type(operand) is np.ndarray and gradient.shape == operand.shape
+
+
+def copied(value: Any) -> Any:
+    """A copy that shares memory with nothing; a number unchanged."""
+    if isinstance(value, np.ndarray):
+        return value.copy(order="K")  # np.array would convert a masked array's fill value, too
+    if isinstance(value, list | tuple):
+        return np.array(value)
+    return copy.copy(value) if hasattr(value, "dtype") else value
