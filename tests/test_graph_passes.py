@@ -24,9 +24,8 @@ from fastlayers import BaseLayer, Graph
 if fastlayers.IMPLEMENTATION != "native":
     pytest.skip("plain NumPy runs the nodes one by one", allow_module_level=True)
 
-from fastlayers.graph import operations, passes
+from fastlayers.graph import operations, planner
 from fastlayers.graph.compounds import joined
-from fastlayers.graph.passes import Plan
 from fastlayers.graph.segments import Segment
 
 
@@ -378,14 +377,13 @@ def test_in_place_beside_other_shapes(mode):
 def test_lack_of_memory_after_work_in_place_is_told(monkeypatch):
     # Nothing may be computed again, of operands that are gone.
     step = Graph(lambda x, k: (x * x, k * 2))
-    run = Plan._run
 
-    def then_fail(self, values, outs, rest):
-        run(self, values, outs, rest)
+    def exhausted(*_):
         raise MemoryError
 
-    monkeypatch.setattr(Plan, "_run", then_fail)
     x = np.full(5, 3.0)
+    step(x, 2)
+    monkeypatch.setattr(planner, "apart", exhausted)  # of the results, after the pass
     with pytest.raises(MemoryError):
         step(x, 2, out=(x, None))
     assert x.tolist() == [9.0] * 5
@@ -788,7 +786,7 @@ def operations(monkeypatch):
         found.extend(step.operation for step in steps)
         return steps
 
-    monkeypatch.setattr(passes, "joined", noted)
+    monkeypatch.setattr(planner, "joined", noted)
     return found
 
 

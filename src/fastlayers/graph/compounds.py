@@ -4,17 +4,25 @@ from __future__ import annotations
 
 from collections import Counter, defaultdict, deque
 from collections.abc import Callable, Mapping, Sequence
+from typing import NamedTuple
 
 from .operations import OPERATIONS
-from .tracing import Step
 
 
-def needed(steps: Sequence[Step], results: set[int], loud: set[tuple[int, ...]]) -> list[Step]:
+class Step(NamedTuple):
+    """An operation of a pass, the places of what it reads, and of what it computes."""
+
+    operation: str
+    reads: tuple[int, ...]
+    writes: tuple[int, ...]
+
+
+def needed(steps: Sequence[Step], results: set[int], loud: set[int]) -> list[Step]:
     """The steps that results depend on, and those that write what is loud."""
     wanted = set(results)
     kept = []
     for step in reversed(steps):
-        if step.writes in loud or not wanted.isdisjoint(step.writes):
+        if not (loud.isdisjoint(step.writes) and wanted.isdisjoint(step.writes)):
             wanted.update(step.reads)
             kept.append(step)
     return kept[::-1]

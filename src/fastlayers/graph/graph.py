@@ -16,8 +16,8 @@ from .gradients import graph_of_gradients
 from .interpreter import differentiate, evaluate, reached
 from .nodes import Nodes
 from .operations import FUNCTIONS, READ, WARNING, Operations
-from .passes import Passes
 from .picture import Drawing
+from .planner import Passes
 from .recording import Recording, Symbol, record
 from .results import (
     apart,

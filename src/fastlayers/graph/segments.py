@@ -22,7 +22,7 @@ from .interpreter import (
 )
 from .nodes import Node, Nodes
 from .operations import WARNING, Operations
-from .passes import entry
+from .planner import entry
 from .tracing import COMPILED
 
 if COMPILED:

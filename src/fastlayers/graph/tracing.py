@@ -1,8 +1,7 @@
-"""What a graph asks for, noted instead of computed: the steps of a pass, and those around it.
+"""What a graph asks for, noted instead of computed.
 
-`evaluate` and `differentiate` are given values that know their kind alone, and
-operations that note what is asked of them: what is of numbers is computed before the pass, what is
-of sums after it, and all between by the pass.
+The interpreter is given values of which only the shape is known, and operations that note what is
+asked of them. From the notes planner.py makes a schedule.
 """
 
 from __future__ import annotations
@@ -14,30 +13,28 @@ from typing import Any, NamedTuple
 from .. import ops
 from .interpreter import differentiate, evaluate, reached
 from .nodes import Nodes, key_of
+from .operations import OPERATIONS
 
 COMPILED = ops.IMPLEMENTATION == "native"
 
 if COMPILED:
-    from .._core.program.operations import NUMBERS
-
-# What a value is: a number; an array of a small shape, which broadcasts to the whole one; of the
-# whole shape; a sum, known after the pass.
-NUMBER, SMALL, WHOLE, LATE = range(4)
+    from .._core.program.operations import NUMBERS as STEPS
 
 
 class Unserved(Exception):
-    """The graph cannot be run in passes on such operands."""
+    """The graph cannot be run by a schedule on such operands."""
 
 
 class Shape(NamedTuple):
-    """How a shape broadcasts to the whole one: how many axes it lacks, and the bits of those along
-    which it has one element and that has more. The last axis is bit 0.
+    """How a shape broadcasts to the largest one: how many axes it lacks, and the bits of those
+    along which it has one element and that has more. The last axis is bit 0.
     """
 
     lead: int = 0
     repeated: int = 0
 
     def with_other(self, other: Shape) -> Shape:
+        """The shape to which both broadcast."""
         return Shape(min(self.lead, other.lead), self.repeated & other.repeated)
 
     def merges(self, axis: int, other: int) -> bool:
@@ -47,254 +44,233 @@ class Shape(NamedTuple):
 
 FULL = Shape()
 
-# That of NumPy's scalars and arrays without axes, which broadcast to every shape. As numbers do,
-# they let any two axes be run through as one.
+# NumPy's scalars and arrays without axes, and Python numbers, broadcast to every shape, in this
+# order, and let any two axes be run through as one.
 SCALAR = Shape(0xFF, 0xFF)
+NUMBER = Shape(0x100, 0xFF)
 
 
 class Value(NamedTuple):
-    """A value by its place among all, and its kind. WHOLE, it may be a number at each element."""
+    """A value by its place among all, at a shape to which it may have been broadcast."""
 
     place: int
-    kind: int
-    shape: Shape = FULL
+    shape: Shape
 
-
-def value_of_kind(place: int, kind: Any) -> Value:
-    if not isinstance(kind, Shape):
-        return Value(place, NUMBER)
-    return Value(place, WHOLE if kind == FULL else SMALL, kind)
-
-
-def is_array(value: Value) -> bool:
-    """Whether a value has axes."""
-    return value.kind != NUMBER and value.shape != SCALAR
+    @property
+    def has_axes(self) -> bool:
+        return self.shape not in (NUMBER, SCALAR)
 
 
 def together(shapes: Iterable[Shape]) -> Shape:
     """The shape to which several broadcast."""
-    return functools.reduce(Shape.with_other, shapes)
+    return functools.reduce(Shape.with_other, shapes, NUMBER)
 
 
-class Sum(NamedTuple):
-    """A sum: its place, that of what is summed, that of the operand to whose shape; and the small
-    shapes that the layers have at hand when they sum this.
+class Note(NamedTuple):
+    """What is asked for: a step of a pass, a sum, or a call of a function on whole values.
+
+    Attributes
+    ----------
+    kind : str
+        ``"step"``, ``"sum"``, ``"call"`` or, of Python numbers, ``"number"``.
+    operation : str
+    reads : tuple of int
+        The places of the operands; those of a sum are what is summed, the operand to whose shape,
+        and the other operand, on which its rounding depends.
+    place : int
+        That of the result.
+    shape : Shape
+        That of a pass in which it is computed: of a sum the shape of what is summed.
+    unit : int
+        Of a sum of as many 1 or -1 as there are elements that number, else 0.
     """
 
-    place: int
-    value: int
-    like: int
-    shapes: Sequence[Shape]
-
-
-class Step(NamedTuple):
-    """An operation, the places of what it reads, and of what it computes."""
-
+    kind: str
     operation: str
     reads: tuple[int, ...]
-    writes: tuple[int, ...]
-
-
-class Result(NamedTuple):
-    """A result of a pass: which value it is, its place among all, to whose shape it is summed.
-
-    ``shapes`` are those of a `Sum`. A result without a value is the sum of as many ``unit``, 1 or
-    -1, as there are elements.
-    """
-
-    value: int | None
     place: int
-    like: int | None = None
-    shapes: Sequence[Shape] = ()
+    shape: Shape
     unit: int = 0
 
 
 class Builder(dict[str, Callable[..., Any]]):
     """Operations that note what is asked of them.
 
-    What is of numbers alone is ``numbers``, what is of small arrays ``early``, what is of sums
-    ``late``; ``steps`` are the pass, and ``counts`` results that take no step. ``constants`` are
-    numbers that stand in the graph, by their places; ``shapes`` are those of the arrays with axes,
-    by their places.
+    Attributes
+    ----------
+    notes : list of Note
+        In the order in which they were made; the first ``forward`` of them are the values'.
+    constants : dict
+        Numbers that stand in the graph, by their places.
+    shapes : dict
+        Those of all values, by their places.
 
     Parameters
     ----------
-    kinds : sequence of Any
-        For each operand ``"number"``, ``"one"``, which is the number 1, or the `Shape` of an array,
-        `SCALAR` if it has no axes.
+    shapes : sequence of Shape
+        Of the operands.
+    ones : set of int
+        The operands that are the number 1.
     axes : int
-        How many the whole shape has.
+        How many the largest shape has.
     """
 
-    def __init__(self, kinds: Sequence[Any], axes: int) -> None:
-        self.inputs = [value_of_kind(place, kind) for place, kind in enumerate(kinds)]
-        self.ones = {place for place, kind in enumerate(kinds) if kind == "one"}
-        self.shapes = {value.place: value.shape for value in self.inputs if is_array(value)}
-        self.places = len(kinds)
-        self.constants: dict[int, Any] = {}
-        self._known: dict[Any, Value] = {}
-        self.numbers: list[Step] = []
-        self.early: list[Step] = []
-        self.steps: list[Step] = []
-        self.forward: list[Step] = []
-        self.late: list[Step] = []
-        self.sums: list[Sum] = []
-        self.counts: list[Result] = []
-        self.computed: set[int] = set()
+    def __init__(self, shapes: Sequence[Shape], ones: set[int], axes: int) -> None:
+        self.inputs = [Value(place, shape) for place, shape in enumerate(shapes)]
+        self.ones = ones
         self.axes = axes
+        self.shapes = dict(enumerate(shapes))
+        self.constants: dict[int, Any] = {}
+        self.notes: list[Note] = []
+        self.forward = 0
+        self._known: dict[Any, Value] = {}
 
     def __missing__(self, operation: str) -> Callable[..., Value]:
         # Nothing is kept here: that would be a cycle, and wait for the garbage collector.
-        special: Callable[..., Value] | None = getattr(self, f"_{operation}", None)
-        return special or (lambda *operands: self._note(operation, *operands))
+        special = SPECIAL.get(operation)
+        if special is not None:
+            return functools.partial(special, self)
+        return functools.partial(self.note, operation)
 
-    def _new(self, kind: int, shape: Shape = FULL) -> Value:
-        self.places += 1
-        return Value(self.places - 1, kind, shape)
+    def new(self, shape: Shape) -> Value:
+        """A value at a new place."""
+        place = len(self.shapes)
+        self.shapes[place] = shape
+        return Value(place, shape)
 
     def value_of(self, operand: Any) -> Value:
+        """An operand, which may be a number that stands in the graph."""
         if isinstance(operand, Value):
             return operand
         key = key_of(operand)
         if key not in self._known:
-            self._known[key] = self._new(NUMBER)
-            self.constants[self._known[key].place] = operand
+            value = self._known[key] = self.new(NUMBER)
+            self.constants[value.place] = operand
             if key == (int, 1):
-                self.ones.add(self._known[key].place)
+                self.ones.add(value.place)
         return self._known[key]
 
-    def _note(self, operation: str, *operands: Any) -> Value:
+    def note(self, operation: str, *operands: Any) -> Value:
+        """Note an operation whose result has the shape to which the operands broadcast."""
         values = [self.value_of(operand) for operand in operands]
-        kind = max(value.kind for value in values)
-        shape = FULL
-        if kind == SMALL:
-            shape = together(value.shape for value in values if value.kind == SMALL)
-            kind = WHOLE if shape == FULL else SMALL
-        elif kind == LATE and any(value.kind == WHOLE for value in values):
-            raise Unserved(operation)
-        if kind == WHOLE and operation not in NUMBERS:
-            raise Unserved(operation)
-        result = self._new(kind, shape)
-        if kind == SMALL and is_array(result):
-            self.shapes[result.place] = shape
-        elif kind == WHOLE:
-            self.computed.add(result.place)
-        steps = (self.numbers, self.early, self.steps, self.late)[kind]
-        steps.append(Step(operation, tuple(value.place for value in values), (result.place,)))
+        shape = together(value.shape for value in values)
+        if shape == NUMBER and OPERATIONS[operation].python:
+            kind = "number"
+        elif shape not in (NUMBER, SCALAR) and operation in STEPS:
+            kind = "step"
+        else:
+            return self.call(operation, values, shape)
+        result = self.new(shape)
+        reads = tuple(value.place for value in values)
+        self.notes.append(Note(kind, operation, reads, result.place, shape))
         return result
 
-    def _multiply(self, x: Any, y: Any) -> Value:
-        values = self.value_of(x), self.value_of(y)
-        for value, other in (values, values[::-1]):
-            if other.place not in self.ones:
-                continue
-            if value.kind == WHOLE or (other.kind == NUMBER and self._is_plain(value)):
-                return value
-            if value.kind == NUMBER and other.kind == WHOLE:
-                return Value(value.place, WHOLE)
-        return self._note("multiply", *values)
+    def call(self, operation: str, values: Sequence[Value], shape: Shape) -> Value:
+        """Note a call on whole values; they must have the shapes that they are used at."""
+        if any(value.shape != self.shapes[value.place] for value in values):
+            raise Unserved(f"{operation} of a number that was only thought of as an array")
+        result = self.new(shape)
+        reads = tuple(value.place for value in values)
+        self.notes.append(Note("call", operation, reads, result.place, shape))
+        return result
 
-    def _unit(self, value: Value) -> int:
+    def double(self, place: int, shape: Shape) -> Note:
+        """A step that computes a value once more, at a shape."""
+        reads = place, self.value_of(1).place
+        return Note("step", "multiply", reads, self.new(shape).place, shape)
+
+    def unit(self, value: Value) -> int:
         """1 or -1 if that is what a value is at every element, else 0."""
         if value.place in self.ones:
             return 1
         number = self.constants.get(value.place)
         return -1 if type(number) is int and number == -1 else 0
 
-    def _is_plain(self, value: Value) -> bool:
+    def is_plain(self, value: Value) -> bool:
         """Whether a value is an int or a float: those that are given are, and their products."""
         numbers = (type(number) for number in self.constants.values())
-        return value.kind == NUMBER and all(one in (int, float) for one in numbers)
+        return value.shape == NUMBER and all(one in (int, float) for one in numbers)
 
-    def _positive(self, x: Any) -> Value:
-        return self._multiply(x, 1)
 
-    def _zeros_like(self, x: Any) -> Value:
-        value = self.value_of(x)
-        return self.value_of(0) if value.kind == NUMBER else self._note("zeros_like", value)
-
-    def _multiply_to(self, dout: Any, factor: Any, to: Any, other: Any) -> Value:
-        values = tuple(self.value_of(one) for one in (dout, factor, to, other))
-        kinds = {value.kind for value in values[:3]}
-        if WHOLE in kinds or kinds == {NUMBER}:
-            return self._sum_to(self._multiply(*values[:2]), to, other)
-        return self._note("multiply_to", *values)
-
-    def _sum_to(self, summed: Any, to: Any, other: Any) -> Value:
-        value, like = self.value_of(summed), self.value_of(to)
-        if (value.kind, value.shape) == (like.kind, like.shape) and value.kind != LATE:
+def _multiply(builder: Builder, x: Any, y: Any) -> Value:
+    values = builder.value_of(x), builder.value_of(y)
+    for value, other in (values, values[::-1]):
+        if other.place not in builder.ones:
+            continue
+        if other.has_axes:
+            return Value(value.place, together((value.shape, other.shape)))
+        if value.has_axes or builder.is_plain(value):
             return value
-        if value.kind == LATE and like.kind != WHOLE:
-            return self._note("sum_to", value, like)
-        if value.kind != WHOLE or like.kind == LATE:
-            raise Unserved("sum_to")
-        result = self._new(LATE)
-        if like.kind != WHOLE and (unit := self._unit(value)):
-            self.counts.append(Result(None, result.place, like.place, unit=unit))
-            return result
-        shapes = [one.shape for one in (like, self.value_of(other)) if one.kind == SMALL]
-        self.sums.append(Sum(result.place, value.place, like.place, shapes))
-        return result
+    return builder.note("multiply", *values)
 
-    def _broadcast_to(self, broadcast: Any, to: Any) -> Value:
-        value, like = self.value_of(broadcast), self.value_of(to)
-        if value.kind == NUMBER and like.kind == WHOLE:
-            return Value(value.place, WHOLE)
-        if (value.kind, value.shape) == (like.kind, like.shape):
-            return value
-        return self._note("broadcast_to", value, like)
 
-    def shapes_of(self, places: Iterable[int]) -> list[Shape]:
-        """The shapes of the arrays among values."""
-        return [
-            self.shapes.get(place, FULL)
-            for place in places
-            if place in self.shapes or place in self.computed
-        ]
+def _positive(builder: Builder, x: Any) -> Value:
+    return _multiply(builder, x, 1)
 
-    def apart(self, place: int, done: Sequence[Result]) -> int:
-        """The value, or its double: if it is not computed here, or a result already."""
-        if place in self.computed and all(place != result.value for result in done):
-            return place
-        step = self._doubled(place)
-        self.steps.append(step)
-        return step.writes[0]
 
-    def summed(self, one: Sum, done: Sequence[Result]) -> Result:
-        """A sum as a result."""
-        return Result(self.apart(one.value, done), one.place, one.like, one.shapes)
+def _zeros_like(builder: Builder, x: Any) -> Value:
+    value = builder.value_of(x)
+    if value.shape == NUMBER:
+        return builder.value_of(0)
+    return builder.call("zeros_like", [value], value.shape)
 
-    def _doubled(self, place: int) -> Step:
-        return Step("multiply", (place, self.value_of(1).place), (self._new(WHOLE).place,))
 
-    def let_cross(self, place: int, steps: list[Step], results: list[Result]) -> None:
-        """Have a pass of these steps store a value, too, which a later pass reads."""
-        own = [result for result in results if result.value == place]
-        if any(result.like is None for result in own):
-            return
-        value = place
-        if own:  # it is summed
-            steps.append(self._doubled(place))
-            value = steps[-1].writes[0]
-        results.append(Result(value, place))
+def _multiply_to(builder: Builder, dout: Any, factor: Any, to: Any, other: Any) -> Value:
+    return _sum_to(builder, _multiply(builder, dout, factor), to, other)
+
+
+def _sum_to(builder: Builder, summed: Any, to: Any, other: Any) -> Value:
+    value, like = builder.value_of(summed), builder.value_of(to)
+    if value.shape == like.shape:
+        return value
+    values = value, like, builder.value_of(other)
+    if like.shape != builder.shapes[like.place]:
+        raise Unserved("a sum to the shape of a number that was only thought of as an array")
+    if not value.has_axes:
+        return builder.call("sum_to", values, like.shape)
+    if like.shape.with_other(value.shape) != value.shape:
+        raise Unserved("a gradient that is summed to a shape which has more than it")
+    result = builder.new(like.shape)
+    reads = tuple(one.place for one in values)
+    unit = builder.unit(value)
+    builder.notes.append(Note("sum", "sum_to", reads, result.place, value.shape, unit))
+    return result
+
+
+def _broadcast_to(builder: Builder, broadcast: Any, to: Any) -> Value:
+    value, like = builder.value_of(broadcast), builder.value_of(to)
+    if value.shape == like.shape:
+        return value
+    if like.has_axes:
+        if value.shape != NUMBER:
+            raise Unserved("a view that repeats elements: its memory order is NumPy's to tell")
+        return Value(value.place, like.shape)
+    return builder.call("broadcast_to", [value, like], like.shape)
+
+
+SPECIAL: dict[str, Callable[..., Value]] = {
+    "multiply": _multiply,
+    "positive": _positive,
+    "zeros_like": _zeros_like,
+    "multiply_to": _multiply_to,
+    "sum_to": _sum_to,
+    "broadcast_to": _broadcast_to,
+}
 
 
 def trace(graph: Nodes, builder: Builder, values: bool, wanted: Sequence[int]) -> list[Value]:
     """The outputs' values, if they are asked for, and the gradients of the inputs wanted."""
     count = len(graph.inputs)
     everything = evaluate(graph, builder.inputs[:count], builder)
-    builder.forward = list(builder.steps)
+    builder.forward = len(builder.notes)
     results = [builder.value_of(everything[output]) for output in graph.outputs] if values else []
     if wanted:
         begun = [
             (dout, builder.value_of(everything[output]))
             for dout, output in zip(builder.inputs[count:], graph.outputs, strict=True)
         ]
-        for (dout, value), output in zip(begun, graph.outputs, strict=True):
-            if value.kind == SMALL and (output >= count or graph.outputs.count(output) > 1):
-                raise Unserved("steps on gradients of a small shape, before the pass")
-            if dout.kind != NUMBER and dout[1:] != value[1:]:
-                raise Unserved("a gradient that has not the shape of its value")
+        if any(dout.shape not in (NUMBER, value.shape) for dout, value in begun):
+            raise Unserved("a gradient that has not the shape of its value")
         douts = [builder["broadcast_to"](dout, value) for dout, value in begun]
         to = reached(graph, wanted)
         gradients = differentiate(graph, everything, douts, to, builder)

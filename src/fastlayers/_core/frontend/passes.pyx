@@ -108,6 +108,8 @@ cdef bint find_kinds(PyObject *const *operands, int count, int douts, Kinds *kin
             kinds.kind[slot] = ONE if slot >= count - douts and is_one(operands[slot]) else NUMBER
         else:
             one = scalar_dtype(operands[slot])
+            if PyArray_CheckExact(operands[slot]) and slot >= count - douts:
+                return False  # it stands for the scalar in it
             if one == UNSERVED or (scalars != UNSERVED and one != scalars):
                 return False
             scalars = one

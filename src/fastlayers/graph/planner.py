@@ -1,0 +1,692 @@
+"""A graph's work as a schedule of passes and calls: which one serves operands, and how it is run.
+
+What is asked for (tracing.py) is put in an order in which as much as possible of one shape is
+computed at once: that is a pass over memory. All else is a call between passes.
+"""
+
+from __future__ import annotations
+
+import itertools
+from collections import defaultdict
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from typing import Any, NamedTuple
+
+import numpy as np
+
+from .attribution import AtUsersLine
+from .compounds import Step, joined, needed
+from .interpreter import differentiate, evaluate, reached
+from .nodes import Nodes
+from .operations import OPERATIONS, Operations
+from .results import apart, type_of_gradients
+from .tracing import (
+    COMPILED,
+    NUMBER,
+    SCALAR,
+    Builder,
+    Note,
+    Shape,
+    Unserved,
+    Value,
+    together,
+    trace,
+)
+
+if COMPILED:
+    from .._core.frontend.passes import MOST_VALUES, WARNS, Entry, Pass
+    from .._core.program.operations import NUMBERS
+
+# Planning takes some 70 us a node for the value and 450 us for value and gradients, on the first
+# call (a chain of 1,000 nodes, AMD EPYC of the Milan family, beside other work).
+MOST_NODES = 2_000
+
+SILENT: Any = {"all": "ignore"}
+
+
+class Passes:
+    """What a graph is called by. Each returns None where the nodes are to be run one by one.
+
+    Attributes
+    ----------
+    value : Entry
+        For the value, of operands.
+    gradients : Entry
+        For the gradients by all inputs, of operands and a ``dout``.
+    both : Entry
+        For the value and the gradients by all inputs.
+    """
+
+    def __init__(self, graph: Nodes, run: Operations) -> None:
+        self._graph, self._run = graph, run
+        self._others: dict[tuple[str, ...], Entry] = {}
+        self.value = entry(graph, run)
+        self.gradients = entry(graph, run, False, graph.inputs)
+        self.both = entry(graph, run, True, graph.inputs)
+
+    def by(self, names: tuple[str, ...]) -> Entry:
+        """For the value and the gradients by some inputs."""
+        if names not in self._others:
+            self._others[names] = entry(self._graph, self._run, True, names)
+        return self._others[names]
+
+
+def entry(
+    graph: Nodes,
+    run: Operations,
+    values: bool = True,
+    names: tuple[str, ...] | None = None,
+) -> Entry:
+    """For the value of a graph, if asked for, and for the gradients by some inputs, if any."""
+    wanted = [graph.inputs.index(name) for name in names or ()]
+
+    def plan(kinds: list[Any], axes: int) -> Any:
+        # Of no gradients, what is wrong with dout is told nevertheless.
+        if names == () or len(graph.nodes) > MOST_NODES:
+            return None
+        ones = {place for place, kind in enumerate(kinds) if kind == "one"}
+        builder = Builder([shape_of(kind) for kind in kinds], ones, axes)
+        try:
+            results = trace(graph, builder, values, wanted)
+            if all(value.shape == NUMBER for value in builder.inputs):
+                return function_of_numbers(builder, builder.notes, results)
+            made = Plan(builder, results, values, run)
+        except Unserved:
+            return None
+        return made.as_pass() if made.is_pass else made
+
+    def finish(operands: Any, douts: Any, results: Any, rest: Any) -> None:
+        try:
+            finish_by_nodes(operands, douts, results, rest)
+        except Exception as error:  # no memory, or a warning that somebody made an error
+            parts = ", ".join(f"{start}:{stop}" for start, stop in rest)
+            error.add_note(
+                f"{graph.name}: of the outputs all is written but the elements {parts}, counted in "
+                f"the order of memory; there the operands are as they were"
+            )
+            raise
+
+    def finish_by_nodes(operands: Any, douts: Any, results: Any, rest: Any) -> None:
+        parts = [part_of(operand, rest) for operand in operands]
+        here = AtUsersLine(run)
+        with np.errstate(**({} if values else SILENT)):
+            evaluated = evaluate(graph, parts, here, range(len(graph.nodes)))
+        found = [evaluated[output] for output in graph.outputs] if values else []
+        if wanted:
+            begun = [
+                run["broadcast_to"](part_of(dout, rest), evaluated[output])
+                for dout, output in zip(douts, graph.outputs, strict=True)
+            ]
+            to = reached(graph, wanted)
+            gradients = differentiate(graph, evaluated, begun, to, here)
+            found += [gradients.get(i, 0) for i in wanted]
+        for result, one in zip(results, found, strict=True):
+            if isinstance(result, np.ndarray):
+                put_back(one, result, rest)
+
+    gradients = None if names is None else type_of_gradients(names)
+    inputs, outputs = len(graph.inputs), len(graph.outputs)
+    returns_operands = any(output < inputs for output in graph.outputs)
+    return Entry(plan, inputs, outputs, graph.single, values, gradients, returns_operands, finish)
+
+
+def shape_of(kind: Any) -> Shape:
+    """The shape of an operand by its kind, as `Entry` tells it."""
+    if isinstance(kind, tuple):
+        return Shape(*kind)
+    return SCALAR if kind == "scalar" else NUMBER
+
+
+Rest = Sequence[tuple[int, int]]
+
+
+def part_of(operand: Any, rest: Rest) -> Any:
+    """The elements of an operand that a pass in place has left out."""
+    if not isinstance(operand, np.ndarray) or not operand.ndim:
+        return operand
+    row = operand.reshape(-1, order="A")
+    return np.concatenate([row[start:stop] for start, stop in rest])
+
+
+def put_back(part: Any, result: np.ndarray, rest: Rest) -> None:
+    row = result.reshape(-1, order="A")
+    done = 0
+    for start, stop in rest:
+        count = stop - start
+        row[start:stop] = part[done : done + count] if np.ndim(part) else part
+        done += count
+
+
+class Result(NamedTuple):
+    """A result of a pass: its place, which value of the pass it is, to whose shape it is summed.
+
+    One without a value is the sum of as many ``unit``, 1 or -1, as there are elements.
+    """
+
+    place: int
+    value: int | None
+    like: int | None = None
+    shapes: Sequence[Shape] = ()
+    unit: int = 0
+
+
+class Part:
+    """What is computed at once: steps of one shape and sums of their values, or calls."""
+
+    def __init__(self, notes: Sequence[Note]) -> None:
+        self.shape = notes[0].shape
+        self.kind = notes[0].kind
+        self.steps = [note for note in notes if note.kind != "sum"]
+        self.sums = [note for note in notes if note.kind == "sum"]
+        self.stored: list[int] = []  # the places of steps that are read later, or results
+        self.read: list[int] = []
+        self.work: list[Step] = []
+
+    @property
+    def is_pass(self) -> bool:
+        return self.kind in ("step", "sum")
+
+    def computes(self, place: int) -> bool:
+        return any(note.place == place for note in self.steps)
+
+
+def schedule(builder: Builder) -> list[Part]:
+    """The notes in an order in which they can be computed, as few parts as that takes.
+
+    Calls come as soon as they can, then what has the fewest axes: a pass of a larger shape then
+    finds most of what it reads.
+    """
+    available = {*range(len(builder.inputs)), *builder.constants}
+    pending = list(builder.notes)
+    parts = []
+    while pending:
+        notes = _ready(pending, available)
+        if not notes:
+            raise Unserved("what is read is never computed")
+        available.update(note.place for note in notes)
+        taken = set(map(id, notes))
+        pending = [note for note in pending if id(note) not in taken]
+        parts.append(Part(notes))
+    return parts
+
+
+def _ready(pending: Sequence[Note], available: set[int]) -> list[Note]:
+    for note in pending:
+        if note.kind == "call" and available.issuperset(note.reads):
+            return [note]
+    if found := _closure([note for note in pending if note.kind == "number"], available):
+        return found
+    passes = [note for note in pending if note.kind in ("step", "sum")]
+    shapes = {note.shape for note in passes}
+    for shape in sorted(shapes, key=lambda one: (-one.lead, -one.repeated.bit_count())):
+        if found := _closure([note for note in passes if note.shape == shape], available):
+            return found
+    return []
+
+
+def _closure(notes: Sequence[Note], available: set[int]) -> list[Note]:
+    """Those of the notes that read what is available, or what others of them compute."""
+    inside = set(available)
+    found = []
+    for note in notes:
+        if note.kind == "sum":
+            if note.reads[1] in available and (note.unit or note.reads[0] in inside):
+                found.append(note)
+        elif inside.issuperset(note.reads):
+            inside.add(note.place)
+            found.append(note)
+    return found
+
+
+# A function of whole values, by their positions; whether it returns several values.
+Call = tuple[Callable[..., Any], Sequence[int], bool]
+
+
+class Plan:
+    """A graph's values and gradients on operands of certain kinds: passes and calls, in order.
+
+    Attributes
+    ----------
+    only : Pass or None
+        The pass, if it is the only one. Then it may write results into outputs.
+    is_pass : bool
+        Whether there is nothing else, but numbers that are computed before it.
+
+    Parameters
+    ----------
+    builder : Builder
+        Which has noted what is to be computed, of operands and the outputs' gradients.
+    results : list of Value
+    values : bool
+        Whether the outputs' values are among the results. All that is asked for them may warn then,
+        whether a result depends on it or not.
+    run : mapping
+        The operations for calls.
+
+    Raises
+    ------
+    Unserved
+        If passes cannot do it.
+    """
+
+    def __init__(
+        self, builder: Builder, results: list[Value], values: bool, run: Operations
+    ) -> None:
+        self._builder, self._run_by = builder, run
+        builder.value_of(1)  # for values that are stored twice
+        forward = {note.place for note in builder.notes[: builder.forward]}
+        self._loud = forward if values else set()
+        self._silent = set() if values else forward
+        parts = schedule(builder)
+        self._results = [self._stored(result, parts) for result in results]
+        parts = self._needed(parts)
+        self.constants = tuple(builder.constants.values())
+        self._index: dict[int, int] = {}
+        self.instructions: list[tuple[Pass | Call, Sequence[int]]] = []
+        self._reads: list[Sequence[int]] = []  # of each instruction, by their places
+        self._place(range(len(builder.inputs)))
+        self._place(builder.constants)
+        self._new: set[int] = set()
+        self.computed = range(0)  # the positions of what the last pass computes
+        for part in parts:
+            if part.is_pass:
+                self._add_passes(part)
+            else:
+                self._add_calls(part)
+        if not self.instructions:
+            raise Unserved("nothing to compute")
+        passes = [one for one, _ in self.instructions if isinstance(one, Pass)]
+        self.only = passes[0] if len(passes) == 1 else None
+        self.order = [self._index[place] for place in self._results]
+        shapes = [part.shape for part in parts if part.is_pass]
+        self.in_order = len(passes) > len(set(shapes))
+        # What is not new, as an operand, may be another result, too.
+        distinct = set(self._results)
+        self.are_apart = distinct <= self._new and len(distinct) == len(results)
+        kinds = [part.kind for part in parts]
+        self.is_pass = (
+            self.only is not None
+            and self.instructions[-1][0] is self.only
+            and (len(kinds) == 1 or kinds[:-1] == ["number"])
+            and self.computed.start <= MOST_VALUES
+            and self.order == list(self.computed)
+        )
+        self._drop_last_read()
+        self.arrays = [value.place for value in builder.inputs if value.has_axes]
+        del self._builder, self._run_by, self._index, self._reads, self._results
+
+    def _stored(self, result: Value, parts: list[Part]) -> int:
+        """The place of a result as a value of its own; what has no axes stays what it is."""
+        place, shape = result
+        if not result.has_axes:
+            return place
+        builder = self._builder
+        first = 0  # part in which it is known
+        for i, part in enumerate(parts):
+            if any(note.place == place for note in part.sums):
+                if builder.shapes[place] == shape:
+                    return place
+                first = i + 1
+            elif part.computes(place):
+                if builder.shapes[place] == shape and not part.is_pass:
+                    return place
+                if builder.shapes[place] == shape and place not in part.stored:
+                    part.stored.append(place)
+                    return place
+                first = i
+        # An operand, a number at every element, or a result once more.
+        double = builder.double(place, shape)
+        for part in parts[first:]:
+            if part.is_pass and part.shape == shape:
+                break
+        else:
+            part = Part([double])
+            part.steps = []
+            parts.append(part)
+        part.steps.append(double)
+        part.stored.append(double.place)
+        return double.place
+
+    def _needed(self, parts: list[Part]) -> list[Part]:
+        """Leave out steps and sums that no result depends on, and that may not warn.
+
+        Calls and numbers are all made, and of steps that are left out what they read stays: it may
+        change the dtype.
+        """
+        wanted = set(self._results)
+        always = {*range(len(self._builder.inputs)), *self._builder.constants}
+        always.update(note.place for part in parts if not part.is_pass for note in part.steps)
+        kept = []
+        for part in reversed(parts):
+            if not part.is_pass:
+                wanted.update(place for note in part.steps for place in note.reads)
+                kept.append(part)
+                continue
+            every = [Step(note.operation, note.reads, (note.place,)) for note in part.steps]
+            computed = {note.place for note in part.steps}
+            part.sums = [note for note in part.sums if note.place in wanted]
+            part.stored += [
+                note.place
+                for note in part.steps
+                if note.place in wanted and note.place not in part.stored
+            ]
+            if not part.steps and not part.sums:
+                continue
+            kept.append(part)
+            summed = [note.reads[0] for note in part.sums if not note.unit]
+            part.work = needed(every, {*part.stored, *summed}, self._loud)
+            if not part.stored and not summed:
+                part.work = part.work or every
+                part.stored += [step.writes[0] for step in part.work[-1:]]
+            read = [place for step in part.work for place in step.reads] + summed
+            wanted.update(place for place in read if place not in computed)
+            wanted.update(note.reads[1] for note in part.sums)
+            part.read = [
+                place
+                for place in dict.fromkeys(place for step in every for place in step.reads)
+                if place not in computed and (place in wanted or place in always)
+            ]
+        return kept[::-1]
+
+    def _place(self, places: Iterable[int]) -> None:
+        """Give values the next positions among all that there are when the plan is run."""
+        for place in places:
+            self._index[place] = len(self._index)
+
+    def _add(self, what: Pass | Call, reads: Sequence[int], writes: Sequence[int]) -> None:
+        self.instructions.append((what, ()))
+        self._reads.append(reads)
+        self._place(writes)
+
+    def _add_calls(self, part: Part) -> None:
+        if part.kind == "number":
+            function = function_of_numbers(self._builder, part.steps, None, self._index)
+            reads = [place for note in part.steps for place in note.reads]
+            self._add((function, (), True), reads, [note.place for note in part.steps])
+            return
+        for note in part.steps:
+            self._add_call(note.operation, note.reads, note.place)
+
+    def _add_call(self, operation: str, reads: Sequence[int], place: int) -> None:
+        if any(read not in self._index for read in reads):
+            raise Unserved("a value that exists in passes alone")
+        # An error where it would warn: who runs the nodes one by one warns, and once.
+        modes: Any = {"all": "ignore" if place in self._silent else "raise"}
+        function = np.errstate(**modes)(self._run_by[operation])
+        self._add((function, [self._index[read] for read in reads], False), reads, [place])
+
+    def _add_passes(self, part: Part) -> None:
+        """Add a part's steps as one pass or, if that is too long, as several; and its sums."""
+        builder = self._builder
+        order = {place: i for i, place in reversed(list(enumerate(self._results)))}
+        steps, read = list(part.work), list(part.read)
+        computed = {step.writes[0] for step in steps}
+        stored, results, calls = set(part.stored), [], []
+        apart = self._not_summed(part)
+
+        def double(place: int) -> int:
+            note = builder.double(place, part.shape)
+            steps.append(Step(note.operation, note.reads, (note.place,)))
+            read.extend(one for one in note.reads if one not in computed and one not in read)
+            return note.place
+
+        for note in part.sums:
+            if note in apart:
+                value = note.reads[0]
+                if value in computed or builder.shapes[value] != part.shape:
+                    value = value if value in computed else double(value)
+                    stored.add(value)
+                calls.append((value, note))
+        summed = set(stored)
+        results += [Result(place, place) for place in stored]
+        for note in part.sums:
+            if note in apart:
+                continue
+            value, like, _ = note.reads
+            if note.unit:
+                results.append(Result(note.place, None, like, unit=note.unit))
+                continue
+            if value not in computed or value in summed:
+                value = double(value)
+            summed.add(value)
+            results.append(Result(note.place, value, like, self._shapes_of(note)))
+        results.sort(key=lambda one: order.get(one.place, len(order)))
+        if all(one.unit for one in results):
+            raise Unserved("nothing to compute")
+        asked = {one.value for one in results if one.value is not None}
+        numbers = {place for place in read if not Value(place, builder.shapes[place]).has_axes}
+        steps = joined(steps, numbers, asked)
+        if len(steps) == 1 and set(read) == set(steps[0].reads):
+            read = list(dict.fromkeys(steps[0].reads))  # in this order a single step needs no tiles
+        self._new.update(one.place for one in results)
+        self._cut(part.shape, steps, read, results)
+        for value, note in calls:
+            self._add_call("sum_to", (value, *note.reads[1:]), note.place)
+
+    def _shapes_of(self, note: Note) -> list[Shape]:
+        """The small shapes that the layers have at hand when they compute a sum."""
+        shapes = [self._builder.shapes[place] for place in note.reads[1:]]
+        return [shape for shape in shapes if shape not in (note.shape, NUMBER, SCALAR)]
+
+    def _not_summed(self, part: Part) -> list[Note]:
+        """The sums that cannot have, in this pass, the bits that they have in the layers.
+
+        Axes along which all operands run on are one to the engine. The bits of a sum depend on
+        that. So it must be the same axes as when the layers compute that sum.
+        """
+        builder = self._builder
+        axes = [axis for axis in range(builder.axes) if not part.shape.repeated >> axis & 1]
+        pairs = list(itertools.combinations(axes, 2))
+        sums = [note for note in part.sums if not note.unit]
+        reads = [builder.shapes[place] for place in part.read]
+        while True:
+            here = [*reads, *(shape for note in sums for shape in self._shapes_of(note))]
+            kept = [
+                note
+                for note in sums
+                if all(
+                    all(shape.merges(*pair) for shape in here)
+                    == all(shape.merges(*pair) for shape in self._shapes_of(note))
+                    for pair in pairs
+                )
+            ]
+            if len(kept) == len(sums):
+                return [note for note in part.sums if not note.unit and note not in kept]
+            sums = kept
+
+    def _cut(self, shape: Shape, steps: list[Step], read: list[int], done: list[Result]) -> None:
+        """Add a pass or, if that is too long, several one after the other."""
+        builder = self._builder
+        if self._fits(shape, steps, read, done):
+            return
+        used = {place for step in steps for place in step.reads}
+        if any(place not in used and builder.shapes[place] == NUMBER for place in read):
+            raise Unserved("a number that no pass would read may change the dtype")
+        last = {place: i for i, step in enumerate(steps) for place in step.reads}
+        asked: dict[int | None, list[Result]] = defaultdict(list)
+        for result in done:
+            asked[result.value].append(result)
+        start = 0
+        counts: Sequence[int] = SHORTER
+        while start < len(steps):
+            for count in counts:
+                part = list(steps[start : start + count])
+                written = [place for step in part for place in step.writes]
+                results = [result for place in written for result in asked[place]]
+                if start == 0:
+                    results += asked[None]
+                for place in written:
+                    if last.get(place, 0) >= start + count:
+                        self._let_cross(place, shape, part, results)
+                if all(result.unit for result in results):  # it may warn: nothing else is asked
+                    self._let_cross(written[-1], shape, part, results)
+                reads = dict.fromkeys(place for step in part for place in step.reads)
+                outside = [place for place in reads if place in self._index]
+                if self._fits(shape, part, outside, results):
+                    # The next one is likely to be about as long.
+                    counts = SHORTER[max(SHORTER.index(count) - 1, 0) :]
+                    break
+            else:
+                raise Unserved("a step that is too much for a pass")
+            start += count
+
+    def _let_cross(
+        self, place: int, shape: Shape, steps: list[Step], results: list[Result]
+    ) -> None:
+        """Have a pass of these steps store a value, too, which a later pass reads."""
+        own = [result for result in results if result.value == place]
+        if any(result.like is None for result in own):
+            return
+        value = place
+        if own:  # it is summed
+            note = self._builder.double(place, shape)
+            steps.append(Step(note.operation, note.reads, (note.place,)))
+            value = note.place
+        results.append(Result(place, value))
+
+    def _fits(
+        self, shape: Shape, steps: Sequence[Step], read: Sequence[int], results: Sequence[Result]
+    ) -> bool:
+        """Add a pass of these steps, unless they are too many for one."""
+        if together(self._builder.shapes[place] for place in read) != shape:
+            raise Unserved("nothing of the whole shape")
+        if len(steps) > MOST_STEPS:
+            return False
+        try:
+            fused = Pass(
+                tuple(map(str, read)),
+                tuple(result.unit or str(result.value) for result in results),
+                [
+                    (NUMBERS[step.operation], *map(str, step.reads), *map(str, step.writes))
+                    for step in steps
+                ],
+                [self._index[place] for place in read],
+                [-1 if result.like is None else self._index[result.like] for result in results],
+                self.constants,
+            )
+        except ValueError:
+            return False
+        likes = [result.like for result in results if result.like is not None]
+        start = len(self._index)
+        self._add(fused, [*read, *likes], [result.place for result in results])
+        self.computed = range(start, len(self._index))
+        return True
+
+    def _drop_last_read(self) -> None:
+        """Give each instruction the positions of computed values that no later one reads."""
+        last = {place: i for i, reads in enumerate(self._reads) for place in reads}
+        known = {*range(len(self._builder.inputs)), *self._builder.constants, *self._results}
+        dropped: dict[int, list[int]] = defaultdict(list)
+        for place, i in last.items():
+            if place not in known:
+                dropped[i].append(self._index[place])
+        self.instructions = [(what, dropped[i]) for i, (what, _) in enumerate(self.instructions)]
+
+    def __call__(
+        self, operands: tuple[Any, ...], outs: Any = None, rest: list[Any] | None = None
+    ) -> Any:
+        """The results in their order; None or `WARNS` where the nodes are to be run one by one.
+
+        ``operands`` include the gradients of the outputs; for ``outs`` and ``rest`` see `Pass`.
+        """
+        passed = None if outs is None else self._outs_of_pass(outs)
+        if passed is None and outs is not None:
+            return None
+        # An operand in another order would decide that of a result which a later pass computes.
+        if self.in_order and not all(operands[i].flags.c_contiguous for i in self.arrays):
+            return None
+        values = [*operands, *self.constants]
+        # In place nothing may fail after the pass: the operands may be gone by then.
+        in_place = rest if self.instructions[-1][0] is self.only else None
+        for what, dropped in self.instructions:
+            if isinstance(what, Pass):
+                found = what.run(values, passed, in_place)
+                if found is None or found is WARNS:
+                    return found
+                values += found
+            else:
+                function, reads, several = what
+                try:
+                    found = function(values) if several else function(*[values[i] for i in reads])
+                except FloatingPointError:
+                    return WARNS
+                except Exception:  # who runs the nodes one by one tells which node it is of
+                    return None
+                if several:
+                    if found is None:
+                        return None
+                    values += found
+                else:
+                    values.append(found)
+            for i in dropped:
+                values[i] = None
+        results = [values[i] for i in self.order]
+        if outs is None:
+            return tuple(results if self.are_apart else apart(results, operands))
+        others = [one if out is None else None for one, out in zip(results, outs, strict=True)]
+        return tuple(
+            one if out is None else out
+            for one, out in zip(apart(others, operands), outs, strict=True)
+        )
+
+    def as_pass(self) -> Pass:
+        """The same without this class, which takes longer than a small pass."""
+        fused: Any = self.only
+        what: Any = self.instructions[0][0]
+        fused.numbers = None if what is fused else what[0]
+        return fused  # type: ignore[no-any-return]
+
+    def _outs_of_pass(self, outs: Sequence[Any]) -> list[Any] | None:
+        """The outputs in the order of the pass's results; None if it does not compute them all."""
+        if self.only is None or len(outs) != len(self.order):
+            return None
+        passed = [None] * len(self.computed)
+        for i, out in zip(self.order, outs, strict=True):
+            if out is not None:
+                if i not in self.computed:
+                    return None
+                passed[i - self.computed.start] = out
+        return passed
+
+
+# The most steps of a pass, and with how many it is tried if all are too many.
+MOST_STEPS = 64
+SHORTER = (48, 32, 24, 16, 12, 8, 6, 4, 3, 2, 1)
+
+
+def function_of_numbers(
+    builder: Builder,
+    notes: Sequence[Note],
+    results: Sequence[Value] | None = None,
+    index: Mapping[int, int] | None = None,
+) -> Any:
+    """A function of the values that computes Python numbers, as a tuple: results, or all of them.
+
+    It is compiled from the lines that one would write by hand. Where it would raise, it returns
+    None: of which node the error is, is told by who runs the nodes one by one. It is also a plan,
+    which has no arrays to write into outputs.
+    """
+    if not all(type(number) in (int, float) for number in builder.constants.values()):
+        raise Unserved("a number of NumPy's may warn")
+    index = index or {place: place for place in range(len(builder.inputs))}
+    lines = []
+    written = {note.place for note in notes}
+    for note in notes:
+        if note.kind != "number":
+            raise Unserved(note.operation)
+        line = OPERATIONS[note.operation].python.format(*(f"v{place}" for place in note.reads))
+        lines.append(f"v{note.place} = {line}")
+    returned = [note.place for note in notes] if results is None else [one.place for one in results]
+    places = dict.fromkeys([place for note in notes for place in note.reads] + returned)
+    given = [place for place in places if place not in written and place not in builder.constants]
+    lines[:0] = [f"v{place} = values[{index[place]}]" for place in given]
+    lines.append("return (" + "".join(f"v{place}, " for place in returned) + ")")
+    body = "\n        ".join(lines)
+    source = (
+        "def run(values, outs=None, rest=None):\n    if outs:\n        return None\n"
+        f"    try:\n        {body}\n    except Exception:\n        return None"
+    )
+    names: dict[str, Any] = {f"v{place}": number for place, number in builder.constants.items()}
+    exec(source, names)
+    function: Any = names["run"]
+    function.only = None  # as a plan
+    return function
