@@ -12,6 +12,5 @@ from ...reference import subtract as subtract
 from ...reference import subtract_backward as subtract_backward
 from ...reference import sum_to_operand as sum_to_operand
 
-attempts: Mapping[str, Callable[..., Any]]
 by_numpy: Mapping[str, Callable[..., Any]]
 functions: Mapping[str, Callable[..., Any]]

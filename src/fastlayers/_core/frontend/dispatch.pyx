@@ -17,9 +17,9 @@ from cpython.tuple cimport PyTuple_New
 from ..memory cimport is_recycling
 from ..program.operations cimport backward, forward, identity
 from ..program.program cimport (
-    ADD, MULTIPLY, NEGATIVE, SUBTRACT, UNSERVED, Operation, Program,
+    ADD, MULTIPLY, NEGATIVE, SUBTRACT, Operation, Program,
 )
-from .dtypes cimport converted, is_array, is_number, scalar_dtype
+from .dtypes cimport converted, is_array, is_number
 from .execute cimport Given, execute
 from .ndarray cimport PyArray_CheckExact, set_item
 from .schedule cimport recycled_bytes
@@ -158,27 +158,12 @@ cdef inline Py_ssize_t bytes_of_element(object value) noexcept:
 #
 # PyNumber_Multiply, not ``*``: Cython's shortcuts for that lose the sign of a zero.
 
-# What becomes of a call that is not served, or whose floating-point exceptions the user does not
-# ignore: NumPy computes it, or the answer is None. A silent one ignores exceptions. Or NumPy
-# computes all but sums, as of what has been computed once, and NumPy must warn.
-ctypedef int Otherwise
-cdef enum:
-    ASK_NUMPY
-    NONE
-    NONE_SILENTLY
-    NUMPY_ALONE
-
-
-cdef inline object compute(
-    Operation operation, object x, object y, object out, Otherwise otherwise=ASK_NUMPY
-):
+cdef inline object compute(Operation operation, object x, object y, object out):
     """An operation on two operands."""
     cdef Given given
     cdef bint warned = False
     if out is None and are_numbers(x, y):
         return expressions[operation](x, y)
-    if otherwise == NUMPY_ALONE:
-        return evaluate(expressions[operation], x, y)
     given.operands[0] = <PyObject *> x
     given.operands[1] = <PyObject *> y
     given.outs[0] = given_out(out)
@@ -187,13 +172,8 @@ cdef inline object compute(
     given.copied = 0
     given.shares = NULL
     result = attempt(&forward[operation], &given, &warned)
-    if result is not None and (not warned or otherwise == NONE_SILENTLY):
+    if result is not None and not warned:
         return result
-    if otherwise in (NONE, NONE_SILENTLY):
-        if result is None and are_scalars(x, y):
-            with scalars_warnings(otherwise):
-                return expressions[operation](x, y)
-        return None
     if out is None:
         return evaluate(expressions[operation], x, y)
     return getattr(reference, names[operation])(x, y, out)
@@ -238,18 +218,6 @@ cdef inline bint are_numbers(object x, object y) noexcept:
     return is_number(<PyObject *> x) and is_number(<PyObject *> y)
 
 
-cdef bint are_scalars(object x, object y) noexcept:
-    """Whether two operands are NumPy's scalars, arrays without axes, or numbers."""
-    return (
-        (is_number(<PyObject *> x) or scalar_dtype(<PyObject *> x) != UNSERVED)
-        and (is_number(<PyObject *> y) or scalar_dtype(<PyObject *> y) != UNSERVED))
-
-
-cdef object scalars_warnings(Otherwise otherwise):
-    """What makes errors of NumPy's warnings of scalars: who gets one asks NumPy again, to warn."""
-    return np.errstate(all="ignore" if otherwise == NONE_SILENTLY else "raise")
-
-
 cdef inline bint have_one_shape(object dout, object x, object y) noexcept:
     """Whether three plain arrays have one shape, so that there is nothing to sum."""
     return has_same_shape(dout, x) and has_same_shape(dout, y)
@@ -274,16 +242,10 @@ def subtract(x, y, out=None):
 
 
 def negative(x, out=None):
-    return negate(x, out)
-
-
-cdef inline object negate(object x, object out, Otherwise otherwise=ASK_NUMPY):
     cdef Given given
     cdef bint warned = False
     if out is None and is_number(<PyObject *> x):
         return PyNumber_Negative(x)
-    if otherwise == NUMPY_ALONE:
-        return evaluate(negated, x, x)
     given.operands[0] = <PyObject *> x
     given.outs[0] = given_out(out)
     given.has_outs = out is not None
@@ -291,13 +253,8 @@ cdef inline object negate(object x, object out, Otherwise otherwise=ASK_NUMPY):
     given.copied = 0
     given.shares = NULL
     result = attempt(&forward[NEGATIVE], &given, &warned)
-    if result is not None and (not warned or otherwise == NONE_SILENTLY):
+    if result is not None and not warned:
         return result
-    if otherwise in (NONE, NONE_SILENTLY):
-        if result is None and are_scalars(x, x):
-            with scalars_warnings(otherwise):
-                return -x
-        return None
     if out is None:
         return evaluate(negated, x, x)
     return reference.negative(x, out)
@@ -373,10 +330,6 @@ cdef object summed(const Program *program, Given *given, bint *warned):
 
 def sum_to_operand(value, operand, other=None):
     """Like `reference.sum_to_operand`, with the sums of `add_backward`."""
-    return sum_to(value, operand, other)
-
-
-cdef object sum_to(object value, object operand, object other, Otherwise otherwise=ASK_NUMPY):
     cdef Given given
     cdef bint warned = False
     if not PyArray_CheckExact(<PyObject *> value):
@@ -396,24 +349,20 @@ cdef object sum_to(object value, object operand, object other, Otherwise otherwi
             np.zeros((), value.dtype), np.shape(operand))
         given.sum_to[0] = <PyObject *> like
         result = summed(&identity, &given, &warned)
-    if otherwise == NONE and warned:
-        return None
-    asks = otherwise in (ASK_NUMPY, NUMPY_ALONE)
     if result is None:
-        return reference.sum_to_operand(value, operand) if asks else None
-    if warned and asks:
+        return reference.sum_to_operand(value, operand)
+    if warned:
         reference.sum_to_operand(value, operand)
     return result
 
 
 def multiply_to_operand(dout, factor, operand, other):
     """Like `reference.multiply_to_operand`, with the sums of the operation's backward."""
-    return multiply_to(dout, factor, operand, other)
+    return multiply_to(dout, factor, operand, other, False)
 
 
-cdef object multiply_to(
-    object dout, object factor, object operand, object other, Otherwise otherwise=ASK_NUMPY
-):
+cdef object multiply_to(object dout, object factor, object operand, object other, bint by_numpy):
+    """The same; or with NumPy's product, unless it is summed."""
     cdef Given given
     cdef Operation operation
     cdef bint warned = False
@@ -429,74 +378,34 @@ cdef object multiply_to(
         given.sum_to[0] = <PyObject *> (other if operation == SUBTRACT else operand)
         given.sum_to[1] = <PyObject *> (operand if operation == SUBTRACT else other)
         result = summed(&backward[operation], &given, &warned)
-        if otherwise == NONE and warned:
-            return None
         if result is not None:
-            if warned and otherwise in (ASK_NUMPY, NUMPY_ALONE):
+            if warned:
                 sum_to_operand(evaluate(PyNumber_Multiply, dout, factor), operand)
             return result[1 if operation == SUBTRACT else 0]
-    value = compute(MULTIPLY, dout, factor, None, otherwise)
-    if value is None:
-        return None
-    return sum_to(value, operand, None if other is factor else other, otherwise)
+    return sum_to_operand(
+        product(dout, factor, by_numpy), operand, None if other is factor else other)
 
 
-# ---- for what a graph computes around its passes ----
-
-def _attempt_multiply(x, y, bint silent):
-    return compute(MULTIPLY, x, y, None, NONE_SILENTLY if silent else NONE)
-
-
-def _attempt_add(x, y, bint silent):
-    return compute(ADD, x, y, None, NONE_SILENTLY if silent else NONE)
-
-
-def _attempt_subtract(x, y, bint silent):
-    return compute(SUBTRACT, x, y, None, NONE_SILENTLY if silent else NONE)
-
-
-def _attempt_negative(x, bint silent):
-    return negate(x, None, NONE_SILENTLY if silent else NONE)
-
-
-def _attempt_sum_to(value, operand, bint silent):
-    return sum_to(value, operand, None, NONE_SILENTLY if silent else NONE)
-
-
-def _attempt_multiply_to(dout, factor, operand, other, bint silent):
-    return multiply_to(dout, factor, operand, other, NONE_SILENTLY if silent else NONE)
-
-
-# Operations by name that take one argument more, whether exceptions are ignored; None where NumPy
-# would have to be asked.
-attempts = {
-    "multiply": _attempt_multiply,
-    "add": _attempt_add,
-    "subtract": _attempt_subtract,
-    "negative": _attempt_negative,
-    "sum_to": _attempt_sum_to,
-    "multiply_to": _attempt_multiply_to,
-}
-
+# ---- for the nodes of graphs ----
 
 def _multiply_by_numpy(x, y):
-    return compute(MULTIPLY, x, y, None, NUMPY_ALONE)
+    return evaluate(PyNumber_Multiply, x, y)
 
 
 def _add_by_numpy(x, y):
-    return compute(ADD, x, y, None, NUMPY_ALONE)
+    return evaluate(PyNumber_Add, x, y)
 
 
 def _subtract_by_numpy(x, y):
-    return compute(SUBTRACT, x, y, None, NUMPY_ALONE)
+    return evaluate(PyNumber_Subtract, x, y)
 
 
 def _negative_by_numpy(x):
-    return negate(x, None, NUMPY_ALONE)
+    return evaluate(negated, x, x)
 
 
 def _multiply_to_by_numpy(dout, factor, operand, other):
-    return multiply_to(dout, factor, operand, other, NUMPY_ALONE)
+    return multiply_to(dout, factor, operand, other, True)
 
 
 # What runs the nodes of graphs, by the names of their operations.
