@@ -75,21 +75,19 @@ SIZES = [1, 31, 255, 256, 257, 1_000, 5_003]
 
 
 @pytest.fixture
-def in_one_pass(monkeypatch):
-    """A node that is run by itself is an error."""
-
-    def refused(self, operands, *_):
-        raise AssertionError("the nodes are run one by one")
-
-    monkeypatch.setattr(Graph, "_evaluated", refused)
-    monkeypatch.setattr(Graph, "_values", refused)
+def in_one_pass():
+    """No node is run by itself."""
+    before = fastlayers.graph_info()
+    yield
+    after = fastlayers.graph_info()
+    assert after.nodes == before.nodes
+    assert after.passes > before.passes
 
 
 class PlainGraph(Graph):
     """A graph of which the nodes are run one by one, by plain NumPy."""
 
     _operations = operations.PLAIN
-    _evaluated, _values = Graph._evaluated, Graph._values
 
 
 def layered(function):
@@ -99,7 +97,6 @@ def layered(function):
 
 class LayeredGraph(Graph):
     _operations = MappingProxyType(operations.FUNCTIONS)  # of which no pass is made
-    _evaluated, _values = Graph._evaluated, Graph._values
 
 
 def inputs(function, shape, dtype, layout="C"):
@@ -1068,3 +1065,45 @@ def test_numbers_that_cannot_be_computed_raise_as_nodes_do(function, shape):
     assert described(Graph(function)(x, row, 3, 0.5)) == described(
         PlainGraph(function)(x, row, 3, 0.5)
     )
+
+
+REASONS = {
+    "operand": lambda: graph_of_two(X, [1.0, 2.0, 3.0]),
+    "dtype": lambda: graph_of_two(X, X.astype("f4")),
+    "shape": lambda: graph_of_two(X, np.ones(4)),
+    "expression": lambda: Graph(lambda x: functools.reduce(np.add, [x] * 2_001))(X),
+    "layout": lambda: graph_of_two(np.ones((3, 4)), np.ones((4, 3)).T),
+    "warning": lambda: graph_of_two(X * 1e200, X * 1e200),
+}
+X = np.arange(3.0) + 1
+
+
+def graph_of_two(x, y):
+    return Graph(lambda x, y: x * y + x)(x, y)
+
+
+@pytest.mark.filterwarnings("ignore::RuntimeWarning")
+@pytest.mark.parametrize("reason", REASONS)
+def test_why_nodes_are_run_one_by_one_is_counted(reason):
+    before = fastlayers.graph_info()
+    try:
+        REASONS[reason]()
+    except ValueError:
+        assert reason == "shape"
+    after = fastlayers.graph_info()
+    counts = {name: count - before.nodes[name] for name, count in after.nodes.items()}
+    assert counts == {name: int(name == reason) for name in counts}
+    assert after.passes == before.passes
+
+
+def test_passes_are_counted():
+    before = fastlayers.graph_info().passes
+    graph = Graph(lambda x, y: x * y + x)
+    graph(X, X)
+    graph.forward(X, 2.0)
+    graph.backward(1)
+    graph.value_and_grad(2, 3)
+    graph.value_and_grad(X, y=X, wrt="x", out=(X.copy(), (None,)))
+    assert fastlayers.graph_info().passes == before + 5
+    Graph(lambda x: graph(x, 2) * 3)  # recorded, and not called
+    assert fastlayers.graph_info().passes == before + 5

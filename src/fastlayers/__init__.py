@@ -15,7 +15,7 @@ from .config import (
     set_num_threads,
 )
 from .gradcheck import GradcheckError, gradcheck
-from .graph import Graph
+from .graph import Graph, graph_info
 from .layers import AddLayer, MulLayer
 from .ops import IMPLEMENTATION as IMPLEMENTATION
 from .ops import add as add
@@ -34,6 +34,7 @@ __all__ = [
     "empty_cache",
     "get_num_threads",
     "gradcheck",
+    "graph_info",
     "recycling",
     "set_cache_limit",
     "set_num_threads",

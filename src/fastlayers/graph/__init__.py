@@ -1,6 +1,6 @@
 """Computational graphs: a whole expression as one layer."""
 
-from .graph import Graph
+from .graph import Graph, graph_info
 from .picture import Drawing
 
-__all__ = ["Drawing", "Graph"]
+__all__ = ["Drawing", "Graph", "graph_info"]

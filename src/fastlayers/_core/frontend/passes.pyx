@@ -39,6 +39,10 @@ cdef extern from "Python.h":
         PyCFunction ml_meth
         int ml_flags
         const char *ml_doc
+cdef extern from "shared.h" nogil:
+    Py_ssize_t load_size(Py_ssize_t *variable)
+    void add_size(Py_ssize_t *variable, Py_ssize_t value)
+
 ctypedef void (*AnyFunction)()  # as which a function may be cast to another type, without a warning
 
 import inspect
@@ -46,6 +50,7 @@ import inspect
 import numpy as np
 
 from ... import reference
+from ...base import Placeholder
 
 cnp.import_array()
 
@@ -77,10 +82,32 @@ cdef struct Kinds:
     unsigned char kind[MOST_OPERANDS]
 
 
-cdef bint find_kinds(PyObject *const *operands, int count, int douts, Kinds *kinds) noexcept:
+# What became of the calls of graphs: served, or why their nodes were run one by one.
+cdef enum:
+    SERVED
+    OPERAND         # one that is no plain array, number or NumPy scalar
+    DTYPE           # several dtypes, or one that is not served
+    SHAPE           # shapes that do not broadcast, too many of them, or no axes at all
+    EXPRESSION      # no schedule serves it on such operands
+    LAYOUT          # memory orders that differ, or outputs that cannot be written
+    WARNING         # NumPy must warn
+    OUTCOMES
+cdef Py_ssize_t outcomes[OUTCOMES]  # read and written through shared.h
+
+REASONS = ("operand", "dtype", "shape", "expression", "layout", "warning")
+
+
+def count_outcomes():
+    """Return how many calls were served, and by reason how many were not."""
+    cdef int reason
+    counts = [load_size(&outcomes[reason]) for reason in range(OUTCOMES)]
+    return counts[SERVED], dict(zip(REASONS, counts[1:]))
+
+
+cdef int find_kinds(PyObject *const *operands, int count, int douts, Kinds *kinds) noexcept:
     """Find the kinds of operands, of which the last ones are outputs' gradients.
 
-    False if no pass serves them: arrays and NumPy's scalars are of one dtype.
+    Return why no pass serves them, or `SERVED`: arrays and NumPy's scalars are of one dtype.
     """
     cdef Array *array
     cdef Array *first = NULL
@@ -96,29 +123,31 @@ cdef bint find_kinds(PyObject *const *operands, int count, int douts, Kinds *kin
                 first = array
                 dtype = array_dtype(array)
                 if dtype == UNSERVED:
-                    return False
+                    return DTYPE
             elif not has_dtype(array, dtype):
-                return False
+                return DTYPE
             else:
                 same &= has_shape_of(array, first)
             if PyArray_NDIM(array) > MAX_DIMS:
-                return False
+                return SHAPE
             kinds.kind[slot] = FIRST_SHAPE
         elif is_number(operands[slot]):
             kinds.kind[slot] = ONE if slot >= count - douts and is_one(operands[slot]) else NUMBER
         else:
             one = scalar_dtype(operands[slot])
             if PyArray_CheckExact(operands[slot]) and slot >= count - douts:
-                return False  # it stands for the scalar in it
-            if one == UNSERVED or (scalars != UNSERVED and one != scalars):
-                return False
+                return DTYPE  # it stands for the scalar in it
+            if one == UNSERVED:
+                return OPERAND
+            if scalars != UNSERVED and one != scalars:
+                return DTYPE
             scalars = one
             kinds.kind[slot] = SCALAR
     if scalars != UNSERVED and scalars != dtype:
-        return False
+        return SHAPE if first == NULL else DTYPE
     memset(kinds, 0, <char *> kinds.kind - <char *> kinds)
     kinds.shapes = first != NULL
-    return same or tell_shapes_apart(operands, count, kinds)
+    return SERVED if same or tell_shapes_apart(operands, count, kinds) else SHAPE
 
 
 cdef bint tell_shapes_apart(PyObject *const *operands, int count, Kinds *kinds) noexcept:
@@ -218,6 +247,16 @@ cdef bint has_shape_of(Array *array, Array *other) noexcept:
         if PyArray_DIMS(array)[axis] != PyArray_DIMS(other)[axis]:
             return False
     return True
+
+
+cdef inline int outcome_of(object results) noexcept:
+    return LAYOUT if results is None else WARNING if results is WARNS else SERVED
+
+
+cdef inline object counted(int outcome, object results):
+    """The results of a call, which is counted."""
+    add_size(&outcomes[outcome], 1)
+    return results
 
 
 cdef enum:
@@ -558,7 +597,7 @@ cdef class Entry:
         cdef PyObject *given[MOST_VALUES_]
         cdef Kinds kinds
         cdef int count = self.inputs
-        cdef int slot
+        cdef int slot, reason
         cdef Pass fused
         if operand_count != count or count + self.outputs > MOST_OPERANDS:
             return None
@@ -576,11 +615,12 @@ cdef class Entry:
             else:
                 return None
             count += self.outputs
-        if not find_kinds(given, count, count - self.inputs, &kinds):
-            return self.run_on_maps(tuple_of(given, count), outs)
+        reason = find_kinds(given, count, count - self.inputs, &kinds)
+        if reason != SERVED:
+            return self.run_on_maps(tuple_of(given, count), outs, reason)
         plan = self.plan_for(&kinds, count)
         if plan is None:
-            return None
+            return counted(EXPRESSION, None)
         if type(plan) is Pass:
             fused = <Pass> plan
             for slot in range(fused.constant_count):
@@ -588,12 +628,13 @@ cdef class Entry:
             if fused.numbers is not None:
                 numbers = fused.numbers(tuple_of(given, count))
                 if numbers is None:
-                    return None
+                    return counted(EXPRESSION, None)
                 for slot in range(<int> len(numbers)):
                     given[count + fused.constant_count + slot] = (
                         <PyObject *> (<tuple> numbers)[slot])
             if self.bare and outs is None:
-                return fused.run_on(given, None, None)
+                results = fused.run_on(given, None, None)
+                return counted(outcome_of(results), results)
         if outs is not None:
             # What is left of work in place is found by its place in memory, so by that of all.
             results = self.run_into(plan, given, count, outs, None if kinds.axes else [])
@@ -601,6 +642,7 @@ cdef class Entry:
             results = fused.as_tuple(fused.run_on(given, None, None))
         else:
             results = plan(tuple_of(given, count))
+        counted(outcome_of(results), results)
         if results is None or results is WARNS:
             return results
         if self.gradients is None:
@@ -635,11 +677,13 @@ cdef class Entry:
                 memcpy(&self.first, kinds, self.first_size)
         return plan
 
-    cdef object run_on_maps(self, tuple given, tuple outs):
+    cdef object run_on_maps(self, tuple given, tuple outs, int reason):
         """The same with memory maps, of operands and of outputs' gradients, as plain arrays."""
         plain = without_maps(given)
         if self.returns_operands or plain is given:
-            return None
+            if any([isinstance(one, Placeholder) for one in given]):
+                return None  # a graph within one that is recorded
+            return counted(reason, None)
         dout = plain[self.inputs:]
         if self.single and self.gradients is not None:
             dout = dout[0]
