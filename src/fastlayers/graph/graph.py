@@ -21,10 +21,8 @@ from .planner import Passes
 from .recording import Recording, Symbol, record
 from .results import (
     apart,
-    flat,
     gradients_of,
-    outputs_for,
-    pair_of_outputs,
+    outputs,
     stored,
 )
 from .segments import Segments
@@ -193,7 +191,7 @@ class Graph(BaseLayer):
             Arrays that share memory with nothing else.
         """
         operands = self._bound(operands, named)
-        value = self._passed(operands, out)
+        value = self._tried(self._value, operands, None, self._outs(out))
         if value is None or value is WARNS:
             return self._call_nodes(operands, out, value is WARNS)
         return value
@@ -202,9 +200,10 @@ class Graph(BaseLayer):
         operands = self._bound(operands, {})
         if recording := _recording_of(operands):
             return recording.inline(self._nodes, operands, out)
-        if (found := self._in_blocks(operands, None, None, out)) is not None:
+        outs = self._outs(out)
+        if (found := self._in_blocks(operands, None, None, outs)) is not None:
             return self._returned(found)
-        return self._values(operands, out, self._run(warns))[0]
+        return self._values(operands, outs, self._run(warns))[0]
 
     def forward(self, /, *operands: Any, out: Any = None, **named: Any) -> Any:
         """Return the value as a call does, and keep the operands for `backward`.
@@ -212,7 +211,7 @@ class Graph(BaseLayer):
         The values of your own layers are kept, too; nothing else is.
         """
         operands = self._bound(operands, named)
-        value = self._passed(operands, out)
+        value = self._tried(self._value, operands, None, self._outs(out))
         if value is None or value is WARNS:
             return self._forward_nodes(operands, out, value is WARNS)
         self._kept = operands
@@ -224,9 +223,10 @@ class Graph(BaseLayer):
             return recording.inline(self._nodes, operands, out)
         # Like a layer, keep the operands even if the value cannot be computed.
         self._kept = None if self._layers else operands
-        if (found := self._in_blocks(operands, None, None, out)) is not None:
+        outs = self._outs(out)
+        if (found := self._in_blocks(operands, None, None, outs)) is not None:
             return self._returned(found)
-        value, known = self._values(operands, out, self._run(warns))
+        value, known = self._values(operands, outs, self._run(warns))
         self._kept, self._known = operands, known
         return value
 
@@ -259,21 +259,21 @@ class Graph(BaseLayer):
                 f"{self._nodes.name}.backward: call forward first; it keeps the operands"
             )
         operands = self._kept
-        outs = None if out is None else flat(out, len(self._nodes.inputs), False)
-        passed = self._pass_back.run(operands, dout, outs) if self._pass_back else None
+        passed = self._tried(self._pass_back, operands, dout, self._outs(out, self.inputs, False))
         if passed is None or passed is WARNS:
             return self._backward_nodes(operands, dout, out, passed is WARNS)
         return passed
 
     def _backward_nodes(self, operands: tuple[Any, ...], dout: Any, out: Any, warns: bool) -> Any:
         names = self._nodes.inputs
-        if (found := self._in_blocks(operands, dout, names, out)) is not None:
+        outs = self._outs(out, names, values=False)
+        if (found := self._in_blocks(operands, dout, names, outs)) is not None:
             return gradients_of(names, found[len(self._nodes.outputs) :])
         run = self._run(warns)
         with np.errstate(all="ignore"):
-            values = self._evaluated(operands, run, self._known)
+            values = self._evaluate(operands, run, self._needed, self._known)
         gradients = self._gradients(operands, values, dout, names, run)
-        return self._gradients_in(gradients, out)
+        return gradients_of(names, stored(gradients, outs))
 
     def value_and_grad(
         self,
@@ -309,11 +309,11 @@ class Graph(BaseLayer):
         entry = self._both
         if wrt is not None and self._passes:
             entry = self._passes.by(self._named(wrt))
-        outs = None if out is None else self._flat_pair(out, wrt)
-        both: tuple[Any, Any] | None = entry.run(operands, dout, outs) if entry else None
+        names = self._named(wrt) if out is not None else ()
+        both = self._tried(entry, operands, dout, self._outs(out, names))
         if both is None or both is WARNS:
             return self._value_and_grad_nodes(operands, dout, wrt, out, both is WARNS)
-        return both
+        return both  # type: ignore[no-any-return]
 
     def _value_and_grad_nodes(
         self,
@@ -329,14 +329,16 @@ class Graph(BaseLayer):
                 "value_and_grad", "call graph.grad(…) outside, and what it returns here"
             )
         names = self._named(wrt)
-        if (found := self._in_blocks(operands, dout, names, out)) is not None:
-            count = len(self._nodes.outputs)
-            return self._returned(found[:count]), gradients_of(names, found[count:])
-        places, run = pair_of_outputs(out), self._run(warns)
-        values = self._evaluated(operands, run)
-        results = self._results(operands, values)
-        gradients = self._gradients(operands, values, dout, names, run)
-        return self._both_in(results, gradients, names, places)
+        outs = self._outs(out, names)
+        results = self._in_blocks(operands, dout, names, outs)
+        if results is None:
+            run = self._run(warns)
+            values = self._evaluate(operands, run, self._needed)
+            results = self._results(operands, values)
+            results += self._gradients(operands, values, dout, names, run)
+            results = stored(results, outs)
+        count = len(self._nodes.outputs)
+        return self._returned(results[:count]), gradients_of(names, results[count:])
 
     def grad(self, *names: str) -> Self:
         """Return the graph of the gradients of the sum of all values.
@@ -489,25 +491,41 @@ class Graph(BaseLayer):
         """What runs the nodes in one call; a pass that ``warns`` has computed them all before."""
         return AtUsersLine(WARNING if warns else self._operations)
 
+    def _tried(
+        self,
+        entry: Entry | None,
+        operands: tuple[Any, ...],
+        dout: Any,
+        outs: tuple[Any, ...] | None,
+    ) -> Any:
+        """What an entry returns; None if there is none."""
+        return entry.run(operands, dout, outs) if entry else None
+
+    def _outs(
+        self, out: Any, names: tuple[str, ...] | None = None, values: bool = True
+    ) -> tuple[Any, ...] | None:
+        """Where results go, the values, then the gradients by ``names``, from ``out`` as given."""
+        if out is None:
+            return None
+        count, single = len(self._nodes.outputs), self._nodes.single
+        if names is None:
+            return outputs(out, count, "values", single)
+        if not values:
+            return outputs(out, len(names), "gradients")
+        if not (isinstance(out, tuple) and len(out) == 2):
+            raise TypeError(f"'out' must be a tuple of two, (value, gradients), not {out!r:.60}")
+        both = outputs(out[0], count, "values", single), outputs(out[1], len(names), "gradients")
+        return both[0] + both[1]
+
     def _values(
-        self, operands: tuple[Any, ...], out: Any, run: Operations
+        self, operands: tuple[Any, ...], outs: tuple[Any, ...] | None, run: Operations
     ) -> tuple[Any, dict[int, Any]]:
         """The value to return, and what to keep of the others."""
         values = self._evaluate(operands, run, self._layers)
-        results = self._results(operands, values)
-        value = results[0] if self._nodes.single else results
+        results = stored(self._results(operands, values), outs)
         known = self._segments.shapes(values) if self._segments else {}
         known.update((layer, values[layer]) for layer in self._layers)
-        return self._value_in(value, out), known
-
-    def _evaluated(
-        self,
-        operands: tuple[Any, ...],
-        run: Operations,
-        known: Mapping[int, Any] | None = None,
-    ) -> list[Any]:
-        """The values that the gradients need; of all others, only the shapes."""
-        return self._evaluate(operands, run, self._needed, known)
+        return self._returned(results), known
 
     def _evaluate(
         self,
@@ -516,17 +534,18 @@ class Graph(BaseLayer):
         needed: Collection[int],
         known: Mapping[int, Any] | None = None,
     ) -> list[Any]:
+        """The values that are ``needed``; of all others, only the shapes."""
         if self._segments:
             return self._segments.evaluate(operands, run, needed, known)
         return evaluate(self._nodes, operands, run, needed, known)
 
     def _results(self, operands: tuple[Any, ...], values: list[Any]) -> list[Any]:
         """The outputs' values, sharing no memory."""
-        outputs = self._nodes.outputs
+        places = self._nodes.outputs
         return apart(
-            [values[output] for output in outputs],
+            [values[place] for place in places],
             operands,
-            [self._nodes.nodes[output].operation == "layer" for output in outputs],
+            [self._nodes.nodes[place].operation == "layer" for place in places],
         )
 
     def _douts(self, dout: Any, values: list[Any], wanted: Collection[int]) -> list[Any]:
@@ -604,42 +623,6 @@ class Graph(BaseLayer):
         task = Task(self, count, self._nodes.single, names)
         likes = [operands[self._nodes.inputs.index(name)] for name in names or ()]
         return in_blocks(task, everything, likes)
-
-    def _value_in(self, value: Any, out: Any) -> Any:
-        """A value, in the outputs that were given for it."""
-        results = (value,) if self._nodes.single else value
-        return self._returned(
-            stored(results, outputs_for(results, out, "values", self._nodes.single))
-        )
-
-    def _gradients_in(self, gradients: Sequence[Any], out: Any) -> Any:
-        outputs = outputs_for(gradients, out, "gradients")
-        return gradients_of(self._nodes.inputs, stored(gradients, outputs))
-
-    def _both_in(
-        self,
-        results: Sequence[Any],
-        gradients: Sequence[Any],
-        names: tuple[str, ...],
-        outs: tuple[Any, Any],
-    ) -> tuple[Any, Any]:
-        outputs = outputs_for(results, outs[0], "values", self._nodes.single)
-        outputs += outputs_for(gradients, outs[1], "gradients")
-        everything = stored([*results, *gradients], outputs)
-        count = len(results)
-        return self._returned(everything[:count]), gradients_of(names, everything[count:])
-
-    def _passed(self, operands: tuple[Any, ...], out: Any) -> Any:
-        """The value, from passes; None where the nodes are to be run one by one."""
-        outs = None if out is None else self._flat(out)
-        return self._value.run(operands, None, outs) if self._value else None
-
-    def _flat(self, out: Any) -> tuple[Any, ...]:
-        return flat(out, len(self._nodes.outputs), self._nodes.single)
-
-    def _flat_pair(self, out: Any, wrt: str | Sequence[str] | None) -> tuple[Any, ...]:
-        values, gradients = pair_of_outputs(out)
-        return self._flat(values) + flat(gradients, len(self._named(wrt)), False)
 
     def _returned(self, results: Sequence[Any]) -> Any:
         return results[0] if self._nodes.single else tuple(results)

@@ -30,50 +30,30 @@ def apart(results: list[Any], taken: Sequence[Any], foreign: Sequence[bool] = ()
     return owned
 
 
-def pair_of_outputs(out: Any) -> tuple[Any, Any]:
-    """Where the values go, and where the gradients go."""
+def outputs(out: Any, count: int, what: str, single: bool = False) -> tuple[Any, ...]:
+    """Where ``count`` results go: an array or None for each. A single one needs no tuple."""
     if out is None:
-        return None, None
-    if not (isinstance(out, tuple) and len(out) == 2):
-        raise TypeError(f"'out' must be a tuple of two, (value, gradients), not {out!r:.60}")
-    return out
-
-
-def flat(out: Any, count: int, single: bool) -> tuple[Any, ...]:
-    """An array or None for each of ``count`` results; another number of them where `outputs_for`
-    raises an error.
-    """
-    if isinstance(out, tuple):
-        return tuple(out)
-    return (None,) * count if out is None else (out,) if single else ()
-
-
-def outputs_for(
-    results: Sequence[Any], out: Any, what: str, single: bool = False
-) -> tuple[Any, ...]:
-    """Where the results go: an array or None for each. A single one needs no tuple."""
-    if out is None:
-        return (None,) * len(results)
+        return (None,) * count
     if single and not isinstance(out, tuple):
         return (out,)
-    expected = f"'out' must be a tuple of {len(results)} arrays, for the {what}"
+    expected = f"'out' must be a tuple of {count} arrays, for the {what}"
     if not isinstance(out, tuple):
         raise TypeError(f"{expected}, not {type(out).__name__}")
-    if len(out) != len(results):
+    if len(out) != count:
         raise ValueError(f"{expected}, not of {len(out)}")
-    return out
+    return tuple(out)
 
 
-def stored(results: Sequence[Any], outputs: Sequence[Any]) -> Sequence[Any]:
+def stored(results: list[Any], outs: Sequence[Any] | None) -> list[Any]:
     """Copy results into the outputs given; write nothing if one of them is refused."""
-    if all(output is None for output in outputs):
+    if outs is None or all(out is None for out in outs):
         return results
-    for result, output in zip(results, outputs, strict=True):
-        if isinstance(output, np.ndarray) and not _fits(np.shape(result), output.shape):
+    for result, out in zip(results, outs, strict=True):
+        if isinstance(out, np.ndarray) and not _fits(np.shape(result), out.shape):
             raise ValueError(
-                f"'out' of shape {output.shape} does not fit a result of shape {np.shape(result)}"
+                f"'out' of shape {out.shape} does not fit a result of shape {np.shape(result)}"
             )
-    return reference.store(results, outputs)
+    return list(reference.store(results, outs))
 
 
 def _fits(shape: tuple[int, ...], out: tuple[int, ...]) -> bool:
