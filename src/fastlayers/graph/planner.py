@@ -21,6 +21,7 @@ from .operations import OPERATIONS, Operations
 from .results import apart, type_of_gradients
 from .tracing import (
     COMPILED,
+    FULL,
     NUMBER,
     SCALAR,
     Builder,
@@ -247,7 +248,7 @@ class Plan:
     Attributes
     ----------
     only : Pass or None
-        The pass, if it is the only one. Then it may write results into outputs.
+        The pass of the largest shape, if it is the only one. It may write results into outputs.
     is_pass : bool
         Whether there is nothing else, but numbers that are computed before it.
 
@@ -286,7 +287,7 @@ class Plan:
         self._place(range(len(builder.inputs)))
         self._place(builder.constants)
         self._new: set[int] = set()
-        self.computed = range(0)  # the positions of what the last pass computes
+        self._passes: list[tuple[Pass, Shape, range]] = []  # with the positions of their results
         for part in parts:
             if part.is_pass:
                 self._add_passes(part)
@@ -294,11 +295,13 @@ class Plan:
                 self._add_calls(part)
         if not self.instructions:
             raise Unserved("nothing to compute")
-        passes = [one for one, _ in self.instructions if isinstance(one, Pass)]
-        self.only = passes[0] if len(passes) == 1 else None
+        largest = [(one, writes) for one, shape, writes in self._passes if shape == FULL]
+        self.only: Pass | None = None
+        self.computed = range(0)  # the positions of its results
+        if len(largest) == 1:
+            self.only, self.computed = largest[0]
         self.order = [self._index[place] for place in self._results]
-        shapes = [part.shape for part in parts if part.is_pass]
-        self.in_order = len(passes) > len(set(shapes))
+        self.in_order = len(self._passes) > len({shape for _, shape, _ in self._passes})
         # What is not new, as an operand, may be another result, too.
         distinct = set(self._results)
         self.are_apart = distinct <= self._new and len(distinct) == len(results)
@@ -312,7 +315,7 @@ class Plan:
         )
         self._drop_last_read()
         self.arrays = [value.place for value in builder.inputs if value.has_axes]
-        del self._builder, self._run_by, self._index, self._reads, self._results
+        del self._builder, self._run_by, self._index, self._reads, self._results, self._passes
 
     def _stored(self, result: Value, parts: list[Part]) -> int:
         """The place of a result as a value of its own; what has no axes stays what it is."""
@@ -568,7 +571,7 @@ class Plan:
         likes = [result.like for result in results if result.like is not None]
         start = len(self._index)
         self._add(fused, [*read, *likes], [result.place for result in results])
-        self.computed = range(start, len(self._index))
+        self._passes.append((fused, shape, range(start, len(self._index))))
         return True
 
     def _drop_last_read(self) -> None:
@@ -599,7 +602,9 @@ class Plan:
         in_place = rest if self.instructions[-1][0] is self.only else None
         for what, dropped in self.instructions:
             if isinstance(what, Pass):
-                found = what.run(values, passed, in_place)
+                found = (
+                    what.run(values, passed, in_place) if what is self.only else what.run(values)
+                )
                 if found is None or found is WARNS:
                     return found
                 values += found
@@ -637,7 +642,7 @@ class Plan:
 
     def _outs_of_pass(self, outs: Sequence[Any]) -> list[Any] | None:
         """The outputs in the order of the pass's results; None if it does not compute them all."""
-        if self.only is None or len(outs) != len(self.order):
+        if len(outs) != len(self.order):
             return None
         passed = [None] * len(self.computed)
         for i, out in zip(self.order, outs, strict=True):

@@ -15,7 +15,9 @@ class Pass:
         sum_to: Sequence[int],
         constants: tuple[Any, ...],
     ) -> None: ...
-    def run(self, values: list[Any], outs: Sequence[Any] | None, rest: list[Any] | None) -> Any: ...
+    def run(
+        self, values: list[Any], outs: Sequence[Any] | None = None, rest: list[Any] | None = None
+    ) -> Any: ...
 
 class Entry:
     def __init__(

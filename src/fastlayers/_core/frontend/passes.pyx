@@ -329,7 +329,7 @@ cdef class Pass:
                 self.summing |= sum_to[slot] >= 0
                 computed += 1
 
-    def run(self, list values, outs, list rest):
+    def run(self, list values, outs=None, list rest=None):
         """Return the results, a tuple; None where the pass is not served, `WARNS` where NumPy must.
 
         Parameters
