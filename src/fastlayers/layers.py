@@ -1,4 +1,4 @@
-"""The layers that users import: the plain ones, with the arithmetic handed to `fastlayers.ops`."""
+"""The layers that users import: the plain ones, with the arithmetic handed to `fastlayers.functions`."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING
 
 from . import reference
 from .base import explain
-from .ops import add, add_backward, multiply, multiply_backward
+from .functions import add, add_backward, multiply, multiply_backward
 
 # A layer keeps two attributes and reads each once per call. Threads that share one layer may mix up
 # their operands, as with the plain layers; what a call computes with stays alive until its end.
