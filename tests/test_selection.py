@@ -140,7 +140,7 @@ def test_variables_that_nobody_reads(implementation):
 
 def test_variables_that_somebody_reads():
     variables = dict.fromkeys([*config.VARIABLES, *config.BUILD_VARIABLES], "")
-    result = run(REPORT, OTHERFASTLAYERS_X="3", **variables)
+    result = run(REPORT, fastlayers.IMPLEMENTATION, OTHERFASTLAYERS_X="3", **variables)
     assert (result.stdout.split(), result.stderr) == ([fastlayers.IMPLEMENTATION], "")
     read = {
         name
