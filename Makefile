@@ -144,13 +144,11 @@ wheel: $(VENV)/group-wheel
 docs: $(VENV)/installed $(VENV)/group-docs
 	$(BIN)/sphinx-build -W --keep-going -q docs build/docs
 
-# mypy reads a stub in place of what it hides, unless that is named.
 lint: $(VENV)/installed $(VENV)/group-lint $(VENV)/group-test $(VENV)/group-demo
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	PATH="$(abspath $(BIN)):$$PATH" cython-lint src
 	$(BIN)/mypy
-	$(BIN)/mypy src/fastlayers/reference.py
 	$(BIN)/basedpyright
 	$(BIN)/python -m mypy.stubtest fastlayers --allowlist tests/typing/stubtest-allowlist.txt
 	$(BIN)/codespell

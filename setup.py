@@ -205,7 +205,7 @@ class BuildExt(build_ext):
 
 
 class BuildPy(build_py):
-    """Leaves word for `fastlayers.ops` that a package is without the compiled part by choice."""
+    """Leaves word for `fastlayers.core` that a package is without the compiled part by choice."""
 
     def run(self):
         remove_stale(self.build_lib, {".py", ".pyi"})

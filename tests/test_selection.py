@@ -17,7 +17,7 @@ import numpy as np
 import pytest
 
 import fastlayers
-from fastlayers import config, ops
+from fastlayers import config, core
 
 # As an interrupted build or a wheel for another machine would have it.
 BLOCK = "import sys; sys.modules['fastlayers._core'] = None\n"
@@ -26,7 +26,7 @@ import warnings
 with warnings.catch_warnings(record=True) as caught:
     warnings.simplefilter("always")
     import fastlayers
-    import fastlayers.ops
+    import fastlayers.core
 print(fastlayers.IMPLEMENTATION)
 for warning in caught:
     print(warning.category.__name__, warning.message)
@@ -125,28 +125,22 @@ def test_reference_does_not_load_the_compiled_part():
 # -------------------------------------------------------------------------------------- variables
 
 
-MEANT = {
-    "FASTLAYERS_THREADS": "FASTLAYERS_NUM_THREADS",
-    "FASTLAYERS_IMPLEMENTATON": "FASTLAYERS_IMPLEMENTATION",
-    "FASTLAYERS_CACHE": "FASTLAYERS_CACHE_LIMIT",
-    "FASTLAYERS_simd": "FASTLAYERS_SIMD",
-}
-
-
 def test_variables_that_nobody_reads(implementation):
-    result = run(REPORT, implementation.name, **dict.fromkeys(MEANT, "3"))
+    misspelt = ["FASTLAYERS_THREADS", "FASTLAYERS_simd"]
+    result = run(REPORT, implementation.name, **dict.fromkeys(misspelt, "3"))
     assert result.stderr == ""
     first, *warnings = result.stdout.splitlines()
     assert first == implementation.name
     assert sorted(warnings) == sorted(
-        f"RuntimeWarning {name} is set, which fastlayers does not know; is {nearest} meant?"
-        for name, nearest in MEANT.items()
+        f"RuntimeWarning {name} is set, which fastlayers does not know; it knows "
+        f"{', '.join(config.VARIABLES)}"
+        for name in misspelt
     )
 
 
 def test_variables_that_somebody_reads():
     variables = dict.fromkeys([*config.VARIABLES, *config.BUILD_VARIABLES], "")
-    result = run(REPORT, OTHERFASTLAYERS_X="3", **variables)
+    result = run(REPORT, fastlayers.IMPLEMENTATION, OTHERFASTLAYERS_X="3", **variables)
     assert (result.stdout.split(), result.stderr) == ([fastlayers.IMPLEMENTATION], "")
     read = {
         name
@@ -255,9 +249,9 @@ def test_cpu_that_is_older_than_all_that_is_built(monkeypatch):
         simd.use_preferred()
     monkeypatch.setenv("FASTLAYERS_IMPLEMENTATION", "native")
     with pytest.raises(ImportError, match="FASTLAYERS_IMPLEMENTATION=native, ") as refused:
-        ops._missing(caught.value)
+        core._missing(caught.value)
     monkeypatch.delenv("FASTLAYERS_IMPLEMENTATION")
-    _, warning = ops._missing(caught.value)
+    _, warning = core._missing(caught.value)
     for text in (str(refused.value), warning):
         assert f"Reinstalling does not help, as this CPU is older than {simd.built()[0]}." in text
         assert "pip" not in text

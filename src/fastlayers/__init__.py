@@ -14,14 +14,14 @@ from .config import (
     set_cache_limit,
     set_num_threads,
 )
+from .core import IMPLEMENTATION as IMPLEMENTATION
+from .functions import add as add
+from .functions import add_backward as add_backward
+from .functions import multiply as multiply
+from .functions import multiply_backward as multiply_backward
 from .gradcheck import GradcheckError, gradcheck
 from .graph import Graph, graph_info
 from .layers import AddLayer, MulLayer
-from .ops import IMPLEMENTATION as IMPLEMENTATION
-from .ops import add as add
-from .ops import add_backward as add_backward
-from .ops import multiply as multiply
-from .ops import multiply_backward as multiply_backward
 
 # Names that NumPy has are left out: ``from fastlayers import *`` must not hide them.
 __all__ = [

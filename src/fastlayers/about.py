@@ -1,14 +1,10 @@
 """How fastlayers was built, what it runs on, and its settings."""
 
 import os
+from collections.abc import Iterator
 from typing import Any, Literal, overload
 
-from . import config, limits, ops
-from .ops import IMPLEMENTATION
-
-if IMPLEMENTATION == "native":
-    from ._core import simd
-    from ._core.frontend import schedule
+from . import config, core, limits
 
 # These affect how fast a call is.
 ENVIRONMENT = (*config.VARIABLES, "OMP_NUM_THREADS", "OMP_WAIT_POLICY")
@@ -31,8 +27,8 @@ def show_config(mode: str = "stdout") -> dict[str, Any] | None:
     Returns
     -------
     dict or None
-        None if it was printed. The keys are the same on both implementations; a value that does
-        not apply is None or empty. Sizes are in bytes.
+        None if it was printed. Sizes are in bytes; the threshold "gil" is in elements, "late" in
+        seconds. What only the compiled part has is missing without it.
 
     Raises
     ------
@@ -63,15 +59,13 @@ def _facts() -> dict[str, dict[str, Any]]:
 
     from . import __version__
 
-    return {
+    facts: dict[str, dict[str, Any]] = {
         "fastlayers": {
             "version": __version__,
-            "implementation": IMPLEMENTATION,
-            "reason": ops.reason or None,
+            "implementation": core.IMPLEMENTATION,
+            "reason": core.reason or None,
             "folder": os.path.dirname(__file__),  # noqa: PTH120, importing pathlib takes 3 ms
         },
-        **_of_the_compiled_part(),
-        "cache": config.cache_info()._asdict(),
         "machine": {
             "numpy": np.__version__,
             "python": f"{platform.python_implementation()} {platform.python_version()}",
@@ -80,65 +74,36 @@ def _facts() -> dict[str, dict[str, Any]]:
             "caches": limits.cpu_caches(),
         },
         "environment": {name: os.environ.get(name) for name in ENVIRONMENT},
+        "cache": config.cache_info()._asdict(),
+        "threads": {"number": config.get_num_threads(), "cpu_quota": config._cpu_quota},
     }
-
-
-def _of_the_compiled_part() -> dict[str, dict[str, Any]]:
-    build: dict[str, Any] = dict.fromkeys(("compiler", "command", "flags", "numpy", "cython"))
-    levels: dict[str, Any] = {"built": [], "available": [], "in_use": None}
-    threads: dict[str, Any] = {
-        "number": config.get_num_threads(),
-        "cpu_quota": config._cpu_quota,
-        **dict.fromkeys(("openmp", "openmp_threads", "forked")),
-    }
-    thresholds: dict[str, Any] = {}
-    if IMPLEMENTATION == "native":
+    if core.schedule is not None:
         import json  # as slow as platform
 
-        build["compiler"], recorded = schedule.build_info()
-        build |= json.loads(recorded)
-        levels = {"built": simd.built(), "available": simd.available(), "in_use": simd.in_use()}
-        threads["openmp"], threads["openmp_threads"], threads["forked"] = schedule.openmp_state()
-        thresholds = schedule.get_thresholds()
-    return {
-        "build": build,
-        "instruction_sets": levels,
-        "threads": threads,
-        "thresholds": thresholds,
-    }
+        compiler, recorded = core.schedule.build_info()
+        openmp, openmp_threads, forked = core.schedule.openmp_state()
+        facts |= {
+            "build": {"compiler": compiler, **json.loads(recorded)},
+            "instruction_sets": {
+                "built": core.simd.built(),
+                "available": core.simd.available(),
+                "in_use": core.simd.in_use(),
+            },
+            "thresholds": core.schedule.get_thresholds(),
+        }
+        facts["threads"] |= {
+            "openmp": openmp,
+            "openmp_threads": openmp_threads,
+            "forked": forked,
+        }
+    return facts
 
 
-# What each threshold measures, and what happens from there on.
-THRESHOLDS = {
-    "gil": "elements, to let other threads of Python run meanwhile",
-    "threads": "bytes of a result, to use several threads",
-    "streaming": "bytes of a loop's nine arrays, to bypass the caches",
-    "recycling": "bytes of a result, to use memory again",
-}
-
-
-def _lines_of(facts: dict[str, dict[str, Any]]) -> list[str]:
-    """The lines to print, without what does not apply or a new process has not done yet."""
-    facts = facts | {
-        "thresholds": {
-            name: f"{facts['thresholds'][name]} {unit}"
-            for name, unit in THRESHOLDS.items()
-            if name in facts["thresholds"]
-        },
-        "cache": {"limit": facts["cache"]["limit"]},
-        "environment": {
-            name: "not set" if value is None else value
-            for name, value in facts["environment"].items()
-        },
-    }
-    lines = []
-    for section, entries in facts.items():
-        told = {name: value for name, value in entries.items() if value not in (None, [], {})}
-        lines += [f"{section}:"] if told else []
-        for name, value in told.items():
-            if isinstance(value, dict):
-                lines += [f"  {name}:", *(f"    {key}: {one}" for key, one in value.items())]
-            else:
-                text = ", ".join(value) if isinstance(value, list) else value
-                lines.append(f"  {name}: {text}")
-    return lines
+def _lines_of(facts: dict[str, Any], indent: str = "") -> Iterator[str]:
+    """The lines to print, without what does not apply."""
+    for name, value in facts.items():
+        if isinstance(value, dict):
+            lines = list(_lines_of(value, f"{indent}  "))
+            yield from [f"{indent}{name}:", *lines] if lines else []
+        elif value not in (None, []):
+            yield f"{indent}{name}: {', '.join(value) if isinstance(value, list) else value}"

@@ -9,12 +9,8 @@ from contextlib import ContextDecorator
 from contextvars import ContextVar
 from typing import Any, NamedTuple, Self, TypeVar, overload
 
-from . import limits, ops
-from .ops import IMPLEMENTATION
-
-if IMPLEMENTATION == "native":
-    from ._core import memory
-    from ._core.frontend import schedule
+from . import core, limits
+from .core import memory, schedule
 
 # The cache may keep this share of the memory that the process may use, but no more than this many
 # bytes: a machine often runs one process per processor.
@@ -74,7 +70,7 @@ def set_num_threads(n: int) -> None:
     n = _integer("n", n)
     if not 1 <= n <= MAX_THREADS:
         raise ValueError(f"the number of threads must be from 1 to {MAX_THREADS}, got {n}")
-    if IMPLEMENTATION == "native":
+    if schedule is not None:
         schedule.set_thread_count(n, _cpu_quota)
 
 
@@ -87,7 +83,7 @@ def get_num_threads() -> int:
     >>> fastlayers.get_num_threads() >= 1
     True
     """
-    return schedule.get_thread_count() if IMPLEMENTATION == "native" else 1
+    return 1 if schedule is None else schedule.get_thread_count()
 
 
 def cache_info() -> CacheInfo:
@@ -105,9 +101,7 @@ def cache_info() -> CacheInfo:
     >>> fastlayers.cache_info().bytes <= fastlayers.cache_info().limit
     True
     """
-    if IMPLEMENTATION == "native":
-        return CacheInfo(*memory.cache_state())
-    return CacheInfo(0, 0, 0, 0, 0)
+    return CacheInfo(*([0] * 5 if memory is None else memory.cache_state()))
 
 
 def set_cache_limit(limit: int) -> None:
@@ -141,7 +135,7 @@ def set_cache_limit(limit: int) -> None:
     limit = _integer("limit", limit)
     if limit < 0:
         raise ValueError(f"the cache limit must not be negative, got {limit} bytes")
-    if IMPLEMENTATION == "native":
+    if memory is not None:
         memory.set_limit(min(limit, sys.maxsize))
 
 
@@ -157,7 +151,7 @@ def empty_cache() -> None:
     >>> import fastlayers
     >>> fastlayers.empty_cache()
     """
-    if IMPLEMENTATION == "native":
+    if memory is not None:
         memory.empty()
 
 
@@ -172,13 +166,13 @@ Function = TypeVar("Function", bound=Callable[..., Any])
 
 class _Recycling(ContextDecorator):
     def __enter__(self) -> Self:
-        if IMPLEMENTATION == "native":
+        if memory is not None:
             previous = memory.set_handler(memory.recycling_handler())
             _previous_handlers.set((previous, *_previous_handlers.get()))
         return self
 
     def __exit__(self, *exception: object) -> None:
-        if IMPLEMENTATION == "native":
+        if memory is not None:
             previous, *earlier = _previous_handlers.get()
             memory.set_handler(previous)
             _previous_handlers.set(tuple(earlier))
@@ -261,7 +255,7 @@ def _integer(name: str, value: Any) -> int:
     return int(value.__index__())
 
 
-# What this package reads: here, in ops.py and in _core/simd.py; and in setup.py, when it is built.
+# What this package reads: here, in core.py and in _core/simd.py; and in setup.py, when it is built.
 VARIABLES = (
     "FASTLAYERS_IMPLEMENTATION",
     "FASTLAYERS_NUM_THREADS",
@@ -276,16 +270,13 @@ BUILD_VARIABLES = (
 )
 
 
-def _misspelt() -> list[str]:
-    """For each unknown variable with the package's prefix, name the one that may be meant."""
-    messages = []
-    for name in os.environ:
-        if name.startswith("FASTLAYERS_") and name not in VARIABLES + BUILD_VARIABLES:
-            from difflib import get_close_matches  # slow to import, and rarely needed
-
-            (nearest,) = get_close_matches(name, VARIABLES, n=1, cutoff=0.0)
-            messages.append(f"{name} is set, which fastlayers does not know; is {nearest} meant?")
-    return messages
+def _unknown() -> list[str]:
+    """A message for each unknown variable with the package's prefix: it may be misspelt."""
+    return [
+        f"{name} is set, which fastlayers does not know; it knows {', '.join(VARIABLES)}"
+        for name in os.environ
+        if name.startswith("FASTLAYERS_") and name not in VARIABLES + BUILD_VARIABLES
+    ]
 
 
 def _threads_from_environment() -> int | None:
@@ -324,11 +315,11 @@ _cpu_quota = limits.cpu_quota()
 _threads = _threads_from_environment()
 _limit = _limit_from_environment()
 
-if IMPLEMENTATION == "native":
+if schedule is not None:
     schedule.set_thread_count(0, _cpu_quota)
 if _threads is not None:
     set_num_threads(_threads)
 set_cache_limit(_default_cache_limit() if _limit is None else _limit)
 
 # What the import will warn about.
-notices = [*filter(None, [ops.warning]), *_misspelt()]
+notices = [*filter(None, [core.warning]), *_unknown()]

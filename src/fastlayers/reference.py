@@ -1,19 +1,32 @@
 """The layers and functions in plain NumPy: the right answer, by definition.
 
-The compiled functions must match these in every bit, fall back on them for whatever the kernels do
-not serve, and are measured against them.
+The compiled functions must match these in every bit, and fall back on them for whatever the kernels
+do not serve.
 """
 
 import warnings
 from collections.abc import Sequence
 from contextlib import AbstractContextManager, nullcontext
 from numbers import Number
-from typing import Any
+from typing import Any, overload
 
 import numpy as np
 
-from .base import BaseLayer, ElementwiseLayer, explain
+from .base import BaseLayer
 from .callers import users_line
+from .elementwise import (
+    Array,
+    ArrayOf,
+    ElementwiseLayer,
+    Num,
+    Operand,
+    Out,
+    Out2,
+    Outs,
+    T,
+    computing,
+    elementwise,
+)
 
 __all__ = [
     "AddLayer",
@@ -31,6 +44,7 @@ def __dir__() -> list[str]:
     return __all__
 
 
+@elementwise
 def multiply(x: Any, y: Any, out: Any = None) -> Any:
     """Multiply element by element: ``x * y``.
 
@@ -67,6 +81,7 @@ def multiply(x: Any, y: Any, out: Any = None) -> Any:
     return np.multiply(x, y, out=out)
 
 
+@elementwise
 def add(x: Any, y: Any, out: Any = None) -> Any:
     """Add element by element: ``x + y``.
 
@@ -117,6 +132,26 @@ def negative(x: Any, out: Any = None) -> Any:
     return np.negative(x, out=out)
 
 
+@overload
+def multiply_backward(
+    dout: Num, x: Num, y: Num, out: None = None, sum_to_shape: bool = False
+) -> tuple[Num, Num]: ...
+@overload
+def multiply_backward(
+    dout: ArrayOf[T], x: ArrayOf[T], y: ArrayOf[T], out: None = None, sum_to_shape: bool = False
+) -> tuple[ArrayOf[T], ArrayOf[T]]: ...
+@overload
+def multiply_backward(
+    dout: Operand, x: Array, y: Array, out: None = None, sum_to_shape: bool = False
+) -> tuple[Array, Array]: ...
+@overload
+def multiply_backward(
+    dout: Any, x: Any, y: Any, out: tuple[Out, Out2], sum_to_shape: bool = False
+) -> tuple[Out, Out2]: ...
+@overload
+def multiply_backward(
+    dout: Any, x: Any, y: Any, out: Outs | None = None, sum_to_shape: bool = False
+) -> tuple[Any, Any]: ...
 def multiply_backward(
     dout: Any, x: Any, y: Any, out: Any = None, sum_to_shape: bool = False
 ) -> tuple[Any, Any]:
@@ -169,6 +204,30 @@ def multiply_backward(
     return _products(dout, y, x, out)
 
 
+@overload
+def add_backward(
+    dout: Num,
+    x: Num | None = None,
+    y: Num | None = None,
+    out: None = None,
+    sum_to_shape: bool = False,
+) -> tuple[Num, Num]: ...
+@overload
+def add_backward(
+    dout: ArrayOf[T],
+    x: ArrayOf[T] | None = None,
+    y: ArrayOf[T] | None = None,
+    out: None = None,
+    sum_to_shape: bool = False,
+) -> tuple[ArrayOf[T], ArrayOf[T]]: ...
+@overload
+def add_backward(
+    dout: Any, x: Any = None, y: Any = None, *, out: tuple[Out, Out2], sum_to_shape: bool = False
+) -> tuple[Out, Out2]: ...
+@overload
+def add_backward(
+    dout: Any, x: Any = None, y: Any = None, out: Outs | None = None, sum_to_shape: bool = False
+) -> tuple[Any, Any]: ...
 def add_backward(
     dout: Any, x: Any = None, y: Any = None, out: Any = None, sum_to_shape: bool = False
 ) -> tuple[Any, Any]:
@@ -366,8 +425,9 @@ def _share_memory(operand: Any, result: Any) -> bool:
     return arrays and np.may_share_memory(operand, result)
 
 
+@computing(multiply, multiply_backward)
 class MulLayer(ElementwiseLayer):
-    """A node that multiplies: ``x * y``.
+    """A node that multiplies: ``x * y``, with the gradients ``dout * y`` and ``dout * x``.
 
     Parameters
     ----------
@@ -394,61 +454,10 @@ class MulLayer(ElementwiseLayer):
 
     _printed_name = "Multi"
 
-    def __init__(self, *, sum_to_shape: bool = False) -> None:
-        self.x = None
-        self.y = None
-        self.sum_to_shape = sum_to_shape
 
-    def forward(self, x: Any, y: Any, out: Any = None) -> Any:
-        """Return ``x * y`` and keep the operands for `backward`.
-
-        Parameters
-        ----------
-        x, y : array_like or number
-            Operands of any shapes that broadcast together.
-        out : ndarray, optional
-            Array to write the result into.
-
-        Returns
-        -------
-        ndarray or scalar
-            As from `multiply`, which also says what is raised.
-        """
-        try:
-            if out is None:
-                return x * y
-            return multiply(x, y, out)
-        finally:
-            # Last: while a graph is recorded, a symbol still sees the layer as it was.
-            self.x = x
-            self.y = y
-
-    def backward(self, dout: Any, out: Any = None) -> tuple[Any, Any]:
-        """Return ``(dout * y, dout * x)``, the gradients for the operands of the last `forward`.
-
-        Parameters
-        ----------
-        dout : array_like or number
-            Gradient of what `forward` returned.
-        out : tuple of two (ndarray or None), optional
-            Arrays to write the gradients into.
-
-        Returns
-        -------
-        dx, dy : ndarray or scalar
-            As from `multiply_backward`, which also says what is raised.
-        """
-        try:
-            if out is None and not self.sum_to_shape:
-                return dout * self.y, dout * self.x
-            return multiply_backward(dout, self.x, self.y, out, self.sum_to_shape)
-        except (TypeError, ValueError):
-            explain(self, dout)
-            raise
-
-
+@computing(add, add_backward)
 class AddLayer(ElementwiseLayer):
-    """A node that adds: ``x + y``.
+    """A node that adds: ``x + y``, with the gradients ``dout * 1``, two copies.
 
     Parameters
     ----------
@@ -474,58 +483,6 @@ class AddLayer(ElementwiseLayer):
     """
 
     _printed_name = "Add"
-
-    def __init__(self, *, sum_to_shape: bool = False) -> None:
-        self.x = None
-        self.y = None
-        self.sum_to_shape = sum_to_shape
-
-    def forward(self, x: Any, y: Any, out: Any = None) -> Any:
-        """Return ``x + y`` and keep the operands.
-
-        Parameters
-        ----------
-        x, y : array_like or number
-            Operands of any shapes that broadcast together.
-        out : ndarray, optional
-            Array to write the result into.
-
-        Returns
-        -------
-        ndarray or scalar
-            As from `add`, which also says what is raised.
-        """
-        try:
-            if out is None:
-                return x + y
-            return add(x, y, out)
-        finally:
-            # Last: while a graph is recorded, a symbol still sees the layer as it was.
-            self.x = x
-            self.y = y
-
-    def backward(self, dout: Any, out: Any = None) -> tuple[Any, Any]:
-        """Return ``(dout * 1, dout * 1)``, the gradients for both operands.
-
-        Parameters
-        ----------
-        dout : array_like or number
-            Gradient of what `forward` returned.
-        out : tuple of two (ndarray or None), optional
-            Arrays to write the gradients into.
-
-        Returns
-        -------
-        dx, dy : ndarray or scalar
-            As from `add_backward`, which also says what is raised.
-        """
-        try:
-            if out is None and not self.sum_to_shape:
-                return dout * 1, dout * 1
-            return add_backward(dout, self.x, self.y, out, self.sum_to_shape)
-        except (TypeError, ValueError):
-            explain(self, dout)
-            raise
 
 
 # ---- for the nodes of graphs ----

@@ -48,9 +48,9 @@ class Implementation:
 
 REFERENCE = Implementation("reference", reference, reference, ReferenceGraph)
 if fastlayers.IMPLEMENTATION == "native":
-    from fastlayers import _core
+    from fastlayers._core.frontend import dispatch
 
-    INSTALLED = Implementation("native", _core, fastlayers, fastlayers.Graph)
+    INSTALLED = Implementation("native", dispatch, fastlayers, fastlayers.Graph)
 else:
     INSTALLED = Implementation("reference", reference, fastlayers, fastlayers.Graph)
 

@@ -20,15 +20,12 @@ from fastlayers import (
 
 def arguments(x: NDArray[np.float64]) -> None:
     multiply(x)  # type: ignore[call-overload]
-    multiply(None, None)  # type: ignore[call-overload]
     multiply(x, x, x, x)  # type: ignore[call-overload]
-    add({}, {1})  # type: ignore[call-overload]
     MulLayer().forward(x)  # type: ignore[call-overload]
     MulLayer().backward()  # type: ignore[call-overload]
     MulLayer(True)  # type: ignore[call-arg]
     multiply_backward(x, x)  # type: ignore[call-overload]
     multiply_backward(x, x, x, sum_to_shape="yes")  # type: ignore[call-overload]
-    add_backward(x, sum_to_shape=True)  # type: ignore[call-overload]
     gradcheck("MulLayer", 1.0, 2.0)  # type: ignore[arg-type]
 
 

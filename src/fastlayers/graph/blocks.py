@@ -12,10 +12,7 @@ from typing import Any
 
 import numpy as np
 
-from .tracing import COMPILED
-
-if COMPILED:
-    from .._core.frontend.schedule import limit_threads
+from .. import core
 
 
 def are_in_blocks(operands: Sequence[Any]) -> bool:
@@ -69,14 +66,14 @@ class Task:
 @contextmanager
 def one_thread() -> Iterator[None]:
     """Use one thread: Dask runs as many tasks at once as there are threads to use."""
-    if not COMPILED:
+    if core.schedule is None:
         yield
         return
-    before = limit_threads(1)
+    before = core.schedule.limit_threads(1)
     try:
         yield
     finally:
-        limit_threads(before)
+        core.schedule.limit_threads(before)
 
 
 def in_blocks(task: Task, operands: Sequence[Any], likes: Sequence[Any]) -> list[Any] | None:

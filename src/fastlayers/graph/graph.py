@@ -1,5 +1,7 @@
 """`Graph`, the class that users call. Recording, running and drawing are elsewhere."""
 
+from __future__ import annotations
+
 from collections.abc import Callable, Collection, Mapping, Sequence
 from inspect import Parameter, Signature
 from numbers import Number
@@ -8,6 +10,7 @@ from typing import Any, NamedTuple, Self
 
 import numpy as np
 
+from .. import core
 from ..base import BaseLayer
 from ..callers import warn
 from .attribution import AtUsersLine
@@ -26,9 +29,8 @@ from .results import (
     stored,
 )
 from .segments import Segments
-from .tracing import COMPILED
 
-if COMPILED:
+if core.passes is not None:
     from .._core.frontend.passes import WARNS, Entry, count_outcomes, quicken
 else:
     WARNS = None
@@ -123,7 +125,7 @@ class Graph(BaseLayer):
         self._known: Mapping[int, Any] | None = None
         self._passes: Passes | None = None
         self._segments: Segments | None = None
-        if self._operations is FUNCTIONS and COMPILED:
+        if self._operations is FUNCTIONS and core.passes is not None:
             if self._layers:
                 self._segments = Segments(self._nodes, self._operations)
             else:
@@ -628,7 +630,7 @@ class Graph(BaseLayer):
         return results[0] if self._nodes.single else tuple(results)
 
 
-if COMPILED:
+if core.passes is not None:
     quicken(Graph)  # forward, backward, value_and_grad and the call
 
 
@@ -673,7 +675,7 @@ def graph_info() -> GraphInfo:
     >>> fastlayers.graph_info().passes >= before
     True
     """
-    return GraphInfo(*count_outcomes()) if COMPILED else GraphInfo(0, {})
+    return GraphInfo(*count_outcomes()) if core.passes is not None else GraphInfo(0, {})
 
 
 def _recording_of(operands: tuple[Any, ...]) -> Recording | None:

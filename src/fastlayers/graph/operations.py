@@ -12,7 +12,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from .. import ops, reference
+from .. import core, reference
 
 # Operations by name, as they are to be run: on arrays and numbers, on names of values (for the
 # graph of a gradient), or on kinds of values (for a plan).
@@ -182,11 +182,9 @@ OPERATIONS: Mapping[str, Operation] = {
 # computed all of it, and NumPy must warn.
 PLAIN: Operations = {name: row.plain for name, row in OPERATIONS.items()}
 FUNCTIONS = WARNING = PLAIN
-if ops.IMPLEMENTATION == "native":
-    from .._core import by_numpy, functions
-
-    FUNCTIONS = {**PLAIN, **functions}
-    WARNING = {**FUNCTIONS, **by_numpy}
+if core.dispatch is not None:
+    FUNCTIONS = {**PLAIN, **core.dispatch.functions}
+    WARNING = {**FUNCTIONS, **core.dispatch.by_numpy}
 
 
 class Probe:

@@ -13,6 +13,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
+from .. import core
 from .attribution import AtUsersLine
 from .compounds import Step, joined, needed
 from .interpreter import differentiate, evaluate, reached
@@ -20,10 +21,10 @@ from .nodes import Nodes
 from .operations import OPERATIONS, Operations
 from .results import apart, type_of_gradients
 from .tracing import (
-    COMPILED,
     FULL,
     NUMBER,
     SCALAR,
+    STEPS,
     Builder,
     Note,
     Shape,
@@ -33,9 +34,8 @@ from .tracing import (
     trace,
 )
 
-if COMPILED:
+if core.passes is not None:
     from .._core.frontend.passes import MOST_VALUES, WARNS, Entry, Pass
-    from .._core.program.operations import NUMBERS
 
 # Planning takes some 70 us a node for the value and 450 us for value and gradients, on the first
 # call (a chain of 1,000 nodes, AMD EPYC of the Milan family, beside other work).
@@ -559,7 +559,7 @@ class Plan:
                 tuple(map(str, read)),
                 tuple(result.unit or str(result.value) for result in results),
                 [
-                    (NUMBERS[step.operation], *map(str, step.reads), *map(str, step.writes))
+                    (STEPS[step.operation], *map(str, step.reads), *map(str, step.writes))
                     for step in steps
                 ],
                 [self._index[place] for place in read],

@@ -11,6 +11,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
+from .. import core
 from .attribution import AtUsersLine
 from .interpreter import (
     Gradients,
@@ -23,9 +24,8 @@ from .interpreter import (
 from .nodes import Node, Nodes
 from .operations import WARNING, Operations
 from .planner import entry
-from .tracing import COMPILED
 
-if COMPILED:
+if core.passes is not None:
     from .._core.frontend.passes import WARNS, Entry
 
 

@@ -10,15 +10,13 @@ import functools
 from collections.abc import Callable, Iterable, Sequence
 from typing import Any, NamedTuple
 
-from .. import ops
+from .. import core
 from .interpreter import differentiate, evaluate, reached
 from .nodes import Nodes, key_of
 from .operations import OPERATIONS
 
-COMPILED = ops.IMPLEMENTATION == "native"
-
-if COMPILED:
-    from .._core.program.operations import NUMBERS as STEPS
+# The operations that are steps of passes, by name, with their numbers.
+STEPS = {} if core.operations is None else core.operations.NUMBERS
 
 
 class Unserved(Exception):

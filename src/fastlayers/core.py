@@ -1,16 +1,15 @@
-"""The public functions, and the only place that chooses who computes them.
+"""The compiled part, if it is there: the only place that chooses.
 
-``FASTLAYERS_IMPLEMENTATION`` decides at import: ``native`` demands the compiled functions, and
-``reference`` takes plain NumPy. Unset takes the compiled functions; if they cannot be imported, it
-warns and runs on plain NumPy. A package deliberately built without them does not warn.
+``FASTLAYERS_IMPLEMENTATION`` decides at import: ``native`` demands the compiled part, and
+``reference`` takes plain NumPy. Unset takes the compiled part; if it cannot be imported, the
+import warns, and the package runs on plain NumPy. A package deliberately built without it does not
+warn. Without the compiled part, its modules are None here.
 """
-
-from __future__ import annotations
 
 import os
 from importlib.util import find_spec
 
-__all__ = ["IMPLEMENTATION", "add", "add_backward", "multiply", "multiply_backward"]
+__all__ = ["IMPLEMENTATION", "dispatch", "memory", "operations", "passes", "schedule", "simd"]
 
 IMPLEMENTATION = os.environ.get("FASTLAYERS_IMPLEMENTATION") or "native"
 
@@ -26,7 +25,7 @@ if IMPLEMENTATION not in ("native", "reference"):
 
 
 def _missing(error: ImportError) -> tuple[str, str]:
-    """Say why there are no compiled functions, and what the import will warn about."""
+    """Say why there is no compiled part, and what the import will warn about."""
     reinstall = (
         "reinstall fastlayers in its source folder, past pip's cache: "
         "'pip install --force-reinstall --no-cache-dir .'"
@@ -56,10 +55,13 @@ if IMPLEMENTATION == "reference":
     reason = "FASTLAYERS_IMPLEMENTATION is 'reference'"
 else:
     try:
-        from ._core import add, add_backward, multiply, multiply_backward
+        from ._core import memory, simd
+        from ._core.frontend import dispatch, passes, schedule
+        from ._core.program import operations
     except ImportError as error:
         reason, warning = _missing(error)
         IMPLEMENTATION = "reference"
 
 if IMPLEMENTATION == "reference":
-    from .reference import add, add_backward, multiply, multiply_backward
+    # For type checkers they are modules still: who asks whether one is there knows better.
+    dispatch = memory = operations = passes = schedule = simd = None  # type: ignore[assignment]
