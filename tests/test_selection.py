@@ -184,7 +184,7 @@ def rename_for_another_python(core, name):
 
 
 DAMAGES = {
-    "no functions": (remove, "frontend/dispatch", "fastlayers._core.frontend.dispatch"),
+    "no functions": (remove, "frontend/dispatch", "'dispatch' from 'fastlayers._core.frontend'"),
     "no schedule": (remove, "frontend/schedule", "fastlayers._core.frontend.schedule"),
     "no operations": (remove, "program/operations", "fastlayers._core.program.operations"),
     "no memory": (remove, "memory", "fastlayers._core.memory"),

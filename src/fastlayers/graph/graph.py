@@ -1,7 +1,5 @@
 """`Graph`, the class that users call. Recording, running and drawing are elsewhere."""
 
-from __future__ import annotations
-
 from collections.abc import Callable, Collection, Mapping, Sequence
 from inspect import Parameter, Signature
 from numbers import Number
@@ -495,7 +493,7 @@ class Graph(BaseLayer):
 
     def _tried(
         self,
-        entry: Entry | None,
+        entry: Any,
         operands: tuple[Any, ...],
         dout: Any,
         outs: tuple[Any, ...] | None,
