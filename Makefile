@@ -100,17 +100,18 @@ races: $(VENV)/installed $(VENV)/group-test
 		OMP_TOOL_LIBRARIES=$(ARCHER) TSAN_OPTIONS="exitcode=66 ignore_noninstrumented_modules=1" \
 		$(BIN)/python tests/support/races.py
 
-# Each implementation in a process of its own. pytest-benchmark sorts the two by name; here it would
-# load the tests' conftest.py, which wants what only the tests need.
+# Each implementation in a process of its own: to load the one that is named, and no other, is up to
+# the import. pytest-benchmark sorts the two by name; here it would load the tests' conftest.py, which
+# wants what only the tests need.
 bench: $(VENV)/installed $(VENV)/group-bench
 	mkdir -p $(BENCH)
-	$(BIN)/python -m pytest benchmarks --implementation reference $(BENCH_OPTIONS) \
+	FASTLAYERS_IMPLEMENTATION=reference $(BIN)/python -m pytest benchmarks $(BENCH_OPTIONS) \
 		--benchmark-json=$(BENCH)/1-reference.json
-	$(BIN)/python -m pytest benchmarks --implementation native $(BENCH_OPTIONS) \
+	FASTLAYERS_IMPLEMENTATION=native $(BIN)/python -m pytest benchmarks $(BENCH_OPTIONS) \
 		--benchmark-json=$(BENCH)/2-native.json
+	$(BIN)/python -m fastlayers
 	cd $(BENCH) && $(abspath $(BIN))/pytest-benchmark --storage=. compare --between=median \
 		--time-unit=us 1-reference.json 2-native.json
-	$(BIN)/python benchmarks/compare.py $(BENCH)/1-reference.json $(BENCH)/2-native.json
 
 side-by-side: $(VENV)/installed $(VENV)/group-peers
 	$(BIN)/python benchmarks/side_by_side.py

@@ -64,16 +64,16 @@ BOTH(multiply_backward, 1, 2, OUT(1) = IN(2) * IN(1); OUT(2) = IN(2) * IN(0);)
 BOTH(add, 0, 0, OUT(0) = IN(0) + IN(1);)
 BOTH(add_backward, 1, 2, OUT(1) = IN(2); OUT(2) = IN(2);)
 
-/* (a*b + c*d) * e and its gradients, of the operands and the value's gradient. */
+/* (a*b + c*d) * e and its gradients, of the value's gradient and the operands. */
 BOTH(shop, 0, 5,
-     element total = IN(0) * IN(1) + IN(2) * IN(3); element dtotal = IN(5) * IN(4);
-     OUT(0) = total * IN(4); OUT(1) = dtotal * IN(1); OUT(2) = dtotal * IN(0);
-     OUT(3) = dtotal * IN(3); OUT(4) = dtotal * IN(2); OUT(5) = IN(5) * total;)
+     element total = IN(1) * IN(2) + IN(3) * IN(4); element dtotal = IN(0) * IN(5);
+     OUT(0) = total * IN(5); OUT(1) = dtotal * IN(2); OUT(2) = dtotal * IN(1);
+     OUT(3) = dtotal * IN(4); OUT(4) = dtotal * IN(3); OUT(5) = IN(0) * total;)
 
 /* f*c + g*i, likewise. */
 BOTH(gates, 0, 4,
-     OUT(0) = IN(0) * IN(1) + IN(2) * IN(3); OUT(1) = IN(4) * IN(1); OUT(2) = IN(4) * IN(0);
-     OUT(3) = IN(4) * IN(3); OUT(4) = IN(4) * IN(2);)
+     OUT(0) = IN(1) * IN(2) + IN(3) * IN(4); OUT(1) = IN(0) * IN(2); OUT(2) = IN(0) * IN(1);
+     OUT(3) = IN(0) * IN(4); OUT(4) = IN(0) * IN(3);)
 
 typedef void loop(long start, long stop, int streaming, void *const *in, void *const *out);
 

@@ -1,0 +1,250 @@
+"""What is told about figures: tables in Markdown, and charts."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterable, Mapping
+from importlib import import_module
+from pathlib import Path
+from statistics import geometric_mean, median
+from typing import Any
+
+from cases import CASES, SHAPES, SIZES, Case
+from contestants import CONTESTANTS
+
+Times = Mapping[tuple[str, str], float]  # seconds by contestant and size
+
+OURS, PLAIN, FLOOR = "fastlayers", "plain", "C"
+
+# Of the kinds of which every case is given a table of its own, what is computed.
+WHAT = {"layer": "equal shapes", "graph": "value and gradients", "update": "in place"}
+
+
+def report(result: Mapping[str, Any]) -> str:
+    sections = [preface(result)]
+    times = {name: found for name in CASES if (found := medians(result, name))}
+    sections += [case_table(CASES[name], times[name]) for name in times if CASES[name].kind in WHAT]
+    for kind, table in ("layout", layout_table), ("sums", sum_table):
+        if known := {name: times[name] for name in times if CASES[name].kind == kind}:
+            sections.append(table(known))
+    return "\n\n".join(sections)
+
+
+def medians(result: Mapping[str, Any], case: str) -> Times:
+    """Return of each contestant and size the median over the rounds of the processes' medians."""
+    runs: dict[tuple[str, str], list[float]] = {}
+    for figure in result["figures"]:
+        if figure["case"] == case:
+            runs.setdefault((figure["contestant"], figure["size"]), []).append(figure["median"])
+    return {key: median(times) for key, times in runs.items()}
+
+
+def preface(result: Mapping[str, Any]) -> str:
+    about = result["circumstances"]
+    rounds = f"{about['rounds']} round{'s' if about['rounds'] > 1 else ''}"
+    threads = "".join(f", {name}={value}" for name, value in about["environment"].items())
+    shared = [f"`{each.name}`" for each in CONTESTANTS.values() if not each.process_per_size]
+    lines = [
+        f"{about['machine']}; {about['date']}",
+        about["versions"],
+        f"Median of {rounds}, each with fresh processes, of the median time of a step: forward, "
+        "then backward; of an expression its value and all gradients; an update in place. Threads "
+        f"as each library has them by default{threads}.",
+        f"A process for every figure, except that {', '.join(shared)} go through the sizes in one, "
+        "in ascending order, which can only favour them: their memory is warm.",
+        "A ratio is the other's time over fastlayers': above 1 fastlayers is the faster, below 1 "
+        "(in bold) the slower.",
+        "PyTorch gives dout itself for both gradients of a sum, where the others give two "
+        "arrays of their own.",
+    ]
+    if about["load"] is not None:
+        lines.append(f"Load of the machine before the first round: {about['load']:.2f}.")
+    for name in result["missing"]:
+        needs = CONTESTANTS[name].program or f"the module {CONTESTANTS[name].module}"
+        lines.append(f"Left out: {name}, which needs {needs}.")
+    for line in result["failures"]:
+        what = f"{line['contestant']}, {line['case']} {line.get('size', '')}"
+        lines.append(f"Left out, failed: {what}: {line['error']}.")
+    return "\n".join(f"- {line}" for line in lines)
+
+
+def case_table(case: Case, times: Times) -> str:
+    names = contestants(times)
+    heads = ["n", *names]
+    if OURS in names:
+        heads += ["plain / ours", "fastest other / ours"]
+    if FLOOR in names:
+        heads.append(f"ours / {FLOOR}")
+    rows, losses = [], []
+    for size in sizes(times):
+        row = [size, *(readable(times.get((name, size))) for name in names)]
+        if OURS in names:
+            rival = rivals(times, size)
+            row.append(ratio_cell(ratio(times, PLAIN, OURS, size)))
+            row.append(f"{ratio_cell(rival[0][0])} {rival[0][1]}" if rival else "")
+            losses += [f"{name} at {size} ({value:.2f})" for value, name in rival if value < 1]
+        if FLOOR in names:
+            row.append(ratio_cell(ratio(times, OURS, FLOOR, size)).strip("*"))
+        rows.append(row)
+    text = f"### {case.title}, {case.dtype}, {WHAT[case.kind]}\n\n" + markdown(heads, rows)
+    if mean := mean_text(times):
+        text += f"\n\nPlain over ours, geometric mean over {mean}."
+    if OURS in names:
+        text += " Faster than fastlayers: " + (", ".join(losses) or "none, at any size") + "."
+    if FLOOR in names:
+        text += (
+            " C: loops by hand, on the best number of threads, past the caches or not, into arrays "
+            "that are there before, and called from C."
+        )
+        # Our loops' time over C's: where they take long enough to be told from a call's own time.
+        call = times.get((OURS, "1"), math.inf)
+        known = [
+            (times[OURS, size] - call) / times[FLOOR, size]
+            for size in sizes(times)
+            if SIZES[size] >= 1_000 and ratio(times, OURS, FLOOR, size)
+        ]
+        if known := [value for value in known if value > 0]:
+            mean = f"geometric mean {geometric_mean(known):.2f}, most {max(known):.2f}"
+            text += f" Ours, less what it takes at 1 element, over C, from 1k on: {mean}."
+    return text
+
+
+def layout_table(cases: Mapping[str, Times]) -> str:
+    rows = []
+    for size in sizes(key for times in cases.values() for key in times):
+        row = [f"{size} {SHAPES[size]}"]
+        for times in cases.values():
+            pair = " / ".join(readable(times.get((name, size))) for name in (PLAIN, OURS))
+            value = ratio_cell(ratio(times, PLAIN, OURS, size))
+            row.append(f"{pair}: {value}" if value else pair)
+        rows.append(row)
+    rows.append(["geometric mean", *map(mean_text, cases.values())])
+    return (
+        "### MulLayer, float64, other layouts: plain / ours: ratio\n\n"
+        + markdown(["n", *cases], rows)
+        + "\n\n(B, F) and: row (F,), column (B, 1), scalar a number; fortran: all in Fortran "
+        "order; strided: x and y halves of (B, 2F); transposed: y the transpose of a (F, B)."
+    )
+
+
+def sum_table(cases: Mapping[str, Times]) -> str:
+    names = contestants(key for times in cases.values() for key in times)
+    rows = []
+    for case, times in cases.items():
+        for size in sizes(times):
+            row = [f"{case.removeprefix('sum-')} {SHAPES[size]}"]
+            for name in names:
+                value = ratio(times, name, OURS, size) if name != OURS else None
+                cell = readable(times.get((name, size)))
+                row.append(cell if value is None else f"{cell}: {ratio_cell(value)}")
+            rows.append(row)
+    return (
+        "### MulLayer, float64, gradients summed to the shapes of x and y: time: time / ours\n\n"
+        + markdown(["y", *names], rows)
+    )
+
+
+def contestants(keys: Iterable[tuple[str, str]]) -> list[str]:
+    found = {name for name, _ in keys}
+    return [name for name in CONTESTANTS if name in found]
+
+
+def sizes(keys: Iterable[tuple[str, str]]) -> list[str]:
+    found = {size for _, size in keys}
+    return [size for size in SIZES if size in found]
+
+
+def ratio(times: Times, other: str, ours: str, size: str) -> float | None:
+    both = times.get((other, size)), times.get((ours, size))
+    return both[0] / both[1] if both[0] and both[1] else None
+
+
+def rivals(times: Times, size: str) -> list[tuple[float, str]]:
+    """Return every other contestant's time over ours, the fastest first."""
+    others = {name: ratio(times, name, OURS, size) for name in contestants(times)}
+    return sorted(
+        (value, name) for name, value in others.items() if value and name not in (OURS, FLOOR)
+    )
+
+
+def mean_text(times: Times) -> str:
+    ratios = [value for size in sizes(times) if (value := ratio(times, PLAIN, OURS, size))]
+    if not ratios:
+        return ""
+    count = f"{len(ratios)} size{'s' if len(ratios) > 1 else ''}"
+    return f"{count}: {geometric_mean(ratios):.2f}, least {min(ratios):.2f}"
+
+
+def ratio_cell(value: float | None) -> str:
+    text = "" if value is None else f"{value:.2f}"
+    return f"**{text}**" if value is not None and value < 1 else text
+
+
+def readable(seconds: float | None) -> str:
+    if seconds is None:
+        return "-"
+    for unit, scale in ("ns", 1e9), ("µs", 1e6), ("ms", 1e3):
+        if seconds * scale < 999.5:  # from there on three digits would round to 1000
+            return f"{seconds * scale:.3g}\N{NO-BREAK SPACE}{unit}"
+    return f"{seconds:.3g}\N{NO-BREAK SPACE}s"
+
+
+def markdown(heads: list[str], rows: list[list[str]]) -> str:
+    lines = [heads, ["---"] + ["--:"] * (len(heads) - 1), *rows]
+    return "\n".join("| " + " | ".join(line) + " |" for line in lines)
+
+
+# By file: the case that is drawn, what is measured against, and the title.
+CHARTS = {
+    "speedup.svg": ("mul-float64", "plain layers", "One MulLayer step, float64, equal shapes"),
+    "speedup_graph.svg": (
+        "graph-shop",
+        "plain NumPy by hand",
+        "(a*b + c*d)*e, value and five gradients, float64",
+    ),
+}
+
+
+def draw(result: Mapping[str, Any], file: Path) -> bool:
+    """Draw the speed-up over plain NumPy by size; return whether there was one to draw."""
+    case, plain, title = CHARTS[file.name]
+    times = medians(result, case)
+    lines = {
+        name: {SIZES[size]: value for size in SIZES if (value := ratio(times, PLAIN, name, size))}
+        for name in contestants(times)
+        if CONTESTANTS[name].colour and any(ratio(times, PLAIN, name, size) for size in SIZES)
+    }
+    if not lines:
+        return False
+    matplotlib = import_module("matplotlib")
+    matplotlib.use("agg")
+    matplotlib.rcParams["svg.hashsalt"] = "side by side"  # the same file for the same figures
+    pyplot, ticker = (import_module(f"matplotlib.{name}") for name in ("pyplot", "ticker"))
+    figure, axes = pyplot.subplots(figsize=(9, 5.2), layout="constrained")
+    axes.set(xscale="log", yscale="log", xlabel="elements of an operand")
+    axes.set_ylabel(f"speed-up: time of {plain} / of the contestant")
+    axes.axhline(1, color="grey", linewidth=1)
+    axes.text(0.01, 1, plain, color="grey", va="bottom", transform=axes.get_yaxis_transform())
+    for name, line in lines.items():
+        width, marker, order = (3, 5, 3) if name == OURS else (1.4, 3, 2)
+        style = {"linewidth": width, "marker": "o", "markersize": marker, "zorder": order}
+        axes.plot(*zip(*line.items(), strict=True), color=CONTESTANTS[name].colour, **style)
+    # Each name beside the end of its line, apart from the others.
+    low, high = map(math.log, axes.get_ylim())
+    bottom = -math.inf
+    for name, line in sorted(lines.items(), key=lambda item: item[1][max(item[1])]):
+        bottom = max(math.log(line[max(line)]), bottom + (high - low) / 20)
+        style = {"color": CONTESTANTS[name].colour, "weight": "bold" if name == OURS else "normal"}
+        place = {"transform": axes.get_yaxis_transform(), "va": "center"}
+        axes.text(1.01, math.exp(bottom), name, **place, **style)
+    axes.xaxis.set_major_formatter(ticker.EngFormatter(sep=""))
+    axes.yaxis.set_major_locator(ticker.LogLocator(subs=(1, 2, 5)))
+    axes.yaxis.set_minor_locator(ticker.NullLocator())
+    axes.yaxis.set_major_formatter(lambda value, _: f"{value:g}")
+    axes.grid(which="major", color="0.9")
+    axes.spines[["top", "right"]].set_visible(False)
+    figure.suptitle(title, weight="bold")
+    about = result["circumstances"]
+    axes.set_title(f"{about['machine']}\n{about['versions']}", fontsize=8, color="0.35")
+    figure.savefig(file, dpi=120, facecolor="white", metadata={"Date": None})
+    return True
