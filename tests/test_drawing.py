@@ -18,9 +18,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from fastlayers import BaseLayer
-from fastlayers.graph import drawing
 from fastlayers.graph.dot import to_dot
 from fastlayers.graph.drawing import draw
+from fastlayers.graph.layout import text_width
 from fastlayers.graph.nodes import Node, Nodes
 
 SVG = "{http://www.w3.org/2000/svg}"
@@ -136,7 +136,7 @@ class Picture:
             kinds = text.get("class").split()
             size = SIZES[kinds[-1] if kinds[-1] in SIZES else kinds[0]]
             x, y = float(text.get("x")), float(text.get("y"))
-            width = drawing._width(text.text, size)
+            width = text_width(text.text, size)
             x -= width if "start" in kinds else 0 if "end" in kinds else width / 2
             box = (x, y - 0.75 * size, x + width, y + 0.2 * size)
             if not any(covers(outline, box) for outline in outlines):
