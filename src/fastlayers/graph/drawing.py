@@ -3,40 +3,23 @@
 import html
 import math
 import re
-import unicodedata
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from decimal import Decimal
-from typing import Any, NamedTuple
+from typing import Any
 
 import numpy as np
 
-from .layout import PITCH, Box, Piece, Place, arrange
+from .layout import GRADIENT, LINE, PADDING, RADIUS, Part, arrange
 from .nodes import Node, Nodes
+from .operations import OPERATIONS
 from .picture import Drawing
 
-# The symbol in an operation's circle. Other nodes are wider and show their name.
-SYMBOLS = {
-    "multiply": "\N{MULTIPLICATION SIGN}",
-    "add": "+",
-    "subtract": "\N{MINUS SIGN}",
-    "negative": "\N{MINUS SIGN}",
-    "positive": "+",
-    "sum_to": "Σ",
-}
-COMMUTATIVE = ("multiply", "add")
-
+SYMBOLS = {name: row.symbol for name, row in OPERATIONS.items() if row.symbol}
+COMMUTATIVE = ("multiply", "add")  # but for the payloads of NaN
 MOST = 60  # nodes that are drawn one by one
 ENDS = 15  # larger graphs: how many of the first and of the last nodes are drawn
 LABEL, TITLE = 28, 400  # most characters shown
-
-# In pixels.
-MARGIN = 16.0
-RADIUS = 16.0  # of a circle
-PADDING = 6.0  # beside a text
-LINE = 15.0  # from one line of a label to the next
-MARK_SIZE, LABEL_SIZE = 14.0, 12.0  # font sizes
-GRADIENT = 9.0  # from a wire down to its gradient's arrow
-TIP = 7.0  # length of an arrow's tip
+MARGIN, TIP = 16.0, 7.0  # in pixels, the latter the length of an arrow's tip
 
 # An SVG in a page shares its styles with the page, hence the class in each selector. The colours
 # also distinguish values from gradients for colour-blind readers, and in greyscale.
@@ -64,107 +47,72 @@ text-anchor:middle;fill:currentColor}
 """
 
 
-class _Part(NamedTuple):
-    """Something to draw: a node, an output, or all the nodes that are left out."""
-
-    shape: str  # "start" or "end" of a wire: only text; "circle"; "box"
-    text: str
-    title: str
-    operands: tuple[int, ...] = ()  # earlier parts
-    ordered: bool = True  # whether it matters which operand is which
-    above: tuple[str, ...] = ()  # lines for the value
-    below: tuple[str, ...] = ()  # lines for the gradient
-
-
-def draw(
-    nodes: Nodes,
-    values: Sequence[Any] | None = None,
-    gradients: Sequence[Any] | None = None,
-) -> Drawing:
+def draw(nodes: Nodes, values: Any = None, gradients: Any = None) -> Drawing:
     """Draw a graph from left to right, with the value and the gradient of each node if given.
 
     A value has one wire, with a dot where it branches; the gradient below it is the sum over the
     branches. The operands of a non-commutative node enter it from top to bottom.
     """
     parts = _parts(nodes, values, gradients)
-    boxes = [_box(part) for part in parts]
-    layout = arrange(boxes)
-    groups = [_group(*each) for each in zip(parts, boxes, layout.places, layout.wires, strict=True)]
-    width, height = _n(layout.width + 2 * MARGIN), _n(layout.height + 2 * MARGIN)
+    wires, right, bottom = arrange(parts)
     title = f"Computational graph of {_short(nodes.name, TITLE)}"
-    told = parts[: len(nodes.inputs)] + [part for part in parts if part.shape == "end"]
+    told = parts[: len(nodes.inputs)] + [part for part in parts if part.kind == "end"]
     label = f"{title}; " + "; ".join(part.title.partition("\n")[0] for part in told)
+    corner = _n(-MARGIN)
+    width, height = (_n(length + 2 * MARGIN) for length in (right, bottom))
+    size = f'width="{width}" height="{height}"'
     return Drawing(
         _short(nodes.name),
         f'<svg xmlns="http://www.w3.org/2000/svg" class="fastlayers-graph" role="img" '
-        f'aria-label="{_xml(_short(label, TITLE))}" width="{width}" height="{height}" '
-        f'viewBox="{_n(-MARGIN)} {_n(-MARGIN)} {width} {height}">\n'
+        f'aria-label="{_xml(label, TITLE)}" {size} viewBox="{corner} {corner} {width} {height}">\n'
         f"<title>{_xml(title)}</title>\n<style>{STYLE}</style>\n"
-        f'<rect class="paper" x="{_n(-MARGIN)}" y="{_n(-MARGIN)}" width="{width}" '
-        f'height="{height}" rx="8"/>\n{"".join(groups)}</svg>\n',
+        f'<rect class="paper" x="{corner}" y="{corner}" {size} rx="8"/>\n'
+        f"{''.join(map(_group, wires))}</svg>\n",
     )
 
 
-# From nodes to parts
-
-
-def _parts(
-    nodes: Nodes, values: Sequence[Any] | None, gradients: Sequence[Any] | None
-) -> list[_Part]:
+def _parts(nodes: Nodes, values: Any, gradients: Any) -> list[Part]:
     count = len(nodes.nodes)
     # If there are too many nodes, those in the middle become one part. No node before them uses
     # them, and they use none after, so this makes no cycle.
     middle = range(ENDS, count - ENDS) if count > MOST else range(count, count)
-    part_of = [min(i, max(middle.start, i - len(middle) + 1)) for i in range(count)]
+    place = [min(i, max(middle.start, i - len(middle) + 1)) for i in range(count)]
     labels = nodes.labels()
-    parts = []
+    parts: list[Part] = []
     for i, node in enumerate(nodes.nodes):
-        if i not in middle:
-            title = labels[i]
-            if node.operation not in ("input", "number"):
-                title += f" = {nodes.expression(i, labels)}"
-            value = None if values is None else values[i]
-            gradient = None if gradients is None else gradients[i]
-            used = [part_of[operand] for operand in node.drawn]
-            # One arrow is enough for everything that is left out.
-            once = {(part, part == middle.start or k): part for k, part in enumerate(used)}
-            parts.append(_node(node, title, tuple(once.values()), value, gradient))
-        elif i == middle.start:
-            parts.append(_left_out(nodes, middle))
+        if i == middle.start:
+            parts.append(_left_out(nodes, middle, parts))
+        if i in middle:
+            continue
+        named = node.operation in ("input", "number")
+        title = labels[i] if named else f"{labels[i]} = {nodes.expression(i, labels)}"
+        # A number's name is its value.
+        value = None if values is None or node.operation == "number" else values[i]
+        gradient = None if gradients is None else gradients[i]
+        title += "" if value is None else f": {_full(value)}"
+        title += "" if gradient is None else f"\ngradient: {_full(gradient)}"
+        title += f"\n{node.place}" if node.place else ""
+        # One arrow is enough for everything that is left out.
+        used = enumerate(place[operand] for operand in node.drawn)
+        operands = {at if at == middle.start else (at, k): parts[at] for k, at in used}.values()
+        ordered = node.operation not in COMMUTATIVE
+        lines = _lines(value), _lines(gradient)
+        kind = "start" if named else "node"
+        parts.append(Part(kind, mark(node), title, tuple(operands), ordered, *lines))
     for i, name in output_names(nodes).items():
         if i not in middle:
             title = name if values is None else f"{name}: {_full(values[i])}"
-            parts.append(_Part("end", _short(name), title, (part_of[i],)))
+            parts.append(Part("end", _short(name), title, (parts[place[i]],)))
     return parts
 
 
-def _node(node: Node, title: str, operands: tuple[int, ...], value: Any, gradient: Any) -> _Part:
-    if node.operation == "number":  # its name says it already
-        value = None
-    told = [
-        title if value is None else f"{title}: {_full(value)}",
-        "" if gradient is None else f"gradient: {_full(gradient)}",
-        node.place,
-    ]
-    named = node.operation in ("input", "number")
-    return _Part(
-        "start" if named else "circle" if node.operation in SYMBOLS else "box",
-        mark(node),
-        "\n".join(filter(None, told)),
-        operands,
-        node.operation not in COMMUTATIVE,
-        _lines(value),
-        _lines(gradient),
-    )
-
-
-def _left_out(nodes: Nodes, middle: range) -> _Part:
+def _left_out(nodes: Nodes, middle: range, parts: list[Part]) -> Part:
     used = {operand for i in middle for operand in nodes.nodes[i].operands}
-    text = f"… {len(middle):,} nodes …"
     outputs = len(set(nodes.outputs).intersection(middle))
     title = f"{len(middle):,} of {len(nodes.nodes):,} nodes are not drawn"
     title += f", {outputs:,} of them outputs" if outputs else ""
-    return _Part("box", text, title, tuple(sorted(used.difference(middle))))
+    operands = tuple(parts[i] for i in sorted(used.difference(middle)))
+    return Part("node", f"… {len(middle):,} nodes …", title, operands)
 
 
 def output_names(nodes: Nodes) -> dict[int, str]:
@@ -185,39 +133,12 @@ def mark(node: Node) -> str:
         return _short(node.detail)
     if node.operation == "number":
         return _number(node.detail)
-    return SYMBOLS.get(node.operation, node.operation)
+    detail = "" if node.detail is None else f" {_text(node.detail)}"
+    return _short(SYMBOLS.get(node.operation, node.operation) + detail)
 
 
-# From values to texts
-
-
-def _lines(value: Any, number: Callable[[Any], str] | None = None) -> tuple[str, ...]:
-    """A number; or an array's dtype and shape, and its mean."""
-    number = number or _number
-    dtype, shape = getattr(value, "dtype", None), getattr(value, "shape", None)
-    if value is None:
-        return ()
-    if dtype is None or shape is None or isinstance(value, np.generic):
-        return (number(value),)
-    kind = f"{_text(dtype)} {_text(shape)}"
-    # Arrays that are not NumPy's own may need long for a mean, or have none.
-    if type(value) is not np.ndarray or value.dtype.kind not in "biufc" or value.size == 0:
-        return (_short(kind),)
-    with np.errstate(all="ignore"):
-        return (_short(kind), f"mean {number(value.mean())}")
-
-
-def _full(value: Any) -> str:
-    return ", ".join(_lines(value, _text))
-
-
-def _number(value: Any) -> str:
-    if isinstance(value, bool | np.bool):
-        return str(value)
-    try:
-        return _short(f"{value:g}")
-    except Exception:  # an int too large for a float; any kind of object
-        return f"{Decimal(value):.5e}" if isinstance(value, int) else _short(_text(value))
+def _short(text: str, longest: int = LABEL) -> str:
+    return text if len(text) <= longest else text[: longest - 1] + "…"
 
 
 def _text(value: Any) -> str:
@@ -227,108 +148,81 @@ def _text(value: Any) -> str:
         return f"({type(value).__name__})"
 
 
-def _short(text: str, longest: int = LABEL) -> str:
-    return text if len(text) <= longest else text[: longest - 1] + "…"
+def _number(value: Any) -> str:
+    try:
+        return _short(str(value) if isinstance(value, bool | np.bool) else f"{value:g}")
+    except Exception:  # an int too large for a float; any kind of object
+        return f"{Decimal(value):.5e}" if isinstance(value, int) else _short(_text(value))
 
 
-# From parts to SVG
+def _lines(value: Any, number: Callable[[Any], str] = _number) -> tuple[str, ...]:
+    """A number; or an array's dtype and shape, and its mean."""
+    dtype, shape = getattr(value, "dtype", None), getattr(value, "shape", None)
+    if value is None:
+        return ()
+    if dtype is None or shape is None or isinstance(value, np.generic):
+        return (number(value),)
+    kind = _short(f"{_text(dtype)} {_text(shape)}")
+    # Arrays that are not NumPy's own may need long for a mean, or have none.
+    if type(value) is not np.ndarray or value.dtype.kind not in "biufc" or value.size == 0:
+        return (kind,)
+    with np.errstate(all="ignore"):
+        return kind, f"mean {number(value.mean())}"
 
 
-def _width(text: str, size: float) -> float:
-    """A text's width, estimated generously: only the font's size is known."""
-    em = 0.0
-    for character in text:
-        if unicodedata.east_asian_width(character) in "WF":
-            em += 1.05
-        elif character in "iIljtf.,:;'|()[]! ":
-            em += 0.38
-        elif character in "mwMW@%…":
-            em += 1.0
-        else:
-            em += 0.75 if character.isupper() else 0.62
-    return em * size
+def _full(value: Any) -> str:
+    return ", ".join(_lines(value, _text))
 
 
-def _box(part: _Part) -> Box:
-    width, half = _width(part.text, MARK_SIZE) + PADDING, LINE / 2
-    if part.shape == "circle":
-        width, half = 2 * RADIUS, RADIUS
-    elif part.shape == "box":
-        width, half = width + PADDING, max(RADIUS, PITCH * (len(part.operands) + 1) / 2)
-    labels = [_width(line, LABEL_SIZE) + 3 * PADDING for line in part.above + part.below]
-    return Box(
-        operands=part.operands,
-        ordered=part.ordered,
-        output=part.shape == "end",
-        round=part.shape == "circle",
-        mark=width,
-        labels=max(labels, default=0.0),
-        half=half,
-        above=len(part.above) * LINE + PADDING,
-        below=len(part.below) * LINE + PADDING + GRADIENT,
-    )
-
-
-def _group(part: _Part, box: Box, place: Place, wire: list[Piece]) -> str:
+def _group(wire: list[Part]) -> str:
     """One part of the picture: its mark, its wire, and the labels along the wire."""
-    left, middle, right, y = place
+    part, y, (left, middle, right) = wire[0], wire[0].y, wire[0].column
+    node = part.kind == "node"
+    begin = left + part.width if node else middle
+    drawn = [_path("wire", "M", begin, y, "H", right)] if part.kind != "end" else []
+    for source in wire:
+        for target in dict.fromkeys(source.after):
+            ends = [end for other, end in target.entries() if other is source]
+            drawn += [_arrow(source, target, end) for end in ends]
+        if len(source.after) > 1:
+            at = f'cx="{_n(source.column[2])}" cy="{_n(source.y)}"'
+            drawn.append(f'<circle class="tip" {at} r="2.5"/>')
+    if part.below:  # a thick arrow to the left
+        z, neck = y + GRADIENT, begin + 11
+        tip = ("V", z - 5, "L", begin + 2, z, neck, z + 5, "V", z + 2)
+        drawn.append(_path("back", "M", right, z - 2, "H", neck, *tip, "H", right, "Z"))
     centre = (middle + right) / 2
-    begin = left + box.mark if part.shape in ("circle", "box") else middle
-    drawn = []
-    if wire or box.labels:
-        drawn.append(_path("wire", "M", begin, y, "H", right))
-    for piece in wire:
-        drawn += _arrow(piece)
-    starts = [piece.start for piece in wire]
-    for x, height in dict.fromkeys(starts):
-        if starts.count((x, height)) > 1:
-            drawn.append(f'<circle class="tip" cx="{_n(x)}" cy="{_n(height)}" r="2.5"/>')
-    if part.below:
-        drawn.append(_back(right, begin + 2, y + GRADIENT))
     for row, line in enumerate(part.above[::-1]):
         drawn.append(_written("value", line, centre, y - PADDING - row * LINE))
     for row, line in enumerate(part.below, 1):
         drawn.append(_written("gradient", line, centre, y + GRADIENT + row * LINE + 3))
-    drawn += _mark(part, box, place)
-    return f"<g><title>{_xml(_short(part.title, TITLE))}</title>{''.join(drawn)}</g>\n"
+    if node:
+        width, height = _n(part.width), _n(2 * part.half)
+        at = f'x="{_n(left)}" y="{_n(y - part.half)}" width="{width}" height="{height}"'
+        drawn.append(f'<rect class="node" {at} rx="{_n(RADIUS)}"/>')
+    places = {"start": middle - PADDING / 2, "end": left + PADDING / 2}
+    x = places.get(part.kind, left + part.width / 2)
+    symbol = node and part.text in SYMBOLS.values()
+    kind = " symbol" if symbol else "" if node else f" {part.kind}"
+    drawn.append(_written(f"mark{kind}", part.text, x, y + (7 if symbol else 5)))
+    return f"<g><title>{_xml(part.title, TITLE)}</title>{''.join(drawn)}</g>\n"
 
 
-def _mark(part: _Part, box: Box, place: Place) -> list[str]:
-    left, middle, _, y = place
-    if part.shape == "start":
-        return [_written("mark start", part.text, middle - PADDING / 2, y + 5)]
-    if part.shape == "end":
-        return [_written("mark end", part.text, left + PADDING / 2, y + 5)]
-    outline = (
-        f'<rect class="node" x="{_n(left)}" y="{_n(y - box.half)}" width="{_n(box.mark)}" '
-        f'height="{_n(2 * box.half)}" rx="{_n(RADIUS)}"/>'
-    )
-    kind, baseline = ("mark symbol", y + 7) if box.round else ("mark", y + 5)
-    return [outline, _written(kind, part.text, left + box.mark / 2, baseline)]
-
-
-def _arrow(piece: Piece) -> list[str]:
-    """A wire's path to the next layer, with a tip if it ends there."""
-    (x0, y0), (x, y), angle, through = piece
-    bend = (x - x0) / 2
-    if through:
-        way = ("M", x0, y0, "C", x0 + bend, y0, x - bend, y, x, y, "H", through)
-        return [_path("wire", *way)]
-    across, down = math.cos(angle), -math.sin(angle)
-    xb, yb = x - TIP * across, y - TIP * down
-    bx, by = xb - bend * across**2, yb - bend * across * down
-    aside, along = TIP / 2 * down, TIP / 2 * across
-    return [
-        _path("wire", "M", x0, y0, "C", x0 + bend, y0, bx, by, xb, yb),
-        _path("tip", "M", x, y, "L", xb - aside, yb + along, xb + aside, yb - along, "Z"),
-    ]
-
-
-def _back(start: float, end: float, y: float) -> str:
-    """A thick arrow to the left."""
-    neck = end + 9
-    shaft = ("M", start, y - 2, "H", neck, "V", y - 5, "L", end, y, neck, y + 5, "V", y + 2)
-    return _path("back", *shaft, "H", start, "Z")
+def _arrow(source: Part, target: Part, end: float) -> str:
+    """A wire's path to the next layer: on through it, or to a node's edge, towards its centre."""
+    (_, _, x0), (x, _, right), y = source.column, target.column, target.y + end
+    straight = max(target.half - RADIUS, 0.0)  # half of the left edge between round corners
+    down = (min(max(end, -straight), straight) - end) / RADIUS
+    across = math.sqrt(1 - down**2)
+    x += RADIUS * (1 - across)
+    passing = target.kind == "wire"
+    tip = 0.0 if passing else TIP
+    bend, x1, y1 = (x - x0) / 2, x - tip * across, y - tip * down
+    bezier = (x0 + bend, source.y, x1 - bend * across**2, y1 - bend * across * down, x1, y1)
+    way = _path("wire", "M", x0, source.y, "C", *bezier, *(("H", right) if passing else ()))
+    dx, dy = TIP / 2 * down, TIP / 2 * across
+    corners = (x1 - dx, y1 + dy, x1 + dx, y1 - dy)
+    return way if passing else way + _path("tip", "M", x, y, "L", *corners, "Z")
 
 
 def _path(kind: str, *way: str | float) -> str:
@@ -344,7 +238,7 @@ def _n(number: float) -> str:
     return f"{round(number, 1) + 0:.10g}"
 
 
-def _xml(text: str) -> str:
+def _xml(text: str, longest: int | None = None) -> str:
     """Escape a text for XML; characters that XML does not allow are replaced."""
     held = re.sub("[^\t\n\r -\ud7ff\ue000-\ufffd\U00010000-\U0010ffff]", "\ufffd", text)
-    return html.escape(held)
+    return html.escape(held if longest is None else _short(held, longest))

@@ -1,310 +1,214 @@
-"""Where the boxes of a picture go: in layers from left to right, with few crossings.
-
-The steps are those of Sugiyama's method. Boxes are assigned to layers. A wire that crosses a layer
-gets a point in it. The points of each layer are ordered by the mean place of their neighbours, then
-placed at heights that keep the wires of results straight.
-"""
+"""Where the parts of a picture go: in layers from left to right, with few crossings."""
 
 from __future__ import annotations
 
-import math
-import random
+import unicodedata
 from bisect import bisect_right, insort
 from dataclasses import dataclass, field
 from itertools import accumulate, pairwise
-from typing import NamedTuple
+from operator import attrgetter, itemgetter
+from statistics import fmean
 
 SHORT = 4  # up to so many layers, inputs are at the left edge; else beside their first use
-STARTS = 12  # initial orders to try and improve
-ROUNDS = 6  # sweeps to the left and back
-CLEARANCE = 8.0  # between the boxes of a layer
+SWEEPS = 6  # over the layers, to the right and to the left in turn
+
+# In pixels.
+RADIUS = 16.0  # of a circle, and of a box's corners
+PADDING = 6.0  # beside a text
+LINE = 15.0  # from one line of a label to the next
+GRADIENT = 9.0  # from a wire down to its gradient's arrow
+PITCH = 10.5  # between the wires that enter a node
+CLEARANCE = 8.0  # between the parts of a layer
 NARROW, WIDE = 30.0, 96.0  # gap between layers, depending on how far its wires rise
-PITCH = 12.0  # between the wires that enter a box
-# Angles of wires that enter a circle; a steeper one's tip would reach into the layer.
-STEEPEST, APART = math.radians(45), math.radians(40)
-# How strongly a point keeps its height: inputs yield to passing wires, and both to results.
-INPUT, PASSING, RESULT = 1.0, 1e4, 1e8
+
+# Widths of characters in a font of size 1, generously: the font is not known.
+EMS = dict.fromkeys("ABCDEFGHIJKLMNOPQRSTUVWXYZ", 0.75)
+EMS |= dict.fromkeys("iIljtf.,:;'|()[]! ", 0.38) | dict.fromkeys("mwMW@%…", 1.0)
 
 
-class Box(NamedTuple):
-    """A mark, and to its right the labels along its value's wire."""
-
-    operands: tuple[int, ...]  # earlier boxes, whose wires end here
-    ordered: bool  # whether they enter from top to bottom in that order
-    output: bool  # whether it stands in the last layer
-    round: bool  # whether its mark is a circle
-    mark: float  # widths
-    labels: float
-    half: float  # of the mark's height
-    above: float  # heights of the labels above the wire and below it
-    below: float
-
-
-class Place(NamedTuple):
-    """A box's place: its mark from ``left`` to ``middle``, its labels from there to ``right``."""
-
-    left: float
-    middle: float
-    right: float
-    y: float
-
-
-class Piece(NamedTuple):
-    """A wire's path to the next layer: to a box's mark there, or on through the layer."""
-
-    start: tuple[float, float]
-    stop: tuple[float, float]
-    angle: float  # at which it arrives, in radians: 0 to the right, positive upwards
-    through: float | None  # where the layer ends
-
-
-class Layout(NamedTuple):
-    """The boxes' places, the pieces of each box's wire, and the total size."""
-
-    places: list[Place]
-    wires: list[list[Piece]]
-    width: float
-    height: float
+def text_width(text: str, size: float) -> float:
+    wide = unicodedata.east_asian_width
+    return size * sum(EMS.get(c, 1.05 if wide(c) in "WF" else 0.62) for c in text)
 
 
 @dataclass(eq=False)
-class _Point:
-    """A box in its layer, or its wire in a layer that the wire crosses."""
+class Part:
+    """A mark, and to its right the labels along its value's wire; or that wire in a later layer."""
 
-    box: Box
-    index: int
-    layer: int
-    passing: bool
-    before: list[tuple[_Point, int]] = field(default_factory=list)  # with the operand's number
-    after: list[tuple[_Point, int]] = field(default_factory=list)
-    rank: int = 0  # in its layer, from the top
-    y: float = 0.0
+    kind: str  # "start" or "end" of a wire: only text; "node"; "wire": where it crosses a layer
+    text: str = ""
+    title: str = ""
+    operands: tuple[Part, ...] = ()
+    ordered: bool = True  # whether their wires enter from top to bottom in that order
+    above: tuple[str, ...] = ()  # lines for the value
+    below: tuple[str, ...] = ()  # lines for the gradient
+    # What `arrange` finds.
+    layer: int = 0
+    before: list[Part] = field(default_factory=list)  # neighbours in the layers beside it
+    after: list[Part] = field(default_factory=list)
+    y: float = 0.0  # first its rank in the layer
+    column: tuple[float, float, float] = (0.0, 0.0, 0.0)  # left of marks and of labels; right
 
     @property
-    def weight(self) -> float:
-        if not self.box.operands:
-            return INPUT
-        return PASSING if self.passing else RESULT
+    def width(self) -> float:
+        """Of the mark."""
+        width = text_width(self.text, 14) + PADDING
+        return max(2 * RADIUS, width + PADDING) if self.kind == "node" else width
+
+    @property
+    def half(self) -> float:
+        """Of the mark's height."""
+        if self.kind == "node":
+            return max(RADIUS, PITCH * (len(self.operands) + 1) / 2)
+        return 0.0 if self.kind == "wire" else LINE / 2
 
     @property
     def extents(self) -> tuple[float, float]:
-        """How far it extends above and below its y."""
-        box = self.box
-        return (0.0, 0.0) if self.passing else (max(box.half, box.above), max(box.half, box.below))
+        """How far mark and labels extend above and below y."""
+        if self.kind in ("end", "wire"):
+            return self.half, self.half
+        above, below = len(self.above) * LINE + PADDING, len(self.below) * LINE + PADDING
+        return max(self.half, above), max(self.half, below + GRADIENT)
 
-    def guides(self) -> list[_Point]:
-        """The heaviest of the points before: a straight wire should come from these."""
-        heaviest = max((point.weight for point, _ in self.before), default=0.0)
-        return [point for point, _ in self.before if point.weight == heaviest]
+    @property
+    def weight(self) -> float:
+        """How strongly it keeps its y: inputs yield to wires that pass, and both to results."""
+        return 1e4 if self.kind == "wire" else 1e8 if self.operands else 1.0
 
-    def entries(self, gap: float) -> list[tuple[_Point, float, float]]:
-        """The points before, with the angle at which each wire arrives and how far below y."""
-        ordered = self.box.ordered
-        links = sorted(self.before, key=lambda link: (0 if ordered else link[0].rank, link[1]))
-        sources = [source for source, _ in links]
-        if self.passing or not self.box.round:
-            top = -PITCH * (len(sources) - 1) / 2
-            return [(source, 0.0, top + PITCH * i) for i, source in enumerate(sources)]
-        room = APART * (len(sources) - 1)
-        angles = []
-        for i, source in enumerate(sources):
-            angle = math.atan2(source.y - self.y, gap) - i * APART
-            angles.append(i * APART + min(max(angle, -STEEPEST), STEEPEST - room))
-        weights = [source.weight for source in sources]
-        angles = _spread(angles, weights, [APART] * (len(sources) - 1))
-        radius = self.box.mark / 2
-        return [(s, a, radius * math.sin(a)) for s, a in zip(sources, angles, strict=True)]
+    def end(self, target: Part) -> float:
+        """Where its wire enters a target, in ranks."""
+        slot = (target.before.index(self) + 1) / (len(target.before) + 1) - 0.5
+        return target.y + (slot if target.ordered else 0.0)
 
-
-def arrange(boxes: list[Box]) -> Layout:
-    """Lay out boxes; the same boxes always get the same places."""
-    layers = _ordered(_points(boxes, _layers(boxes)))
-    height = _set_heights(layers)
-    columns = _columns(layers)
-    places = [Place(0, 0, 0, 0)] * len(boxes)
-    wires: list[list[Piece]] = [[] for _ in boxes]
-    for layer, (left, middle, right) in zip(layers, columns, strict=True):
-        for point in layer:
-            if not point.passing:
-                places[point.index] = Place(left, middle, right, point.y)
-            for source, angle, below in point.entries(NARROW):
-                start = columns[source.layer][2], source.y
-                x = left
-                if point.box.round and not point.passing:
-                    x += point.box.mark / 2 * (1 - math.cos(angle))
-                through = right if point.passing else None
-                wires[source.index].append(Piece(start, (x, point.y + below), angle, through))
-    return Layout(places, wires, columns[-1][2] if columns else 0.0, height)
+    def entries(self) -> list[tuple[Part, float]]:
+        """The parts before it, and how far below its y their wires end: apart, towards them."""
+        sources = self.before if self.ordered else sorted(self.before, key=attrgetter("y"))
+        rooms = [PITCH] * (len(sources) - 1)
+        reach = max(0.75 * RADIUS, self.half - PITCH) if self.kind == "node" else 0.0
+        wanted = [
+            min(max((source.y - self.y) / 2, PITCH * i - reach), PITCH * i + reach - sum(rooms))
+            for i, source in enumerate(sources)
+        ]
+        ends = _spread(wanted, [source.weight for source in sources], rooms)
+        return list(zip(sources, ends, strict=True))
 
 
-def _layers(boxes: list[Box]) -> list[int]:
-    """The layer of each box: the next after its operands; inputs left, outputs right."""
-    layers: list[int] = []
-    first_use: dict[int, int] = {}
-    for box in boxes:
-        layers.append(1 + max((layers[operand] for operand in box.operands), default=-1))
-    last = max(layers, default=0)
-    for index, box in enumerate(boxes):
-        if box.output:
-            layers[index] = last
-        for operand in box.operands:
-            first_use[operand] = min(first_use.get(operand, last), layers[index])
-    return [
-        layer if box.operands or last <= SHORT else first_use.get(index, 1) - 1
-        for index, (box, layer) in enumerate(zip(boxes, layers, strict=True))
-    ]
+def arrange(parts: list[Part]) -> tuple[list[list[Part]], float, float]:
+    """Place each part and those of its wire, which are returned; and the width and height."""
+    _set_layers(parts)
+    wires = _wires(parts)
+    layers = _ordered([wire[-1] for wire in wires if not wire[-1].after])
+    _set_heights(layers)
+    everything = [part for layer in layers for part in layer]
+    top = min(part.y - part.extents[0] for part in everything)
+    for part in everything:
+        part.y -= top
+    width = 0.0
+    for layer in layers:
+        rise = max((abs(part.y - each.y) for part in layer for each in part.before), default=0.0)
+        left = width + min(max(NARROW, rise / 3), WIDE) if width else 0.0
+        middle = left + max(part.width for part in layer)
+        lines = [line for part in layer for line in part.above + part.below]
+        width = middle + max((text_width(line, 12) + 3 * PADDING for line in lines), default=0.0)
+        for part in layer:
+            part.column = left, middle, width
+    return wires, width, max(part.y + part.extents[1] for part in everything)
 
 
-def _points(boxes: list[Box], layers: list[int]) -> list[_Point]:
-    """The boxes' points, linked. A value has one wire, however many boxes use it."""
-    points = [_Point(box, i, layers[i], passing=False) for i, box in enumerate(boxes)]
-    uses: list[list[tuple[_Point, int]]] = [[] for _ in boxes]
-    for point in points:
-        for position, operand in enumerate(point.box.operands):
-            uses[operand].append((point, position))
-    for point in points:
-        end = point
-        for target, position in sorted(uses[point.index], key=lambda use: use[0].layer):
-            while end.layer < target.layer - 1:
-                passing = _Point(end.box, end.index, end.layer + 1, passing=True)
-                _link(end, passing, 0)
-                end = passing
-            _link(end, target, position)
-    return points
+def _set_layers(parts: list[Part]) -> None:
+    """Put parts into the layer after their operands; inputs left, outputs right."""
+    for part in parts:
+        part.layer = 1 + max((operand.layer for operand in part.operands), default=-1)
+    last = max(part.layer for part in parts)
+    for part in reversed(parts):
+        if part.kind == "end":
+            part.layer = last
+        elif not part.operands and last > SHORT:
+            part.layer = min((use.layer for use in parts if part in use.operands), default=1) - 1
 
 
-def _link(source: _Point, target: _Point, position: int) -> None:
-    source.after.append((target, position))
-    target.before.append((source, position))
+def _wires(parts: list[Part]) -> list[list[Part]]:
+    """Link the parts: a value has one wire, with a part in each layer, however many use it."""
+    wires = {part: [part] for part in parts}
+    for part in parts:
+        for wire in (wires[operand] for operand in part.operands):
+            while wire[-1].layer < part.layer - 1:
+                wire.append(Part("wire", layer=wire[-1].layer + 1, before=wire[-1:]))
+                wire[-2].after.append(wire[-1])
+            source = wire[part.layer - 1 - wire[0].layer]
+            source.after.append(part)
+            part.before.append(source)
+    return list(wires.values())
 
 
-def _ordered(points: list[_Point]) -> list[list[_Point]]:
-    """All points, layer by layer, in the best of the orders tried."""
-    best: list[list[_Point]] = []
-    least: tuple[float, ...] = (math.inf,)
-    for start in range(STARTS):
-        layers = _walk(points, random.Random(start) if start else None)
-        for sweep in range(2 * ROUNDS + 1):
-            if sweep:
-                _sweep(layers, to_the_left=sweep % 2 == 1)
-            if (cost := _cost(layers)) < least:
-                best, least = [layer[:] for layer in layers], cost
-    for layer in best:
-        _number(layer)
-    return best
+def _ordered(ends: list[Part]) -> list[list[Part]]:
+    """The layers, each in the best of the orders tried.
 
-
-def _walk(points: list[_Point], chance: random.Random | None) -> list[list[_Point]]:
-    """Order points as a walk from the ends of the graph meets them: a tree has no crossing.
-
-    It visits the operands of a point in their order, or in random order.
+    A walk from the ends meets the parts in an order in which a tree has no crossing. Then each
+    layer is ordered by the mean ranks of its neighbours, in the layer before or after in turn.
     """
-    layers: list[list[_Point]] = [[] for _ in range(1 + max(point.layer for point in points))]
-    stack = [point for point in reversed(points) if not point.after]
-    met = set()
-    while stack:
-        point = stack.pop()
-        if point in met:
-            continue
-        met.add(point)
-        layers[point.layer].append(point)
-        links = sorted(
-            point.before, key=lambda link: chance.random() if chance else link[1], reverse=True
-        )
-        stack.extend(source for source, _ in links)
+    tried = []
+    for step in (-1, 1):
+        layers: list[list[Part]] = [[] for _ in range(1 + max(part.layer for part in ends))]
+        stack, met = ends[::-1], set()
+        while stack:
+            if (part := stack.pop()) not in met:
+                met.add(part)
+                layers[part.layer].append(part)
+                stack += part.before[::step]
+        for sweep in range(SWEEPS):
+            for layer in layers[::-1] if sweep % 2 else layers:
+                if sweep:
+                    layer.sort(key=_mean_after if sweep % 2 else _mean_before)
+                for rank, part in enumerate(layer):
+                    part.y = float(rank)
+            tried.append((_cost(layers), [layer[:] for layer in layers]))
+    return min(tried, key=itemgetter(0))[1]
+
+
+def _mean_before(part: Part) -> float:
+    return fmean([source.y for source in part.before] or [part.y])
+
+
+def _mean_after(part: Part) -> float:
+    return fmean([part.end(target) for target in part.after] or [part.y])
+
+
+def _cost(layers: list[list[Part]]) -> tuple[int, int, float]:
+    """Crossings, which are inversions of ends; operands below later ones; how far wires climb."""
+    crossings, disorder, climb = 0, 0, 0.0
     for layer in layers:
-        _number(layer)
-    return layers
+        ends: list[float] = []
+        for part in layer:
+            for end in sorted(map(part.end, part.after)):
+                crossings += len(ends) - bisect_right(ends, end)
+                insort(ends, end)
+            disorder += sum(upper.y > lower.y for upper, lower in pairwise(part.before))
+            climb += sum(abs(source.y - part.y) for source in part.before)
+    return crossings, disorder, climb
 
 
-def _number(layer: list[_Point]) -> None:
-    for rank, point in enumerate(layer):
-        point.rank = rank
-
-
-def _sweep(layers: list[list[_Point]], to_the_left: bool) -> None:
-    """Order each layer by the mean place of its points' successors or predecessors."""
-
-    def place(point: _Point) -> float:
-        if to_the_left:
-            places = [t.rank + (i + 1) / (len(t.before) + 1) - 0.5 for t, i in point.after]
-        else:
-            places = [float(source.rank) for source, _ in point.before]
-        return sum(places) / len(places) if places else point.rank
-
-    for layer in layers[:: -1 if to_the_left else 1]:
-        layer.sort(key=place)
-        _number(layer)
-
-
-def _cost(layers: list[list[_Point]]) -> tuple[int, ...]:
-    """Crossings; operands below later ones; how many ranks wires rise or fall."""
-    disorder = steps = 0
-    for point in (point for layer in layers for point in layer):
-        ranks = [source.rank for source, _ in sorted(point.before, key=lambda link: link[1])]
-        disorder += sum(upper > lower for upper, lower in pairwise(ranks))
-        steps += sum(abs(point.rank - rank) for rank in ranks)
-    return crossings(layers), disorder, steps
-
-
-def crossings(layers: list[list[_Point]]) -> int:
-    """Count the pairs of wires that cross: with sorted starts, the inversions of the ends."""
-    count = 0
-    for layer in layers:
-        ends: list[tuple[int, int]] = []
-        for point in layer:
-            links = [
-                (target.rank, position if target.box.ordered else 0)
-                for target, position in point.after
-            ]
-            for link in sorted(links):
-                count += len(ends) - bisect_right(ends, link)
-                insort(ends, link)
-    return count
-
-
-def _set_heights(layers: list[list[_Point]]) -> float:
-    """Set every point's y, and return the lowest extent; the top is at 0."""
-
-    def from_operands(point: _Point) -> list[_Point]:
-        return point.guides() or [target for target, _ in point.after]
-
-    def from_uses(point: _Point) -> list[_Point]:
-        def bond(target: _Point) -> tuple[float, float]:
-            guides = target.guides()
-            return (point in guides) / len(guides), target.weight
-
-        targets = dict.fromkeys(target for target, _ in point.after)
-        strongest = max(map(bond, targets), default=None)
-        return [target for target in targets if bond(target) == strongest] or point.guides()
-
-    for sweep in range(2 * ROUNDS + 1):
-        neighbours = from_operands if sweep % 2 == 0 else from_uses
-        for layer in layers[:: 1 if sweep % 2 == 0 else -1]:
+def _set_heights(layers: list[list[Part]]) -> None:
+    """Set each y to that of the heaviest neighbours: the wires of results are to be straight."""
+    for sweep in range(SWEEPS + 1):
+        for layer in layers[::-1] if sweep % 2 else layers:
             wanted = []
-            for point in layer:
-                heights = [neighbour.y for neighbour in neighbours(point)]
-                wanted.append(sum(heights) / len(heights) if heights else point.y)
-            rooms = [a.extents[1] + CLEARANCE + b.extents[0] for a, b in pairwise(layer)]
-            heights = _spread(wanted, [point.weight for point in layer], rooms)
-            for point, y in zip(layer, heights, strict=True):
-                point.y = y
-    points = [point for layer in layers for point in layer]
-    top = min((point.y - point.extents[0] for point in points), default=0.0)
-    for point in points:
-        point.y -= top
-    return max((point.y + point.extents[1] for point in points), default=0.0)
+            for part in layer:
+                near = (sweep % 2 and part.after) or part.before or part.after or [part]
+                heaviest = max(other.weight for other in near)
+                wanted.append(fmean(other.y for other in near if other.weight == heaviest))
+            extents = [part.extents for part in layer]
+            rooms = [upper[1] + CLEARANCE + lower[0] for upper, lower in pairwise(extents)]
+            heights = _spread(wanted, [part.weight for part in layer], rooms)
+            for part, y in zip(layer, heights, strict=True):
+                part.y = y
 
 
 def _spread(wanted: list[float], weights: list[float], rooms: list[float]) -> list[float]:
-    """The values nearest to those wanted, by weighted least squares, at least ``rooms`` apart.
-
-    With the preceding rooms subtracted, the values must not decrease: this is isotonic regression,
-    solved by pooling adjacent violators.
-    """
+    """The values nearest to those wanted, by weighted least squares, at least ``rooms`` apart."""
     offsets = list(accumulate(rooms, initial=0.0))
-    pools: list[tuple[float, float, int]] = []  # mean, weight, number of values
-    for want, weight, offset in zip(wanted, weights, offsets, strict=True):
+    pools: list[tuple[float, float, int]] = []  # mean, weight and number of values to move together
+    for want, weight, offset in zip(wanted, weights, offsets, strict=False):
         mean, size = want - offset, 1
         while pools and pools[-1][0] >= mean:
             other, heft, count = pools.pop()
@@ -312,18 +216,4 @@ def _spread(wanted: list[float], weights: list[float], rooms: list[float]) -> li
             weight, size = weight + heft, size + count
         pools.append((mean, weight, size))
     means = [mean for mean, _, size in pools for _ in range(size)]
-    return [mean + offset for mean, offset in zip(means, offsets, strict=True)]
-
-
-def _columns(layers: list[list[_Point]]) -> list[tuple[float, float, float]]:
-    """Where the marks of each layer start, where its labels start, and where they end."""
-    columns: list[tuple[float, float, float]] = []
-    x = 0.0
-    for layer in layers:
-        boxes = [point.box for point in layer if not point.passing]
-        rise = max((abs(p.y - q.y) for p in layer for q, _ in p.before), default=0.0)
-        left = x + min(max(NARROW, rise / 3), WIDE) if columns else 0.0
-        middle = left + max((box.mark for box in boxes), default=0.0)
-        x = middle + max((box.labels for box in boxes), default=0.0)
-        columns.append((left, middle, x))
-    return columns
+    return [mean + offset for mean, offset in zip(means, offsets, strict=False)]
