@@ -7,6 +7,7 @@ import functools
 import inspect
 import pickle
 import re
+from fractions import Fraction
 
 import numpy as np
 import pytest
@@ -572,6 +573,17 @@ def test_ways_to_call(implementation, operands):
     ]
     for value, gradients in every:
         assert described((value, tuple(gradients))) == expected
+
+
+def test_numbers_of_many_digits_are_told_by_size(implementation):
+    graph = implementation.Graph(lambda x, y: x * y)
+    for number, told in (
+        (10**5000, "<int of 16610 bits>"),
+        (Fraction(10**5000, 3), "<Fraction of many digits>"),
+    ):
+        with pytest.raises(OverflowError) as caught:
+            graph(number, 0.5)
+        assert told in caught.value.__notes__[-1]
 
 
 def test_gradients_hash_as_tuples_do():

@@ -63,8 +63,10 @@ class BaseLayer:
 
 
 def number_text(value: Any, written: Callable[[Any], str]) -> str:
-    """A number as ``str`` or ``repr`` writes it; an int with too many digits for that by size."""
+    """A number as ``str`` or ``repr`` writes it; one with too many digits for that by size."""
     try:
         return written(value)
     except ValueError:
-        return f"<int of {value.bit_length()} bits>"
+        if isinstance(value, int):
+            return f"<int of {value.bit_length()} bits>"
+        return f"<{type(value).__name__} of many digits>"  # a fraction of such numbers

@@ -156,6 +156,7 @@ OPERATIONS: Mapping[str, Operation] = {
         reference.sum_to_operand,
         (lambda run, g, v, value, like, other: run["broadcast_to"](g, value), None, None),
         "sum_to({}, like={})",
+        symbol="Σ",
         like=(1, 2),
     ),
     "multiply_to": Operation(
