@@ -77,37 +77,37 @@ def operand(dtype, n=10_000, layout="C"):
 
 CALLS = {
     "served": lambda: [fastlayers.multiply(operand("f8"), operand("f8"))],
-    "float32": lambda: [fastlayers.add(operand("f4"), 2.0)],
-    "int64": lambda: [fastlayers.multiply(operand("i8"), operand("i8"))],
-    "gradients": lambda: [*fastlayers.multiply_backward(*[operand("f8")] * 3)],
+    "numbers": lambda: [fastlayers.add(operand("f4"), 2.0)],
+    "gradients": lambda: [*fastlayers.multiply_backward(*[operand("i8")] * 3)],
     "copies": lambda: [*fastlayers.add_backward(operand("f8"))],
-    "row": lambda: [*fastlayers.multiply_backward(operand("f8"), operand("f8"), np.ones(100))],
     "strided": lambda: [fastlayers.add(operand("f8", layout="gate"), 1.0)],
-    "Fortran": lambda: [fastlayers.multiply(operand("f8", layout="F"), operand("f8", layout="F"))],
     "transposed": lambda: [fastlayers.multiply(operand("f8"), operand("f8", layout="F"))],
+    "just large enough": lambda: [fastlayers.add(np.ones(256), 1.0)],
+}
+SUMMED = {
     "summed": lambda: [
         fastlayers.multiply_backward(
             operand("f8"), operand("f8"), operand("f8")[:, :1], sum_to_shape=True
         )[0]
     ],
-    "just large enough": lambda: [fastlayers.add(np.ones(256), 1.0)],
 }
 FALLEN_THROUGH = {
     "complex": lambda: [fastlayers.multiply(operand("D"), operand("D"))],
     "float16": lambda: [*fastlayers.multiply_backward(*[operand("f2")] * 3)],
-    "byte-swapped": lambda: [fastlayers.add(operand(">f8"), 1.0)],
     "unaligned": lambda: [fastlayers.add(operand("f8", layout="unaligned"), 1.0)],
     "mixed dtypes": lambda: [fastlayers.multiply(operand("f4"), operand("f8"))],
     "outer": lambda: [fastlayers.multiply(np.ones((100, 1), "f2"), np.ones(100, "f2"))],
     "that overflowed": lambda: [fastlayers.multiply(np.full(10_000, 1e300), 1e300)],
 }
+ALL_CALLS = CALLS | SUMMED | FALLEN_THROUGH
+each_call = pytest.mark.parametrize("call", ALL_CALLS)
 
 
 @pytest.mark.usefixtures("made")
-@pytest.mark.parametrize("call", [*CALLS, *FALLEN_THROUGH])
+@each_call
 def test_results_own_their_memory(call):
     with np.errstate(all="ignore"):
-        results = (CALLS | FALLEN_THROUGH)[call]()
+        results = ALL_CALLS[call]()
     for result in results:
         assert result.flags.owndata
         assert result.flags.writeable
@@ -125,9 +125,8 @@ def test_results_own_their_memory(call):
 @pytest.mark.parametrize("layout", ["tagged", "masked"])
 def test_subclasses_hold_recycled_memory(layout):
     x = operand("f8", layout=layout)
-    result = fastlayers.multiply(x, x)
+    result, blocks = fastlayers.multiply(x, x), fastlayers.cache_info().blocks
     assert described(result) == described(x * x)
-    blocks = fastlayers.cache_info().blocks
     del result
     assert fastlayers.cache_info().blocks > blocks
 
@@ -228,13 +227,12 @@ def test_arrays_in_a_cycle():
 
 @pytest.mark.usefixtures("made")
 def test_freed_by_another_thread():
-    results, x = queue.Queue(), np.ones(10_000)
+    results, x, sums = queue.Queue(), np.ones(10_000), []
 
     def consume():
         while (result := results.get()) is not None:
             sums.append(result.sum())
 
-    sums = []
     consumer = threading.Thread(target=consume)
     consumer.start()
     for i in range(200):
@@ -408,20 +406,15 @@ def test_many_sizes():
 
 @pytest.mark.usefixtures("made")
 def test_another_shape_and_dtype_before_it_dies():
-    x = np.ones(10_000)
     for _ in range(3):
-        result = fastlayers.multiply(x, 2.0)
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore", DeprecationWarning)
+        result = fastlayers.multiply(np.ones(10_000), 2.0)
+        with warnings.catch_warnings(action="ignore", category=DeprecationWarning):
             result.shape = (50, 200)
             result.dtype = np.int16
-            result.shape = (-1,)
-        assert result.shape == (40_000,)
+        assert result.shape == (50, 800)
         del result
         assert fastlayers.cache_info().blocks == 1
         assert fastlayers.cache_info().bytes >= 80_000
-    small = fastlayers.multiply(np.ones(1_000), 2.0)
-    assert np.all(small == 2.0)
 
 
 # -------------------------------------------------------------------------------------- the limit
@@ -434,9 +427,7 @@ def fill_cache(*sizes):
 
 
 def test_cache_info():
-    info = fastlayers.cache_info()
-    assert info._fields == ("hits", "misses", "blocks", "bytes", "limit")
-    assert info[2:4] == (0, 0)
+    assert fastlayers.cache_info()._fields == ("hits", "misses", "blocks", "bytes", "limit")
     fill_cache(10_000, 10_000, 1_000_000)
     info = fastlayers.cache_info()
     assert info.blocks == 3
@@ -571,6 +562,8 @@ def test_zeros_in_used_memory_are_zero(n, dtype):
         assert abs(zeros.ctypes.data - address) < PAGE  # the same block
         assert np.array_equal(zeros, expected)
         assert np.all(np.zeros_like(zeros) == expected)
+        if dtype == "O":
+            assert set(np.empty(n, dtype)) == {None}
 
 
 @pytest.mark.skipif(
@@ -583,17 +576,6 @@ def test_zeros_in_new_memory_are_not_touched():
         zeros = np.zeros(32 * MIB)
         assert memory_of_process()[0] - before < 8 * MIB
         assert not zeros.any()
-
-
-def test_objects_in_used_memory():
-    with fastlayers.recycling():
-        for _ in range(3):
-            used = np.full(80_000, 0xAB, np.uint8)
-            del used
-            objects = np.empty(10_000, object)
-            assert set(objects) == {None}
-            objects[:] = ["text"] * 10_000
-            del objects
 
 
 each_decorator = pytest.mark.parametrize(
@@ -759,24 +741,15 @@ def own_handler():
 
 
 @pytest.mark.usefixtures("made")
-@pytest.mark.parametrize("call", [name for name in CALLS if name != "summed"])
+@each_call
 def test_own_handler_is_respected(own_handler, call):
     before = served()
-    results = CALLS[call]()
-    assert served() == before
-    new, freed, count = own_handler["new"], own_handler["freed"], len(results)
-    assert new >= count
-    del results
-    assert own_handler == {"new": new, "freed": freed + count, "resized": 0}
-
-
-@pytest.mark.parametrize("call", FALLEN_THROUGH)
-def test_own_handler_is_respected_by_what_falls_through(own_handler, call):
-    before = served()
     with np.errstate(all="ignore"):
-        FALLEN_THROUGH[call]()
-    assert served() == before
-    assert own_handler["new"] == own_handler["freed"] >= 1
+        results = ALL_CALLS[call]()
+    live = own_handler["new"] - own_handler["freed"]
+    assert live == len(results) or call in SUMMED  # of which the other gradient is kept
+    del results
+    assert own_handler["new"] == own_handler["freed"] >= live >= 1
     np.empty(10_000)
     assert served() == before
 
@@ -850,12 +823,12 @@ def tracing():
 
 
 @pytest.mark.usefixtures("made")
-@pytest.mark.parametrize("call", [*CALLS, *FALLEN_THROUGH])
+@each_call
 def test_tracemalloc_sees_the_memory(tracing, call):
     with np.errstate(all="ignore"):
         for _ in range(2):  # new, then recycled
             before = traced()
-            results = (CALLS | FALLEN_THROUGH)[call]()
+            results = ALL_CALLS[call]()
             assert traced() - before == sum(result.nbytes for result in results)
             del results
             assert traced() == before
@@ -886,7 +859,7 @@ def test_tracing_that_starts_or_ends_in_between():
 
 
 def memory_of_process():
-    """Bytes of memory: resident, and mapped."""
+    """Bytes of memory: resident, and mapped if that is known."""
     try:
         mapped, resident = Path("/proc/self/statm").read_text().split()[:2]
         return int(resident) * os.sysconf("SC_PAGE_SIZE"), int(mapped) * os.sysconf("SC_PAGE_SIZE")
@@ -896,18 +869,24 @@ def memory_of_process():
         return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * unit, 0
 
 
+def growth(calls, count):
+    """Bytes, resident and mapped, that so many calls make the process grow by."""
+    before = memory_of_process()
+    for _ in range(count):
+        calls()
+    return [after - one for after, one in zip(memory_of_process(), before, strict=True)]
+
+
+# The process is not alone in its memory: the system may join its pages to huge ones of 2 MiB. Of
+# what is measured here a leak of one block in a thousand steps would be more.
 def test_memory_stays_flat():
     x, y, layer = np.ones(100_000), np.full(100_000, 2.0), fastlayers.MulLayer()
 
-    def steps(count):
-        for _ in range(count):
-            layer.backward(layer.forward(x, y))
-        return memory_of_process()[0]
+    def step():
+        layer.backward(layer.forward(x, y))
 
-    before = steps(1_000)
-    # The process is not alone in this: the system may join its pages to huge ones of 2 MiB. A leak
-    # of one block in a thousand steps would be nine arrays.
-    assert steps(9_000) - before < 4 * x.nbytes
+    growth(step, 1_000)
+    assert growth(step, 9_000)[0] < 4 * x.nbytes
 
 
 @pytest.mark.parametrize("n", [1_000, 100_000, 700_000])
@@ -915,32 +894,17 @@ def test_memory_given_back_is_gone(n):
     # Also what was mapped beside a block, to begin it at a huge page.
     fastlayers.set_cache_limit(0)
     x = np.broadcast_to(1.0, n)
-
-    def allocations(count):
-        for _ in range(count):
-            fastlayers.multiply(x, 2.0)
-        return memory_of_process()
-
-    before = allocations(10)
-    # The system may join pages to huge ones meanwhile, so two of these are no leak.
-    after = allocations(8_000 if n == 1_000 else 400)
-    assert after[0] - before[0] < 4 * MIB
-    assert after[1] - before[1] < 4 * MIB
+    growth(lambda: fastlayers.multiply(x, 2.0), 10)
+    assert max(growth(lambda: fastlayers.multiply(x, 2.0), 8_000_000 // max(n, 20_000))) < 4 * MIB
 
 
 def test_memory_of_many_sizes_is_bounded():
     fastlayers.set_cache_limit(8 * MIB)
-    sizes = np.random.default_rng(0).integers(256, 100_000, 4_000)
+    sizes = iter(np.random.default_rng(0).integers(256, 100_000, 4_000).tolist())
     x = np.ones(100_000)
-
-    def memory_after(some):
-        for n in some:
-            fastlayers.multiply(x[:n], 2.0)
-        return memory_of_process()[0]
-
     # Until the cache is full; malloc leaves holes between its blocks.
-    before = memory_after(sizes[:1_000])
-    assert memory_after(sizes[1_000:]) - before < 2 * MIB
+    growth(lambda: fastlayers.multiply(x[: next(sizes)], 2.0), 1_000)
+    assert growth(lambda: fastlayers.multiply(x[: next(sizes)], 2.0), 3_000)[0] < 2 * MIB
     assert fastlayers.cache_info().bytes <= 8 * MIB
 
 
@@ -948,44 +912,27 @@ def test_memory_of_many_sizes_is_bounded():
 
 LITTLE_MEMORY = """
 import resource
-from pathlib import Path
 import numpy as np
 import fastlayers
 
-MIB = 1 << 20
-n = lambda mib: mib * MIB // 8
+def call(mib):
+    return fastlayers.multiply(np.broadcast_to(1.0, mib << 17), 2.0)
 
-def like(mib):
-    return np.broadcast_to(1.0, n(mib))
-
-def leave(mib):
-    mapped = int(Path("/proc/self/statm").read_text().split()[0]) * resource.getpagesize()
-    resource.setrlimit(resource.RLIMIT_AS, (mapped + mib * MIB, -1))
-
-# OpenMP's threads, and Python's own memory, before there is little.
-fastlayers.multiply(like(8), 2.0).sum()
-fastlayers.empty_cache()
+call(8)  # OpenMP's threads, and Python's own memory, before there is little
+blocks = [call(4) for _ in range(10)]
+del blocks
+print(fastlayers.cache_info().blocks)
+mapped = int(open("/proc/self/statm").read().split()[0]) * resource.getpagesize()
+resource.setrlimit(resource.RLIMIT_AS, (mapped + (20 << 20), -1))
+result = call(40)
+print(result.sum() == 2 * (40 << 17), fastlayers.cache_info().blocks)
 """
 
 
-little_memory = pytest.mark.skipif(
+@pytest.mark.skipif(
     not Path("/proc/self/statm").exists(), reason="how much is mapped is known from /proc"
 )
-
-
-def run_with_little_memory(code):
-    # One arena: the C library reserves 64 MiB for each that it makes, whenever a thread needs one.
-    return lines_of("-c", LITTLE_MEMORY + code, MALLOC_ARENA_MAX="1")
-
-
-@little_memory
 def test_the_cache_is_emptied_before_memory_is_out():
-    lines = run_with_little_memory("""
-blocks = [fastlayers.multiply(like(4), 2.0) for _ in range(10)]
-del blocks
-print(fastlayers.cache_info().blocks)
-leave(20)
-result = fastlayers.multiply(like(40), 2.0)
-print(result.sum() == 2 * n(40), fastlayers.cache_info().blocks)
-""")
-    assert lines == ["10", "True 0"]
+    # One arena: the C library reserves 64 MiB for each that it makes, whenever a thread needs one.
+    lines = lines_of("-c", LITTLE_MEMORY, MALLOC_ARENA_MAX="1")
+    assert lines == ["11", "True 0"]
