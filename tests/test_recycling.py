@@ -7,7 +7,6 @@ import copy
 import ctypes
 import functools
 import gc
-import io
 import os
 import pickle
 import queue
@@ -283,8 +282,6 @@ print(memory.get_owning(), *fastlayers.cache_info()[:3])
 
 
 SIZES = [300, 20_000, 200_000]  # blocks of malloc, of malloc begun within a page, mapped ones
-
-
 each_size = pytest.mark.parametrize("n", SIZES)
 
 
@@ -297,13 +294,11 @@ def test_saved_to_files(n, tmp_path):
     result = doubled(n)
     np.save(tmp_path / "saved.npy", result)
     result.tofile(tmp_path / "raw")
-    np.savez_compressed(archive := io.BytesIO(), result.reshape(10, -1).T)
-    archive.seek(0)
+    np.savez_compressed(tmp_path / "saved.npz", result.reshape(10, -1).T)
     assert np.array_equal(np.load(tmp_path / "saved.npy"), result)
     assert np.array_equal(np.fromfile(tmp_path / "raw"), result)
-    assert np.array_equal(np.load(archive)["arr_0"], result.reshape(10, -1).T)
-    np.load(tmp_path / "saved.npy", mmap_mode="r+")[0] = 7.0
-    assert np.load(tmp_path / "saved.npy")[0] == 7.0
+    with np.load(tmp_path / "saved.npz") as archive:
+        assert np.array_equal(archive["arr_0"], result.reshape(10, -1).T)
 
 
 @each_size
@@ -331,18 +326,15 @@ def test_exported_as_a_buffer(n):
 
 
 @each_size
-def test_views_and_their_bases(n):
+def test_views_and_weak_references(n):
     result = doubled(n)
-    view = result[1:].reshape(-1, 1).T
-    assert view.base is result
-    assert not view.flags.owndata
-    reference, of_view = weakref.ref(result), weakref.ref(view)
-    expected = result[1:].copy()
+    view, expected = result[1:].reshape(-1, 1).T, result[1:].copy()
+    reference = weakref.ref(result)
     del result
     assert reference() is view.base
     assert np.array_equal(view[0], expected)
     del view
-    assert (reference(), of_view()) == (None, None)
+    assert reference() is None
 
 
 @pytest.mark.usefixtures("made")
