@@ -119,55 +119,54 @@ print(fastlayers.cache_info().blocks)
     assert output_of_script(WORK + FORK + code, tmp_path / "s.py") == ["0", "True", "1"]
 
 
+# For as long as children are forked, threads call what keeps them busy.
+BUSY = """
+import threading
+done = threading.Event()
+def keep_busy():
+    while not done.is_set():
+        call()
+def children(function, count):
+    threads = [threading.Thread(target=keep_busy) for _ in range(3)]
+    for thread in threads:
+        thread.start()
+    codes = {0}
+    for _ in range(count):
+        if codes == {0}:
+            codes.add(wait(fork(function)))
+    done.set()
+    for thread in threads:
+        thread.join()
+    return codes
+"""
+
+
 @can_fork
 def test_fork_while_threads_are_at_work(tmp_path):
     # In the midst of calls that share their work out to threads.
     code = """
-import threading
 from fastlayers._core.frontend import schedule
 schedule.set_thresholds(late=1e6)
 fastlayers.set_num_threads(3)
-done = threading.Event()
-def keep_busy():
-    x = np.ones(200_000)
-    while not done.is_set():
-        fastlayers.add_backward(x)
-threads = [threading.Thread(target=keep_busy) for _ in range(3)]
-for thread in threads:
-    thread.start()
-children = [wait(fork(work)) for _ in range(10)]
-done.set()
-for thread in threads:
-    thread.join()
-print(set(children))
+x = np.ones(200_000)
+def call():
+    fastlayers.add_backward(x)
+print(children(work, 10))
 """
-    assert output_of_script(WORK + FORK + code, tmp_path / "s.py") == ["{0}"]
+    assert output_of_script(WORK + FORK + BUSY + code, tmp_path / "s.py") == ["{0}"]
 
 
 @can_fork
 def test_fork_while_the_recycler_is_in_use(tmp_path):
     # Its mutex must not be taken in the child.
     code = """
-import threading
 from recycler import recycler
-done = threading.Event()
-def keep_busy():
-    while not done.is_set():
-        recycler.free(None, recycler.malloc(None, 4_000), 4_000)
-threads = [threading.Thread(target=keep_busy) for _ in range(3)]
-for thread in threads:
-    thread.start()
-codes = {0}
 x = np.ones(1_000)
-for _ in range(100):
-    if codes == {0}:
-        codes.add(wait(fork(lambda: fastlayers.add(x, 1.0))))
-done.set()
-for thread in threads:
-    thread.join()
-print(codes)
+def call():
+    recycler.free(None, recycler.malloc(None, 4_000), 4_000)
+print(children(lambda: fastlayers.add(x, 1.0), 100))
 """
-    assert output_of_script(WORK + FORK + code, tmp_path / "s.py") == ["{0}"]
+    assert output_of_script(WORK + FORK + BUSY + code, tmp_path / "s.py") == ["{0}"]
 
 
 @pytest.mark.parametrize("method", ["fork", "forkserver", "spawn"])
@@ -190,16 +189,17 @@ if __name__ == "__main__":
     context = multiprocessing.get_context({method!r})
     # An alarm ends a child that hangs, where there are alarms.
     end = (getattr(signal, "alarm", int), ({60 * PATIENCE},))
-    with context.Pool(2, *end) as pool:
+    def use(pool):
         print(set(pool.map(work, range(6))))
         results = pool.map(partial(computed, graph), range(4))
         print([same(result, computed(graph, seed)) for seed, result in enumerate(results)])
+
+    with context.Pool(2, *end) as pool:
+        use(pool)
         pool.close()
         pool.join()  # or a child may be told to end in the midst of its exit
     with ProcessPoolExecutor(2, context, *end) as pool:
-        print(set(pool.map(work, range(6))))
-        results = pool.map(partial(computed, graph), range(4))
-        print([same(result, computed(graph, seed)) for seed, result in enumerate(results)])
+        use(pool)
     work()
 """
     # From Python 3.14 on a fork server imports the script before it forks.

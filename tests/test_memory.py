@@ -2,21 +2,15 @@
 
 from __future__ import annotations
 
-import copy
 import gc
-import io
-import pickle
 import platform
 import sys
 import sysconfig
 import tracemalloc
-import weakref
 from pathlib import Path as File
 
-import numpy as np
 import pytest
 from fresh import SUPPORT, compiled, lines_of
-from outcome import described
 
 import fastlayers
 
@@ -208,111 +202,3 @@ del array, kept
 print(len([np.ones(100_000) for _ in range(5)]))
 """
     assert lines_of("-c", code) == ["True"] * 6 + ["5"]
-
-
-# ---------------------------------------------------------------------------- as any array
-
-SIZES = [300, 20_000, 200_000]  # blocks of malloc, of malloc begun within a page, mapped ones
-
-
-each_size = pytest.mark.parametrize("n", SIZES)
-
-
-def doubled(n):
-    return fastlayers.multiply(np.arange(float(n)), 2.0)
-
-
-@each_size
-def test_saved_to_files(n, tmp_path):
-    result = doubled(n)
-    np.save(tmp_path / "saved.npy", result)
-    result.tofile(tmp_path / "raw")
-    np.savez_compressed(archive := io.BytesIO(), result.reshape(10, -1).T)
-    archive.seek(0)
-    assert np.array_equal(np.load(tmp_path / "saved.npy"), result)
-    assert np.array_equal(np.fromfile(tmp_path / "raw"), result)
-    assert np.array_equal(np.load(archive)["arr_0"], result.reshape(10, -1).T)
-    np.load(tmp_path / "saved.npy", mmap_mode="r+")[0] = 7.0
-    assert np.load(tmp_path / "saved.npy")[0] == 7.0
-
-
-@each_size
-@pytest.mark.parametrize("again", [copy.copy, copy.deepcopy, lambda a: pickle.loads(a.dumps())])
-def test_copied(n, again):
-    result = doubled(n)
-    other = again(result)
-    assert described(other) == described(again(np.arange(float(n)) * 2.0))
-    assert not np.shares_memory(other, result)
-
-
-@each_size
-def test_exported_as_a_buffer(n):
-    result = doubled(n)
-    exported = memoryview(result)
-    assert (exported.nbytes, exported.format, exported.readonly) == (result.nbytes, "d", False)
-    with pytest.raises(ValueError, match="resize"):
-        result.resize(5)
-    exported[0] = 5.0
-    assert result[0] == 5.0
-    assert bytes(exported) == result.tobytes()
-    bytes_of = exported.cast("B")
-    del result, exported
-    assert np.array_equal(np.frombuffer(bytes_of)[1:], 2.0 * np.arange(1, n))
-
-
-@each_size
-def test_views_and_their_bases(n):
-    result = doubled(n)
-    view = result[1:].reshape(-1, 1).T
-    assert view.base is result
-    assert not view.flags.owndata
-    reference, of_view = weakref.ref(result), weakref.ref(view)
-    expected = result[1:].copy()
-    del result
-    assert reference() is view.base
-    assert np.array_equal(view[0], expected)
-    del view
-    assert (reference(), of_view()) == (None, None)
-
-
-@each_size
-@pytest.mark.parametrize("factor", [0.01, 0.5, 0.99, 1.01, 1.5, 4])
-def test_resized_within_and_across_blocks(n, factor):
-    result = doubled(n)
-    size = int(n * factor)
-    result.resize(size)
-    kept = min(n, size)
-    assert np.array_equal(result[:kept], 2.0 * np.arange(kept))
-    assert not result[kept:].any()
-    result *= 2
-    result.resize((2, n))
-    assert np.array_equal(result[0, :kept], 4.0 * np.arange(kept))
-    assert not result[0, kept:].any()
-    assert not result[1].any()
-
-
-@each_size
-def test_written_to_the_last_byte(n):
-    result = doubled(n)
-    # Its neighbours: blocks of the same size, and headers before and behind.
-    others = [fastlayers.multiply(result, 1.0) for _ in range(6)]
-    expected = result.copy()
-    for other in others[::2]:
-        other.view(np.uint8)[:] = 0xFF
-    for other in others[1::2]:
-        assert np.array_equal(other, expected)
-    blocks = fastlayers.cache_info().blocks
-    del other, others
-    assert fastlayers.cache_info().blocks == blocks + 6
-    assert np.array_equal(result, expected)
-
-
-@each_size
-def test_state_set_from_another_array(n):
-    result = doubled(n)
-    # np.ndarray.__setstate__ frees the block and takes memory of NumPy's.
-    state = np.arange(3.0).__reduce__()[2]
-    blocks = fastlayers.cache_info().blocks
-    result.__setstate__(state)
-    assert fastlayers.cache_info().blocks == blocks + 1
-    assert result.tolist() == [0.0, 1.0, 2.0]

@@ -12,7 +12,7 @@ from hypothesis import given, note
 from hypothesis import strategies as st
 from implementations import FUNCTIONS, PAIRED, PARAMETERS, SINGLE, operands_of
 from operands import KERNEL_DTYPES, LAYOUTS, Literal, Operand, command
-from outcome import arrays_in, described, outcome, sharing
+from outcome import described, outcome
 from paths import ANY_PATH, taken
 from plain import ufunc_calls
 from random_calls import ANY_LITERAL, CALLS, DIGITS, DTYPES
@@ -52,460 +52,6 @@ ANY_API = st.sampled_from(APIS)
 @pytest.fixture(scope="session", params=APIS, ids=["functions", "layers"])
 def api(implementation, request):
     return request.param(implementation)
-
-
-def numbers(n=5, dtype="f8", seed=0):
-    return np.random.default_rng(seed).uniform(1, 9, n).astype(dtype)
-
-
-def three(n=5, dtype="f8"):
-    """dout, x and y."""
-    return tuple(numbers(n, dtype, seed) for seed in range(3))
-
-
-# --------------------------------------------------------------------------------- what it writes
-
-
-@pytest.mark.parametrize("dtype", [*KERNEL_DTYPES, "f2", "D", "g", "O", ">f8"])
-@pytest.mark.parametrize("operation", SINGLE)
-def test_out_is_returned(api, operation, dtype):
-    operands = operands_of(operation, *three(7, dtype))
-    out = np.empty(7, dtype)
-    assert getattr(api, operation)(*operands, out=out) is out
-    ((ufunc, inputs),) = ufunc_calls(operation, operands)
-    np.testing.assert_array_equal(out, ufunc(*inputs))
-
-
-@pytest.mark.parametrize("dtype", [*KERNEL_DTYPES, "f2", "D", "g", "O", ">f8"])
-@pytest.mark.parametrize("operation", PAIRED)
-def test_a_pair_is_returned(api, operation, dtype):
-    operands = operands_of(operation, *three(7, dtype))
-    out = np.empty(7, dtype), np.empty(7, dtype)
-    dx, dy = getattr(api, operation)(*operands, out=out)
-    assert dx is out[0]
-    assert dy is out[1]
-    for result, (ufunc, inputs) in zip(out, ufunc_calls(operation, operands), strict=True):
-        np.testing.assert_array_equal(result, ufunc(*inputs))
-
-
-# Newer NumPys then return an array, be it of no axes; older ones refuse.
-OF_DOTS = outcome(np.multiply, np.float64(2), np.float64(3), out=...)
-
-
-@pytest.mark.parametrize("size", [None, 0, 7])
-@pytest.mark.parametrize("summed", [False, True])
-@pytest.mark.parametrize("outs", [(..., ...), ("given", ...), (..., "given"), (..., None)])
-def test_three_dots_ask_for_an_array(implementation, outs, summed, size):
-    dout, x, y = (np.float64(2),) * 3 if size is None else three(size)
-    given = np.full(np.shape(dout), 7.0)
-    out = tuple(given if one == "given" else one for one in outs)
-    actual = outcome(implementation.multiply_backward, dout, x, y, out=out, sum_to_shape=summed)
-    if OF_DOTS.exception:
-        assert actual.exception == OF_DOTS.exception
-        assert np.all(given == 7.0)
-        return
-    assert actual.exception is None
-    assert actual.warnings == ()
-    for result, asked, factor in zip(actual.value, outs, (y, x), strict=True):
-        assert asked is None or type(result) is np.ndarray
-        assert (result is given) == (asked == "given")
-        np.testing.assert_array_equal(result, dout * factor)
-
-
-def test_three_dots_beside_an_output_over_an_operand(implementation):
-    dout, x, y = three()
-    right = dout * y, dout * x
-    actual = outcome(implementation.multiply_backward, dout, x, y, out=(dout, ...))
-    assert actual.exception == OF_DOTS.exception
-    if actual.exception is None:
-        assert actual.value[0] is dout
-        np.testing.assert_array_equal(actual.value, right)
-
-
-@pytest.mark.parametrize("operation", PAIRED)
-@pytest.mark.parametrize("given_positions", [(), (0,), (1,)])
-def test_a_pair_is_allocated_for_none(api, operation, given_positions):
-    operands = operands_of(operation, *three(7))
-    out = tuple(np.empty(7) if i in given_positions else None for i in range(2))
-    results = getattr(api, operation)(*operands, out=out)
-    for i, (ufunc, inputs) in enumerate(ufunc_calls(operation, operands)):
-        assert described(results[i]) == described(ufunc(*inputs))
-        assert (results[i] is out[i]) == (i in given_positions)
-    assert sharing(arrays_in(results), operands) == []
-
-
-@pytest.mark.parametrize("operation", SINGLE)
-def test_tuple_of_one(api, operation):
-    # What numpy.multiply takes.
-    operands = operands_of(operation, *three(3))
-    out = np.empty(3)
-    ((ufunc, inputs),) = ufunc_calls(operation, operands)
-    assert getattr(api, operation)(*operands, out=(out,)) is out
-    assert out.tolist() == ufunc(*inputs).tolist()
-    assert getattr(api, operation)(*operands, out=(None,)).tolist() == out.tolist()
-
-
-@pytest.mark.parametrize("operation", SINGLE)
-@pytest.mark.parametrize(
-    ("x", "y", "shape"),
-    [
-        (np.arange(6.0).reshape(2, 3), np.arange(3.0), (2, 3)),
-        (np.arange(2.0)[:, None], np.arange(3.0), (2, 3)),
-        (np.arange(3.0), 2.5, (3,)),
-        (2, np.arange(3.0), (3,)),
-        (2.0, 3.0, ()),
-        (2, 3, ()),
-        (np.float32(2), np.array(3.0), ()),
-        (np.array(2.0), np.array(3.0), ()),
-        ([1.0, 2.0], [3.0, 4.0], (2,)),
-        (np.arange(3.0), np.arange(3.0), (4, 3)),  # out may be larger than what it is given
-        (np.array(2.0), 3.0, (2, 2)),
-        (np.empty((0, 3)), np.arange(3.0), (0, 3)),
-        (np.empty(0), np.empty(0), (0,)),
-        (np.empty(0), np.ones(1), (0,)),
-    ],
-    ids=str,
-)
-def test_out_by_shape_and_kind(api, operation, x, y, shape):
-    expected, out = np.full(shape, -1.0), np.full(shape, -1.0)
-    operands = operands_of(operation, y, x, y)
-    ((ufunc, inputs),) = ufunc_calls(operation, operands)
-    ufunc(*inputs, out=expected)
-    assert getattr(api, operation)(*operands, out=out) is out
-    assert described(out) == described(expected)
-
-
-@pytest.mark.parametrize("shape", [(2, 3), (4, 2, 3)])
-@pytest.mark.parametrize("operation", PAIRED)
-def test_pairs_are_broadcast_up_to_out(api, operation, shape):
-    dout, x, y = numbers(6).reshape(2, 3), numbers(3, seed=1), numbers((2, 1), seed=2)
-    operands = operands_of(operation, dout, x, y)
-    out = np.full(shape, -1.0), np.full(shape, -1.0)
-    getattr(api, operation)(*operands, out=out)
-    for result, (ufunc, inputs) in zip(out, ufunc_calls(operation, operands), strict=True):
-        np.testing.assert_array_equal(result, np.broadcast_to(ufunc(*inputs), shape))
-
-
-STRIDED = {
-    "every second": lambda n: np.full(2 * n, -1.0)[::2],
-    "backwards": lambda n: np.full(n, -1.0)[::-1],
-    "column": lambda n: np.full((n, 3), -1.0)[:, 1],
-    "unaligned": lambda n: np.full(8 * n + 1, 0xFF, np.uint8)[1:].view("f8"),
-    "byte-swapped": lambda n: np.full(n, -1.0, ">f8"),
-    "single precision": lambda n: np.full(n, -1.0, "f4"),
-    "wider": lambda n: np.full(n, -1.0, "g"),
-    "complex": lambda n: np.full(n, -1.0, "D"),
-    "object": lambda n: np.full(n, -1.0, "O"),
-}
-
-
-# No kernel, and so no thread, has to do with objects.
-STRIDED_AND_SIZES = [
-    (kind, n) for kind in STRIDED for n in (3, 100, 20_000) if kind != "object" or n <= 100
-]
-
-
-@pytest.mark.parametrize(("kind", "n"), STRIDED_AND_SIZES)
-def test_out_of_any_layout_and_same_kind_of_dtype(api, kind, n):
-    out, other, expected = (STRIDED[kind](n) for _ in range(3))
-    for operation in FUNCTIONS:
-        operands = operands_of(operation, *three(n))
-        given_out = (out, other) if operation in PAIRED else out
-        getattr(api, operation)(*operands, out=given_out)
-        written = zip((out, other), ufunc_calls(operation, operands), strict=False)
-        for one, (ufunc, inputs) in written:
-            ufunc(*inputs, out=expected)
-            assert described(one) == described(expected)
-            assert described(one.base) == described(expected.base)  # nothing between the elements
-
-
-@pytest.mark.parametrize("kind", [np.matrix, np.ma.MaskedArray])
-def test_out_of_a_subclass(api, kind):
-    x, y = numbers((2, 3)), numbers((2, 3), seed=1)
-    out, expected = np.zeros((2, 3)).view(kind), np.zeros((2, 3)).view(kind)
-    np.multiply(x, y, out=expected)
-    assert api.multiply(x, y, out=out) is out
-    assert described(out) == described(expected)
-    other = np.zeros((2, 3)).view(kind)
-    api.add_backward(x, out=(out, other))
-    np.multiply(x, 1, out=expected)
-    assert described(out) == described(expected)
-    assert described(other) == described(expected)
-
-
-def test_ellipsis(implementation):
-    # NumPy 2.3 and later take it for "an array, even where a scalar is usual".
-    for operation in SINGLE:
-        operands = operands_of(operation, 1.5, 2.0, 3.0)
-        ((ufunc, inputs),) = ufunc_calls(operation, operands)
-        expected = outcome(ufunc, *inputs, out=...)
-        assert outcome(getattr(implementation, operation), *operands, out=...) == expected
-
-
-# ----------------------------------------------------------------------------------------- errors
-
-
-def read_only(array):
-    array.flags.writeable = False
-    return array
-
-
-BAD = {
-    "too short": lambda: np.full(4, -1.0),
-    "too long": lambda: np.full(6, -1.0),
-    "a single element": lambda: np.full(1, -1.0),
-    "no dimension": lambda: np.array(-1.0),
-    "transposed": lambda: np.full((5, 1), -1.0)[:, :0],
-    "integers": lambda: np.full(5, -1),
-    "small integers": lambda: np.full(5, -1, "i1"),
-    "booleans": lambda: np.full(5, True),
-    "dates": lambda: np.full(5, "2020-01-01", "M8[D]"),
-    "structured": lambda: np.zeros(5, "f8,f8"),
-    "read-only": lambda: read_only(np.full(5, -1.0)),
-    "repeated": lambda: np.broadcast_to(-1.0, 5),
-    "a list": lambda: [-1.0] * 5,
-    "a number": lambda: -1.0,
-    "a scalar": lambda: np.float64(-1.0),
-    "a string": lambda: "array",
-    "bytes": lambda: bytearray(40),
-}
-
-
-@pytest.mark.parametrize("operation", SINGLE)
-@pytest.mark.parametrize("bad", BAD)
-def test_what_numpy_refuses_is_refused(api, operation, bad):
-    operands, out = operands_of(operation, *three()), BAD[bad]()
-    before = described(out)
-    ((ufunc, inputs),) = ufunc_calls(operation, operands)
-    expected = outcome(ufunc, *inputs, out=out)
-    assert expected.exception is not None
-    assert outcome(getattr(api, operation), *operands, out=out) == expected
-    assert described(out) == before
-
-
-@pytest.mark.parametrize("operation", PAIRED)
-@pytest.mark.parametrize("position", [0, 1])
-@pytest.mark.parametrize("bad", BAD)
-def test_pairs_are_refused_before_they_are_written(api, operation, position, bad):
-    operands = operands_of(operation, *three())
-    pair = [np.full(5, -1.0), np.full(5, -1.0)]
-    pair[position] = BAD[bad]()
-    before = described(pair)
-    expected = outcome(np.multiply, operands[0], operands[-1], out=pair[position]).exception
-    with pytest.raises(expected[0]):
-        getattr(api, operation)(*operands, out=tuple(pair))
-    assert described(pair) == before
-
-
-@pytest.mark.parametrize("operation", SINGLE)
-@pytest.mark.parametrize("count", [0, 2, 3])
-def test_a_tuple_of_another_length_is_refused(api, operation, count):
-    operands, arrays = operands_of(operation, *three()), tuple(np.full((count, 5), -1.0))
-    ((ufunc, inputs),) = ufunc_calls(operation, operands)
-    expected = outcome(ufunc, *inputs, out=arrays)
-    assert expected.exception is not None
-    assert outcome(getattr(api, operation), *operands, out=arrays) == expected
-    assert all(np.all(array == -1.0) for array in arrays)
-
-
-@pytest.mark.parametrize("operation", PAIRED)
-@pytest.mark.parametrize(
-    "out",
-    [
-        (),
-        (np.full(5, -1.0),),
-        tuple(np.full(5, -1.0) for _ in range(3)),
-        [np.full(5, -1.0), np.full(5, -1.0)],
-        np.full(5, -1.0),
-        np.full((2, 5), -1.0),
-        {0: None, 1: None},
-        "ab",
-        5,
-    ],
-    ids=lambda out: f"{type(out).__name__} of {len(out)}" if hasattr(out, "__len__") else "int",
-)
-def test_what_is_not_a_pair_is_refused(api, operation, out):
-    operands = operands_of(operation, *three())
-    before = described(out)
-    # np.divmod is a ufunc of two results, as backward is.
-    expected = outcome(np.divmod, operands[0], operands[-1], out=out).exception
-    with pytest.raises(expected[0], match="out"):
-        getattr(api, operation)(*operands, out=out)
-    assert described(out) == before
-
-
-@pytest.mark.parametrize(
-    "operands",
-    [
-        (np.arange(5.0), np.arange(5.0), np.arange(4.0)),
-        (np.arange(5.0), np.arange(4.0), np.arange(5.0)),
-        (np.arange(4.0), np.arange(5.0), np.arange(5.0)),
-        (np.arange(5.0), None, np.arange(5.0)),
-        (np.arange(5.0), "a", np.arange(5.0)),
-        (np.arange(5.0), np.arange(5.0), 1j),
-        (np.arange(5.0), 1j, np.arange(5.0)),
-        (np.arange(5), np.arange(5), 10**30),
-        (np.arange(5.0), np.arange(5.0), np.array("2020-01-01", "M8[D]")),
-    ],
-    ids=str,
-)
-def test_bad_operands_leave_the_pair_as_it_was(api, operands):
-    pair = np.full(5, -1.0), np.full(5, -1.0)
-    errors = [
-        outcome(f, *args, out=np.empty(5)) for f, args in ufunc_calls("multiply_backward", operands)
-    ]
-    expected = next(error.exception for error in errors if error.exception)
-    with pytest.raises(expected[0]):
-        api.multiply_backward(*operands, out=pair)
-    assert described(pair) == described((np.full(5, -1.0), np.full(5, -1.0)))
-
-
-@pytest.mark.parametrize(
-    "x", [np.arange(4.0), "a", 1j * np.arange(4), None], ids=["shape", "text", "complex", "None"]
-)
-def test_a_gradient_that_cannot_be_leaves_the_other_as_it_was(api, x):
-    dx, y = np.full(5, -1.0), np.arange(5.0)
-    expected = outcome(np.multiply, y, x).exception
-    assert outcome(api.multiply_backward, y, x, y, out=(dx, None)).exception == expected
-    assert dx.tolist() == [-1.0] * 5
-
-
-def test_a_refusal_leaves_masks_as_they_were(api):
-    x, dx = np.arange(3.0), np.ma.array([1.0, 2.0, 3.0], mask=[True, False, False])
-    before = described(dx)
-    with pytest.raises(TypeError, match="Cannot cast"):
-        api.multiply_backward(
-            np.ma.array(x, mask=[False, False, True]), x, x, out=(dx, np.ones(3, int))
-        )
-    assert described(dx) == before
-
-
-@pytest.mark.parametrize("operation", FUNCTIONS)
-def test_an_array_that_numpy_warns_of_writing_to(api, operation):
-    def broadcast():  # of which nothing is repeated
-        return np.broadcast_arrays(np.zeros((1, 3)), np.zeros((1, 1, 3)))[0]
-
-    x = numbers(3).reshape(1, 1, 3)
-    operands = operands_of(operation, x, x, x)
-    out = broadcast() if operation in SINGLE else (broadcast(), broadcast())
-    one = outcome(getattr(api, operation), *operands, out=out)
-    assert one.warnings == outcome(np.multiply, x, x, out=broadcast()).warnings * (
-        1 if operation in SINGLE else 2
-    )
-    assert one.value is out or one.value == out
-
-
-def test_an_overflow_over_unaligned_operands(api):
-    # NumPy, which words the warning, must find the operands as they were.
-    def given():
-        memory = np.full(60, 0x7F, np.uint8)
-        return memory[1:49].view("f8"), memory[:48].view("f8")
-
-    x, out = given()
-    one = outcome(api.multiply, x, x, out=out)
-    x, expected = given()
-    assert one.warnings == outcome(np.multiply, x, x, out=expected).warnings != ()
-    assert described(one.value) == described(expected)
-    x, out = given()
-    one = outcome(api.multiply_backward, x, x, x, out=(out, None))
-    assert one.warnings != ()
-    assert described(one.value[0]) == described(expected)
-
-
-def test_layer_works_on_after_a_refusal(implementation):
-    layer, x, y = implementation.MulLayer(), numbers(5), numbers(5, seed=1)
-    out = np.empty(5)
-    with pytest.raises(ValueError, match=r"\(4,\)"):
-        layer.forward(x, y, out=np.empty(4))
-    assert layer.forward(x, y, out=out) is out
-    with pytest.raises(ValueError, match="out"):
-        layer.backward(x, out=(out,))
-    dx, dy = layer.backward(x, out=(out, None))
-    assert (dx.tolist(), dy.tolist()) == ((x * y).tolist(), (x * x).tolist())
-
-
-# --------------------------------------------------------------------------------------- errstate
-
-
-# A row, a tail, threads' shares.
-LENGTHS = [(5, "f4"), (3_000, "f8"), (100_000, "f4"), (100_000, "f8")]
-TWO_SIGNS = {"multiply": 1, "add": 1, "subtract": -1}  # of operands whose result overflows
-
-
-@pytest.mark.parametrize(("n", "dtype"), LENGTHS)
-@pytest.mark.parametrize("mode", ["ignore", "warn", "raise", "call", "log"])
-@pytest.mark.parametrize("operation", TWO_SIGNS)
-def test_errstate_when_the_operand_is_overwritten(api, operation, mode, n, dtype):
-    # Whoever computes the result again, for NumPy to word the warning, needs operands that
-    # are no longer there.
-    def operands():
-        x, y = numbers(n, dtype), numbers(n, dtype, seed=1)
-        x[n // 2] = np.finfo(dtype).max
-        y[n // 2] = np.finfo(dtype).max * TWO_SIGNS[operation]
-        return x, y
-
-    x, y = operands()
-    expected = outcome(getattr(np, operation), x, y, out=x, errstate={"all": mode})
-    x_again, y = operands()
-    actual = outcome(getattr(api, operation), x_again, y, out=x_again, errstate={"all": mode})
-    assert actual == expected
-    assert (actual.exception is not None) == (mode == "raise")
-    assert (actual.warnings + actual.handled == ()) == (mode in ("ignore", "raise"))
-    assert described(x_again) == described(x)
-
-
-@pytest.mark.parametrize(("n", "dtype"), LENGTHS)
-@pytest.mark.parametrize("mode", ["ignore", "warn", "call", "log"])
-@pytest.mark.parametrize("overwritten", [(0, 1), (1, 0), (2, 1), (2, 0), (1, 2)])
-def test_errstate_when_backward_overwrites(api, mode, n, dtype, overwritten):
-    def operands():
-        dout, x, y = (numbers(n, dtype, seed) for seed in range(3))
-        y[n // 3] = np.finfo(dtype).max
-        return dout, x, y
-
-    dout, x, y = operands()
-    first = outcome(np.multiply, dout, y, errstate={"all": mode})
-    second = outcome(np.multiply, dout, x, errstate={"all": mode})
-    given_operands = operands()
-    pair = tuple(given_operands[i] for i in overwritten)
-    actual = outcome(api.multiply_backward, *given_operands, out=pair, errstate={"all": mode})
-    assert described(pair) == described((first.value, second.value))
-    assert actual.warnings == first.warnings + second.warnings
-    assert actual.handled == first.handled + second.handled
-    assert (actual.warnings + actual.handled == ()) == (mode == "ignore")
-
-
-def test_errstate_raise_from_backward(api):
-    dout, x, y = np.full(5, 2.0), np.ones(5), np.full(5, 1e308)
-    pair = np.empty(5), np.empty(5)
-    with (
-        np.errstate(over="raise"),
-        pytest.raises(FloatingPointError, match=r"^overflow encountered in multiply$"),
-    ):
-        api.multiply_backward(dout, x, y, out=pair)
-    api.multiply_backward(dout, x, x, out=pair)
-    assert pair[0].tolist() == [2.0] * 5
-
-
-@pytest.mark.parametrize(
-    ("operands", "dtype"),
-    [
-        (
-            (np.ones(5, "f4"), np.ones(5, "f4"), 1e300),
-            "f4",
-        ),  # the number overflows, not the product
-        ((np.full(5, 2.0), np.ones(5), 1e300), "f4"),  # neither, but the result as it is cast
-    ],
-)
-def test_casts_warn_once_a_product(api, operands, dtype):
-    expected = [
-        outcome(f, *args, out=np.empty(5, dtype)).warnings
-        for f, args in ufunc_calls("multiply_backward", operands)
-    ]
-    pair = np.empty(5, dtype), np.empty(5, dtype)
-    actual = outcome(api.multiply_backward, *operands, out=pair)
-    assert len(expected[0]) == 1
-    assert actual.warnings == expected[0] + expected[1]
 
 
 # ------------------------------------------------------------------------------------ any output
@@ -552,13 +98,15 @@ def calls_with_out(draw):
     return operation, operands, tuple(out), call.errstate
 
 
-@given(path=ANY_PATH, call=calls_with_out())
-def test_out_does_what_it_does_in_numpy(implementation, path, call):
-    note(command(check_out, implementation, path, *call))
-    check_out(implementation, path, *call)
+@given(path=ANY_PATH, of=ANY_API, call=calls_with_out())
+def test_out_does_what_it_does_in_numpy(implementation, path, of, call):
+    note(command(check_out, of(implementation), path, *call))
+    check_out(of(implementation), path, *call)
 
 
-def check_out(implementation, path, operation, operands, out, errstate):
+def check_out(api, path, operation, operands, out, errstate=None):
+    """Compare a call with what its products do, each alone; return its outcome."""
+
     def build():
         built = {part: part.build() for part in operands}
         return [built[part] for part in operands], [part and part.build() for part in out]
@@ -570,16 +118,15 @@ def check_out(implementation, path, operation, operands, out, errstate):
         expected.append(outcome(ufunc, *inputs, out=arrays[position], errstate=errstate))
         targets.append(arrays[position])
     inputs, arrays = build()
-    untouched = described(arrays)
+    untouched = memory_of(arrays)
     given_out = tuple(arrays) if operation in PAIRED else arrays[0]
     with taken(path):
-        actual = outcome(
-            getattr(implementation, operation), *inputs, out=given_out, errstate=errstate
-        )
+        actual = outcome(getattr(api, operation), *inputs, out=given_out, errstate=errstate)
     if operation in SINGLE:
         assert actual == expected[0]
-        assert described(arrays) == described(targets)
-        return
+        assert (actual.value is arrays[0]) == (expected[0].value is targets[0])
+        assert memory_of(arrays) == memory_of(targets)
+        return actual
     errors = [one.exception for one in expected if one.exception]
     if errors:
         assert actual.exception[0] in [error[0] for error in errors]
@@ -587,26 +134,231 @@ def check_out(implementation, path, operation, operands, out, errstate):
         if actual.exception[0] is not FloatingPointError and all(
             getattr(part, "dtype", None) != "O" for part in out
         ):
-            assert described(arrays) == untouched
-        return
+            assert memory_of(arrays) == untouched
+        return actual
     assert actual.exception is None
-    assert described(arrays) == described(targets)
+    assert memory_of(arrays) == memory_of(targets)
     for i, one in enumerate(expected):
         assert described(actual.value[i]) == one.result
         # A subclass may return something else.
         assert (actual.value[i] is arrays[i]) == (one.value is targets[i])
     assert_said(actual, expected)
+    return actual
 
 
-@pytest.mark.parametrize("dtype", ["O", "U5", "S5", np.dtypes.StringDType()])
-def test_what_an_output_holds_does_not_matter(api, dtype):
-    # Some of it cannot be converted to what is computed.
-    x, y, dout = np.array([2, 3], "u2"), np.array([True, True]), np.array([True, True])
-    out = np.array(["-4", "a"], dtype)
-    dx, dy = api.multiply_backward(dout, x, y, out=(None, out))
-    assert described(dx) == described(dout * y)
-    assert dy is out
-    assert described(out) == described(np.multiply(dout, x, out=np.array(["-4", "a"], dtype)))
+def memory_of(out):
+    """What outputs hold, and what lies between their elements."""
+    bases = [getattr(one, "base", None) for one in out]
+    dtypes = [getattr(one, "dtype", None) for one in out]
+    return described(out), [
+        described(base)
+        for base, dtype in zip(bases, dtypes, strict=True)
+        if isinstance(base, np.ndarray) and base.dtype == dtype
+    ]
+
+
+# ------------------------------------------------------------------------------- what it writes
+
+
+def of_shapes(*shapes, dtype="f8", values="ordinary"):
+    return [Operand(dtype, shape, "C", values, seed) for seed, shape in enumerate(shapes)]
+
+
+def literals(*sources):
+    return [Literal(source) for source in sources]
+
+
+FIVE, OUT = of_shapes((5,), (5,), (5,)), Operand("f8", (5,), seed=7)
+DOTS = Literal("...")  # newer NumPys then return an array, be it of no axes; older ones refuse
+CASES = {  # dout, x and y; and two outputs, of which calls with one result take the first
+    "none": (FIVE, (None, None)),
+    "one": (FIVE, (OUT, None)),
+    "the other": (FIVE, (None, OUT)),
+    "pair": (FIVE, (OUT, OUT)),
+    "row": (of_shapes((2, 3), (2, 3), (3,)), of_shapes((2, 3), (2, 3))),
+    "outer": (of_shapes((2, 3), (2, 1), (3,)), of_shapes((2, 3), (2, 3))),
+    "larger than what it is given": (
+        of_shapes((2, 3), (3,), (2, 1)),
+        of_shapes((4, 2, 3), (4, 2, 3)),
+    ),
+    "empty": (of_shapes((0, 3), (3,), (3,)), of_shapes((0, 3), (0, 3))),
+    "nothing of one": (of_shapes((0,), (0,), (1,)), of_shapes((0,), (0,))),
+    "numbers": (literals("2.0", "3.0", "4.0"), of_shapes((), ())),
+    "int": (literals("2", "3", "4"), of_shapes((), (2, 2))),
+    "scalars": (literals("np.float32(2)", "np.array(3.0)", "np.float64(2)"), of_shapes((), ())),
+    "lists": (literals("[1.0, 2.0]", "[3.0, 4.0]", "(5.0, 6.0)"), of_shapes((2,), (2,))),
+    "an array and numbers": ([*of_shapes((3,)), *literals("2.5", "2")], of_shapes((3,), (3,))),
+    "dots": (FIVE, (DOTS, DOTS)),
+    "dots of nothing": (of_shapes((0,), (0,), (0,)), (DOTS, DOTS)),
+    "dots of scalars": (literals(*["np.float64(2)"] * 3), (DOTS, DOTS)),
+    "dots and an array": (FIVE, (DOTS, OUT)),
+    "an array and dots": (FIVE, (OUT, DOTS)),
+    "dots and none": (FIVE, (DOTS, None)),
+    # What an output held cannot always be converted to what is computed.
+    "text as objects": (
+        [*of_shapes((2,), dtype="u2"), *literals("np.array([True, True])") * 2],
+        (None, Literal("np.array(['-4', 'a'], 'O')")),
+    ),
+    "text": (
+        [*of_shapes((2,), dtype="u2"), *literals("np.array([True, True])") * 2],
+        (None, Literal("np.array(['-4', 'a'], 'U5')")),
+    ),
+    # The number overflows, not the product; neither, but the result as it is cast.
+    "a number that is cast": (
+        [*of_shapes((5,), (5,), dtype="f4"), Literal("1e300")],
+        of_shapes((5,), (5,), dtype="f4"),
+    ),
+    "results that are cast": (
+        [*of_shapes((5,), (5,)), Literal("1e300")],
+        of_shapes((5,), (5,), dtype="f4"),
+    ),
+}
+
+
+@pytest.mark.parametrize("operation", FUNCTIONS)
+@pytest.mark.parametrize("case", CASES)
+def test_out_as_numpys(api, case, operation):
+    operands, out = CASES[case]
+    out = out if operation in PAIRED else out[:1]
+    check_out(api, None, operation, operands_of(operation, *operands), out)
+
+
+DTYPES_AND_OUTPUTS = [(dtype, dtype) for dtype in (*KERNEL_DTYPES, "f2", "D", "g", "O", ">f8")]
+DTYPES_AND_OUTPUTS += [("f8", dtype) for dtype in ("f4", ">f8", "g", "D", "O")]
+
+
+@pytest.mark.parametrize(("dtype", "out_dtype"), DTYPES_AND_OUTPUTS)
+@pytest.mark.parametrize("layout", OUT_LAYOUTS)
+def test_out_of_any_layout_and_same_kind_of_dtype(api, layout, dtype, out_dtype):
+    shapes = [(4, 33)]
+    if layout in ("C", "stepped") and "O" not in (dtype, out_dtype):  # no thread has to do with "O"
+        shapes += [(3,), (2, 10_000)]
+    for shape, operation in itertools.product(shapes, FUNCTIONS):
+        operands = operands_of(operation, *of_shapes(shape, shape, shape, dtype=dtype))
+        out = [Operand(out_dtype, shape, layout)] * (2 if operation in PAIRED else 1)
+        check_out(api, None, operation, operands, out)
+
+
+@pytest.mark.parametrize("operation", FUNCTIONS)
+def test_an_array_that_numpy_warns_of_writing_to(api, operation):
+    def broadcast():  # of which nothing is repeated
+        return np.broadcast_arrays(np.zeros((1, 3)), np.zeros((1, 1, 3)))[0]
+
+    x = np.ones((1, 1, 3))
+    operands = operands_of(operation, x, x, x)
+    out = broadcast() if operation in SINGLE else (broadcast(), broadcast())
+    one = outcome(getattr(api, operation), *operands, out=out)
+    assert one.warnings == outcome(np.multiply, x, x, out=broadcast()).warnings * (
+        1 if operation in SINGLE else 2
+    )
+    assert one.value is out or one.value == out
+
+
+# --------------------------------------------------------------------------------------- refusals
+
+BAD = {
+    "too short": Operand("f8", (4,)),
+    "too long": Operand("f8", (6,)),
+    "a single element": Operand("f8", (1,)),
+    "no dimension": Operand("f8", ()),
+    "transposed": Operand("f8", (5, 0)),
+    "integers": Operand("i8", (5,)),
+    "small integers": Operand("i1", (5,)),
+    "booleans": Operand("?", (5,)),
+    "dates": Operand("M8[D]", (5,)),
+    "structured": Operand("f8,f8", (5,)),
+    "read-only": Operand("f8", (5,), "readonly"),
+    "repeated": Operand("f8", (5,), "repeated rows"),
+    "a list": Literal("[-1.0] * 5"),
+    "a number": Literal("-1.0"),
+    "a scalar": Literal("np.float64(-1)"),
+    "a string": Literal("'array'"),
+    "bytes": Literal("bytearray(40)"),
+}
+POSITIONS = [*((name, 0) for name in FUNCTIONS), *((name, 1) for name in PAIRED)]
+
+
+@pytest.mark.parametrize(("operation", "position"), POSITIONS)
+@pytest.mark.parametrize("bad", BAD)
+def test_what_numpy_refuses_is_refused(api, operation, position, bad):
+    # Of a pair neither is written, nor is the mask of one.
+    for good in (OUT, Operand("f8", (5,), "masked")):
+        out = [good] * (2 if operation in PAIRED else 1)
+        out[position] = BAD[bad]
+        operands = operands_of(operation, *FIVE)
+        assert check_out(api, None, operation, operands, out).exception is not None
+
+
+BAD_OPERANDS = {
+    "y of another shape": of_shapes((5,), (5,), (4,)),
+    "x of another shape": of_shapes((5,), (4,), (5,)),
+    "dout of another shape": of_shapes((4,), (5,), (5,)),
+    "None": [OUT, Literal("None"), OUT],
+    "text": [OUT, Literal("'a'"), OUT],
+    "complex y": [OUT, OUT, Literal("1j")],
+    "complex x": [OUT, Literal("1j"), OUT],
+    "too large an int": [*of_shapes((5,), (5,), dtype="i8"), Literal("10**30")],
+    "date": [OUT, OUT, Literal("np.array('2020-01-01', 'M8[D]')")],
+}
+
+
+@pytest.mark.parametrize("out", [(OUT, OUT), (OUT, None), (None, OUT)], ids=["both", "dx", "dy"])
+@pytest.mark.parametrize("case", BAD_OPERANDS)
+def test_bad_operands_leave_outputs_as_they_were(api, case, out):
+    one = check_out(api, None, "multiply_backward", BAD_OPERANDS[case], out)
+    assert one.exception is not None or None in out
+
+
+@pytest.mark.parametrize("operation", SINGLE)
+@pytest.mark.parametrize("count", range(4))
+def test_tuples_of_outputs_as_numpys(api, operation, count):
+    operands, written = operands_of(operation, *np.ones((3, 5))), np.full((2, count, 5), -1.0)
+    ((ufunc, inputs),) = ufunc_calls(operation, operands)
+    for one, other in ((*written[0],), (*written[1],)), ((None,) * count,) * 2:
+        expected = outcome(ufunc, *inputs, out=one)
+        assert (expected.exception is None) == (count == 1)
+        actual = outcome(getattr(api, operation), *operands, out=other)
+        assert actual == expected
+        assert actual.exception or other[0] is None or actual.value is other[0]
+    assert described(written[1]) == described(written[0])
+
+
+@pytest.mark.parametrize("operation", PAIRED)
+@pytest.mark.parametrize(
+    "out",
+    [
+        (),
+        (np.full(5, -1.0),),
+        (np.full(5, -1.0),) * 3,
+        [np.full(5, -1.0), np.full(5, -1.0)],
+        np.full(5, -1.0),
+        np.full((2, 5), -1.0),
+        {0: None, 1: None},
+        "ab",
+        5,
+    ],
+    ids=lambda out: f"{type(out).__name__} of {len(out)}" if hasattr(out, "__len__") else "int",
+)
+def test_what_is_not_a_pair_is_refused(api, operation, out):
+    operands = operands_of(operation, *np.ones((3, 5)))
+    before = described(out)
+    # np.divmod is a ufunc of two results, as backward is.
+    expected = outcome(np.divmod, operands[0], operands[-1], out=out).exception
+    with pytest.raises(expected[0], match="out"):
+        getattr(api, operation)(*operands, out=out)
+    assert described(out) == before
+
+
+def test_layer_works_on_after_a_refusal(implementation):
+    layer, x, y = implementation.MulLayer(), np.arange(5.0), np.ones(5)
+    out = np.empty(5)
+    with pytest.raises(ValueError, match=r"\(4,\)"):
+        layer.forward(x, y, out=np.empty(4))
+    assert layer.forward(x, y, out=out) is out
+    with pytest.raises(ValueError, match="out"):
+        layer.backward(x, out=(out,))
+    dx, dy = layer.backward(x, out=(out, None))
+    assert (dx.tolist(), dy.tolist()) == ((x * y).tolist(), (x * x).tolist())
 
 
 # ---------------------------------------------------------------------------------------- overlap
@@ -759,65 +511,82 @@ def check_overlap(api, path, overlap):
     assert_said(actual, expected)
 
 
-IN_PLACE = {
-    "dx in dout": lambda dout, x, y: (dout, None),
-    "dy in dout": lambda dout, x, y: (None, dout),
-    "dx in x, dy in y": lambda dout, x, y: (x, y),
-    "dx in y, dy in x": lambda dout, x, y: (y, x),
-    "dx in dout, dy in x": lambda dout, x, y: (dout, x),
-    "dx in y, dy in dout": lambda dout, x, y: (y, dout),
-    "both in one": lambda dout, x, y: (x, x),
+# A kernel has read them by then, but NumPy, which words a warning, must find them as they were.
+BITS, ROW, UNALIGNED = (
+    Operand("f8", (130,), values="bits", seed=1),
+    View(0, (60,), (1,)),
+    View(0, (60,), (1,), 1),
+)
+OVERWRITTEN = {
+    "unaligned": Overlap("multiply", BITS, (UNALIGNED, UNALIGNED), (ROW,)),
+    "unaligned, a pair": Overlap("multiply_backward", BITS, (UNALIGNED,) * 3, (ROW, None)),
+    "without axes": Overlap("multiply", BITS, (View(65, (60,), (1,)), View(3, (), ())), (ROW,)),
 }
 
 
-@pytest.mark.parametrize("n", [3, 100, 40_000])
+@pytest.mark.parametrize("case", OVERWRITTEN)
+def test_overwritten_operands_that_numpy_needs_again(api, case):
+    assert any(one.warnings for one in OVERWRITTEN[case].by_numpy()[0])
+    check_overlap(api, None, OVERWRITTEN[case])
+
+
+# In one piece of memory, apart from each other.
+PLACES = {"dout": 0, "x": 1, "y": 2, "elsewhere": 3}
+IN_PLACE = [("dout", None), (None, "dout"), ("x", "y"), ("y", "x"), ("dout", "x"), ("y", "dout")]
+IN_PLACE += [("x", "x"), ("elsewhere", "x")]
+IN_PLACE_OF = [(name, out) for name in PAIRED for out in IN_PLACE]
+IN_PLACE_OF += [(name, (parameter,)) for name in SINGLE for parameter in PARAMETERS[name]]
+
+
+def view(place, n, shift=0):
+    return place and View(PLACES[place] * (n + 50) + 50 + shift, (n,), (1,))
+
+
+@pytest.mark.parametrize("values", ["ordinary", "special"])
+@pytest.mark.parametrize("n", [3, 40_000])
 @pytest.mark.parametrize("dtype", KERNEL_DTYPES)
-@pytest.mark.parametrize("operation", SINGLE)
-def test_results_written_over_an_operand(api, operation, dtype, n):
-    for position in range(len(PARAMETERS[operation])):
-        operands = operands_of(operation, *three(n, dtype))
-        ((ufunc, inputs),) = ufunc_calls(operation, operands)
-        expected, out = ufunc(*inputs), operands[position]
-        assert getattr(api, operation)(*operands, out=out) is out
-        assert described(out) == described(expected)
-
-
-@pytest.mark.parametrize("n", [3, 100, 40_000])
-@pytest.mark.parametrize("dtype", KERNEL_DTYPES)
-@pytest.mark.parametrize("kind", IN_PLACE)
-def test_gradients_written_over_the_operands(api, kind, dtype, n):
-    dout, x, y = (numbers(n, dtype, seed) for seed in range(3))
-    dx, dy = dout * y, dout * x
-    out = IN_PLACE[kind](dout, x, y)
-    results = api.multiply_backward(dout, x, y, out=out)
-    # Where both are one array, dy was written last.
-    assert described(results[0]) == described(dy if out[0] is out[1] else dx)
-    assert described(results[1]) == described(dy)
-
-
-@pytest.mark.parametrize("shift", [-40, -9, -1, 1, 3, 8, 40])
-@pytest.mark.parametrize("n", [50, 100_000])
-def test_results_shifted_against_the_operands(api, n, shift):
-    # Long enough for threads: a chunk must not read what its neighbour has written.
-    start = max(0, -shift)
-    for operation in FUNCTIONS:
-        memory = numbers(n + 40)
-        x, out = memory[start : start + n], memory[start + shift :][:n]
-        operands, other = operands_of(operation, x, x, x), np.empty(n)
-        expected = [ufunc(*inputs) for ufunc, inputs in ufunc_calls(operation, operands)]
-        given_out = (out, other) if operation in PAIRED else out
-        getattr(api, operation)(*operands, out=given_out)
-        for result, one in zip((out, other), expected, strict=False):
-            np.testing.assert_array_equal(result, one)
+@pytest.mark.parametrize(("operation", "out"), IN_PLACE_OF, ids=str)
+def test_results_written_over_the_operands(api, operation, out, dtype, n, values):
+    # Whoever computes a result again, for NumPy to word a warning, needs operands that are no
+    # longer there.
+    memory = Operand(dtype, (4 * (n + 50) + 50,), values=values)
+    operands = operands_of(operation, *(view(place, n) for place in ("dout", "x", "y")))
+    for mode in ("ignore", "warn", "call", "log"):
+        out_views = tuple(view(place, n) for place in out)
+        check_overlap(api, None, Overlap(operation, memory, operands, out_views, {"all": mode}))
 
 
 @pytest.mark.parametrize("shift", [-40, -9, -1, 0, 1, 3, 8, 40])
 @pytest.mark.parametrize("n", [50, 100_000])
-def test_results_shifted_against_each_other(api, n, shift):
-    dout, x, y = (numbers(n, "f8", seed) for seed in range(3))
-    memory, expected = np.full((2, n + 40), -1.0)
-    first, second = max(0, -shift), max(0, shift)
-    expected[first : first + n] = dout * y
-    expected[second : second + n] = dout * x  # is written last
-    api.multiply_backward(dout, x, y, out=(memory[first:][:n], memory[second:][:n]))
-    np.testing.assert_array_equal(memory, expected)
+@pytest.mark.parametrize("operation", FUNCTIONS)
+def test_results_shifted_against_operands_and_each_other(api, operation, n, shift):
+    # Long enough for threads: a chunk must not read what its neighbour has written.
+    memory, x, there = Operand("f8", (4 * (n + 50) + 50,)), view("x", n), view("elsewhere", n)
+    operands = operands_of(operation, x, x, x)
+    outputs = [(view("x", n, shift), there), (there, view("elsewhere", n, shift))]
+    for out in outputs if operation in PAIRED else [outputs[0][:1]]:
+        check_overlap(api, None, Overlap(operation, memory, operands, out))
+
+
+@pytest.mark.parametrize("n", [5, 3_000, 100_000])
+@pytest.mark.parametrize("dtype", ["f4", "f8"])
+@pytest.mark.parametrize("operation", ["multiply", "add"])
+def test_errors_raised_after_the_operand_is_overwritten(api, operation, dtype, n):
+    written = []
+    for function in (getattr(np, operation), getattr(api, operation)):
+        x = np.ones(n, dtype)
+        x[n // 2] = np.finfo(dtype).max
+        one = outcome(function, x, x, out=x, errstate={"over": "raise"})
+        assert one.exception == (FloatingPointError, f"overflow encountered in {operation}")
+        written.append(described(x))
+    assert written[1] == written[0]
+
+
+def test_dots_beside_an_output_over_an_operand(implementation):
+    dout, x, y = np.arange(15.0).reshape(3, 5)
+    right = dout * y, dout * x
+    actual = outcome(implementation.multiply_backward, dout, x, y, out=(dout, ...))
+    assert actual.exception == outcome(np.multiply, x, y, out=...).exception
+    if actual.exception is None:  # as from NumPy 2.3 on
+        assert actual.value[0] is dout
+        np.testing.assert_array_equal(actual.value, right)

@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import os
+import re
 import sys
 
 import numpy as np
 import pytest
-from fresh import last_line_of_error, output_of
+from fresh import output_of
 from threadpoolctl import threadpool_info, threadpool_limits
 
 import fastlayers
@@ -24,37 +25,53 @@ from fastlayers._core.frontend import schedule
 
 @pytest.fixture(autouse=True)
 def restore():
+    limit = fastlayers.cache_info().limit
     yield
     schedule.set_thread_count(0, limits.cpu_quota())
+    fastlayers.set_cache_limit(limit)
 
 
-# ----------------------------------------------------------------------------- number of threads
+# --------------------------------------------------------------------------------------- settings
+
+# How each is set and read, and what must not be changed where it is refused.
+SETTINGS = {
+    "threads": (fastlayers.set_num_threads, fastlayers.get_num_threads),
+    "limit": (fastlayers.set_cache_limit, lambda: fastlayers.cache_info().limit),
+}
+TAKEN = [("threads", n, int(n)) for n in (1, 2, 5, 1_024, np.int64(3), True)]
+TAKEN += [("limit", n, min(int(n), sys.maxsize)) for n in (0, 10**30, np.int64(1 << 20), True)]
+REFUSED = [
+    ("threads", n, ValueError, f"from 1 to 1024, got {int(n)}$")
+    for n in (0, -1, 1_025, 2**31, 2**64, -(10**30), np.int32(0), False)
+]
+REFUSED += [("limit", n, ValueError, f"got {int(n)} bytes") for n in (-1, -(10**30), np.int32(-5))]
+REFUSED += [
+    (name, n, TypeError, f"must be an integer, got {re.escape(repr(n))}$")
+    for name in SETTINGS
+    for n in (1.0, "2", None, np.float64(2), [2], 2j)
+]
+
+
+@needs_openmp
+@pytest.mark.parametrize(("name", "given", "value"), TAKEN)
+def test_settings_are_taken(name, given, value):
+    set_value, get_value = SETTINGS[name]
+    assert set_value(given) is None
+    assert get_value() == value
+    assert type(get_value()) is int
+
+
+@pytest.mark.parametrize(("name", "given", "error", "message"), REFUSED)
+def test_settings_that_make_no_sense(name, given, error, message):
+    set_value, get_value = SETTINGS[name]
+    set_value(3)
+    before = get_value()
+    with pytest.raises(error, match=message):
+        set_value(given)
+    assert get_value() == before
+
 
 SHOW_THREADS = "import fastlayers; print(fastlayers.get_num_threads())"
-
-
-@needs_openmp
-@pytest.mark.parametrize("n", [1, 2, 5, 1_024, np.int64(3), True])
-def test_set_num_threads(n):
-    assert fastlayers.set_num_threads(n) is None
-    assert fastlayers.get_num_threads() == n
-    assert type(fastlayers.get_num_threads()) is int
-
-
-@needs_openmp
-@pytest.mark.parametrize("n", [0, -1, 1_025, 2**31, 2**64, -(10**30), np.int32(0), False])
-def test_numbers_of_threads_that_make_no_sense(n):
-    fastlayers.set_num_threads(3)
-    with pytest.raises(ValueError, match=f"from 1 to 1024, got {int(n)}$"):
-        fastlayers.set_num_threads(n)
-    assert fastlayers.get_num_threads() == 3
-
-
-@pytest.mark.parametrize("n", [1.0, "2", None, 2.5, np.float64(2), [2], 2j])
-def test_numbers_of_threads_that_are_not_integers(n):
-    with pytest.raises(TypeError, match="integer") as caught:
-        fastlayers.set_num_threads(n)
-    assert repr(n) in str(caught.value)
 
 
 @needs_openmp
@@ -67,22 +84,9 @@ def test_default_number_of_threads():
 
 
 @needs_openmp
-@pytest.mark.parametrize(("n", "openmp"), [("1", "4"), ("3", "1"), ("1024", "4")])
-def test_number_of_threads_from_the_environment(n, openmp):
+@pytest.mark.parametrize(("n", "openmp"), [("1", "4"), ("3", "1")])
+def test_number_of_threads_whatever_openmp_would_use(n, openmp):
     assert output_of(SHOW_THREADS, FASTLAYERS_NUM_THREADS=n, OMP_NUM_THREADS=openmp) == [n]
-
-
-def test_bad_number_of_threads_in_the_environment():
-    error = last_line_of_error("import fastlayers", FASTLAYERS_NUM_THREADS="two")
-    assert error.startswith("ValueError: FASTLAYERS_NUM_THREADS is 'two'")
-
-
-@pytest.mark.parametrize("value", ["0", "-1", "two", "1.5", "1025", "99999999999999999999"])
-def test_a_number_of_threads_that_is_none(monkeypatch, value):
-    monkeypatch.setenv("FASTLAYERS_NUM_THREADS", value)
-    with pytest.raises(ValueError, match="integer from 1 to 1024") as caught:
-        config._threads_from_environment()
-    assert str(caught.value).startswith(f"FASTLAYERS_NUM_THREADS is {value!r}")
 
 
 @needs_openmp
@@ -143,9 +147,10 @@ import numpy as np
 import fastlayers
 fastlayers.set_cache_limit(0)  # nor is there a thread that watches over it
 
-def started(n):
+def started(x):
+    x = np.ones(x) if isinstance(x, int) else x
     before = len(os.listdir("{TASKS}"))
-    fastlayers.multiply(np.ones(n), 2.0)
+    fastlayers.multiply(x, 2.0)
     return len(os.listdir("{TASKS}")) - before
 
 """
@@ -167,13 +172,9 @@ def test_arrays_as_other_processes_get_them_are_served(layout):
     # By kernels, that is by threads.
     code = f"""
 from operands import Operand
-x = Operand("f8", (100_000,), "{layout}").build()
-before = len(os.listdir("{TASKS}"))
-product = fastlayers.multiply(x, x)
-print(len(os.listdir("{TASKS}")) - before, np.array_equal(product, np.array(x) ** 2))
+print(started(Operand("f8", (100_000,), "{layout}").build()))
 """
-    output = output_of(COUNT_THREADS + code, FASTLAYERS_NUM_THREADS="4")
-    assert output == ["3", "True"]
+    assert output_of(COUNT_THREADS + code, FASTLAYERS_NUM_THREADS="4") == ["3"]
 
 
 LATE = """
@@ -318,25 +319,6 @@ def test_instruction_set_from_the_environment(level):
     assert output_of(SHOW_SIMD, FASTLAYERS_SIMD=level) == [level]
 
 
-@pytest.mark.parametrize("implementation", ["", "native"])
-def test_unknown_instruction_set(implementation):
-    error = last_line_of_error(
-        "import fastlayers", FASTLAYERS_SIMD="avx512", FASTLAYERS_IMPLEMENTATION=implementation
-    )
-    assert error.startswith("ValueError: FASTLAYERS_SIMD is 'avx512'")
-
-
-@pytest.mark.parametrize("value", ["x86-64-v9", "avx512", "X86-64-V3", "0"])
-def test_names_of_no_instruction_set(monkeypatch, value):
-    before = simd.in_use()
-    monkeypatch.setenv("FASTLAYERS_SIMD", value)
-    with pytest.raises(ValueError, match=r"^FASTLAYERS_SIMD") as caught:
-        simd.use_preferred()
-    assert repr(value) in str(caught.value)
-    assert all(level in str(caught.value) for level in simd.available())
-    assert simd.in_use() == before
-
-
 def test_level_that_the_cpu_does_not_have(monkeypatch):
     # As it would be on an older CPU: what is built is not yet available.
     monkeypatch.setattr(simd, "cpu_level", lambda: 2)
@@ -376,24 +358,19 @@ V1 = "12:cpu,cpuacct:/docker/1a2b\n7:memory:/docker/1a2b\n1:name=systemd:/docker
     ("groups", "files", "cpus"),
     [
         ("", {}, 8),
-        ("0::/\n", {}, 8),
-        ("0::/\n", {"cpu.max": "200000 100000"}, 2),
         ("0::/\n", {"cpu.max": "max 100000"}, 8),
         ("0::/\n", {"cpu.max": "250000 100000"}, 2),
         ("0::/\n", {"cpu.max": "50000 100000"}, 1),
         ("0::/\n", {"cpu.max": "1600000 100000"}, 8),
-        ("0::/app\n", {"app/cpu.max": "300000 100000"}, 3),
         ("0::/a/b/c\n", {"a/b/c/cpu.max": "max 100000", "a/b/cpu.max": "500000 100000"}, 5),
         ("0::/a/b\n", {"a/b/cpu.max": "600000 100000", "a/cpu.max": "400000 100000"}, 4),
-        ("0::/a/b\n", {"a/b/cpu.max": "400000 100000", "cpu.max": "300000 50000"}, 4),
+        ("0::/a/b\n", {"a/b/cpu.max": "400000 100000", "cpu.max": "150000 50000"}, 3),
         ("0::/of:the:host\n", {"of:the:host/cpu.max": "200000 100000"}, 2),
         ("0::/of/the/host\n", {"cpu.max": "200000 100000"}, 2),
         ("0::/app\n", {"another/cpu.max": "100000 100000"}, 8),
-        (V1, {}, 8),
         (V1, {"cpu,cpuacct/docker/1a2b/cpu.cfs_quota_us": "-1"}, 8),
         (V1, {"cpu,cpuacct/docker/1a2b/cpu.cfs_quota_us": "350000"}, 3),
         (V1, {"cpu,cpuacct/cpu.cfs_quota_us": "200000"}, 2),
-        (V1, {"cpu,cpuacct/docker/cpu.cfs_quota_us": "10000"}, 1),
         (V1, {"memory/docker/1a2b/cpu.cfs_quota_us": "100000"}, 8),
     ],
 )
@@ -412,10 +389,9 @@ def test_affinity_below_the_quota(machine, monkeypatch):
     monkeypatch.setattr(os, "sched_getaffinity", lambda pid: {3, 5}, raising=False)
     assert limits.cpu_quota() == 2
     monkeypatch.delattr(os, "sched_getaffinity")  # as on macOS and Windows
-    monkeypatch.setattr(os, "cpu_count", lambda: 6)
-    assert limits.cpu_quota() == 4
-    monkeypatch.setattr(os, "cpu_count", lambda: None)
-    assert limits.cpu_quota() == 1
+    for count, quota in ((6, 4), (None, 1)):
+        monkeypatch.setattr(os, "cpu_count", lambda count=count: count)
+        assert limits.cpu_quota() == quota
 
 
 @pytest.mark.parametrize(
@@ -423,13 +399,11 @@ def test_affinity_below_the_quota(machine, monkeypatch):
     [
         ("", {}, 64 * GIB),
         ("0::/\n", {"memory.max": "max", "memory.high": "max"}, 64 * GIB),
-        ("0::/\n", {"memory.max": str(4 * GIB)}, 4 * GIB),
         ("0::/\n", {"memory.max": str(4 * GIB), "memory.high": str(3 * GIB)}, 3 * GIB),
         ("0::/\n", {"memory.max": str(128 * GIB)}, 64 * GIB),
         ("0::/a/b\n", {"a/b/memory.max": "max", "a/memory.max": str(GIB)}, GIB),
         ("0::/a/b\n", {"a/b/memory.max": str(2 * GIB), "memory.max": str(3 * GIB)}, 2 * GIB),
         (V1, {"memory/docker/1a2b/memory.limit_in_bytes": "9223372036854771712"}, 64 * GIB),
-        (V1, {"memory/docker/1a2b/memory.limit_in_bytes": str(GIB // 2)}, GIB // 2),
         (V1, {"memory/memory.limit_in_bytes": str(GIB)}, GIB),
         (V1, {"cpu,cpuacct/docker/1a2b/memory.limit_in_bytes": "1"}, 64 * GIB),
     ],
@@ -453,7 +427,9 @@ def test_cache_limit_by_default(monkeypatch, memory, limit):
     assert config._default_cache_limit() == limit
 
 
-def test_limits_as_they_are():
-    assert 1 <= limits.cpu_quota() <= (os.cpu_count() or 1)
-    assert limits.memory_bytes() >= 1 << 20
-    assert limits._lines(f"{CGROUPS}/no/such/file") == []
+def test_limits_where_there_are_no_files(monkeypatch):
+    # As in a process that may not read them, and on other systems.
+    machine = limits.cpu_quota(), limits.memory_bytes()
+    monkeypatch.setattr(limits, "CGROUPS", "/no/such/folder")
+    assert limits.cpu_quota() >= machine[0]
+    assert limits.memory_bytes() >= machine[1]

@@ -1,6 +1,6 @@
 """FASTLAYERS_IMPLEMENTATION decides who computes, and a broken build is never silent.
 
-Of the other environment variables' wrong values test_runtime.py and test_recycling.py tell.
+So do the other environment variables decide, and none is read wrongly.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ import numpy as np
 import pytest
 
 import fastlayers
-from fastlayers import config, core
+from fastlayers import config, core, limits
 
 # As an interrupted build or a wheel for another machine would have it.
 BLOCK = "import sys; sys.modules['fastlayers._core'] = None\n"
@@ -51,34 +51,14 @@ def test_chosen(implementation):
         assert module.startswith(where[implementation.name])
 
 
-def test_unknown_values():
-    code = """
-import os
-for value in ("nonsense", "Native", "native ", "0"):
-    os.environ["FASTLAYERS_IMPLEMENTATION"] = value
-    try:
-        import fastlayers
-    except ValueError as error:
-        print(error)
-"""
-    errors = run(code).stdout.splitlines()
-    for value, error in zip(("nonsense", "Native", "native ", "0"), errors, strict=True):
-        assert error.startswith("FASTLAYERS_IMPLEMENTATION")
-        assert all(part in error for part in (repr(value), "'native'", "'reference'"))
-
-
-def test_broken_build_warns_once_and_runs_on():
-    for variable in (None, ""):
-        result = run(BLOCK + REPORT + "print(fastlayers.AddLayer().backward(1.5))", variable)
-        implementation, warning, answer = result.stdout.splitlines()
-        assert implementation == "reference"
-        assert warning.startswith(
-            "RuntimeWarning the compiled part of fastlayers cannot be imported"
-        )
-        assert "reinstall" in warning
-        assert warning.endswith("set FASTLAYERS_IMPLEMENTATION=reference.")
-        assert answer == "(1.5, 1.5)"
-        assert result.stderr == ""
+@pytest.mark.parametrize("variable", [None, ""])
+def test_broken_build_warns_once_and_runs_on(variable):
+    result = run(BLOCK + REPORT + "print(fastlayers.AddLayer().backward(1.5))", variable)
+    implementation, warning, answer = result.stdout.splitlines()
+    assert (implementation, answer, result.stderr) == ("reference", "(1.5, 1.5)", "")
+    assert warning.startswith("RuntimeWarning the compiled part of fastlayers cannot be imported")
+    assert "reinstall" in warning
+    assert warning.endswith("set FASTLAYERS_IMPLEMENTATION=reference.")
 
 
 PROGRAM = """
@@ -103,26 +83,61 @@ def test_warnings_point_at_the_line_that_imports(tmp_path, statement):
     assert {line.strip(), again.strip()} == {statement}
 
 
-def test_broken_build_is_an_error_where_native_is_demanded():
-    result = run(BLOCK + "import fastlayers", "native")
-    assert result.returncode == 1
-    error = result.stderr.splitlines()[-1]
-    assert error.startswith("ImportError: FASTLAYERS_IMPLEMENTATION=native")
-    assert "reinstall fastlayers" in error
-    assert "unset" in error
-
-
-def test_broken_build_does_not_matter_to_the_reference():
-    result = run(BLOCK + REPORT, "reference")
+def test_the_reference_does_not_load_the_compiled_part():
+    result = run(BLOCK + REPORT, "reference")  # broken or not
     assert (result.stdout, result.stderr) == ("reference\n", "")
-
-
-def test_reference_does_not_load_the_compiled_part():
     result = run("import fastlayers, sys; print('fastlayers._core' in sys.modules)", "reference")
     assert result.stdout == "False\n"
 
 
 # -------------------------------------------------------------------------------------- variables
+
+native_only = pytest.mark.skipif(
+    fastlayers.IMPLEMENTATION != "native", reason="there is no compiled part"
+)
+# Each value in the same interpreter, which imports again what reads it.
+IMPORTS = """
+import os, sys
+for value in {values!r}:
+    os.environ[{name!r}] = value
+    for module in "", ".core", ".config", "._core", "._core.simd":
+        sys.modules.pop("fastlayers" + module, None)
+    try:
+        import fastlayers
+        print(fastlayers.cache_info().limit)
+    except ValueError as error:
+        print(error)
+"""
+SIZES = {
+    **{"64K": 64 << 10, "64M": 64 << 20, "64MiB": 64 << 20, "1GiB": 1 << 30, "2 g": 2 << 30},
+    **{"1T": 1 << 40, "0": 0, "0M": 0, "1000000": 1_000_000, " 12 ": 12},
+    **{"9999999999T": sys.maxsize, "9" * 30: sys.maxsize},
+}
+WRONG = {
+    "CACHE_LIMIT": ("at least 0", "-1 1.5 1e6 lots 1_MB 0x10 1KMB iB 64iB B 1P"),
+    "NUM_THREADS": ("an integer from 1 to 1024", "0 -1 two 1.5 1025 99999999999999999999"),
+    "IMPLEMENTATION": ("it must be 'native' or 'reference', or unset", "nonsense Native native_ 0"),
+    "SIMD": ("this CPU and this build have ", "x86-64-v9 avx512 X86-64-V3 0"),
+}
+
+
+@native_only
+def test_sizes_of_the_cache():
+    result = run(IMPORTS.format(name="FASTLAYERS_CACHE_LIMIT", values=["", *SIZES]))
+    by_default = min(limits.memory_bytes() // 8, 1 << 30)
+    assert result.stdout.split() == [*map(str, [by_default, *SIZES.values()])]
+
+
+@pytest.mark.parametrize("name", WRONG)
+def test_values_that_make_no_sense(name):
+    if name == "SIMD" and fastlayers.IMPLEMENTATION != "native":
+        pytest.skip("plain NumPy uses whatever NumPy does")
+    message, values = WRONG[name]
+    values = [value.replace("_", " ") for value in values.split()]
+    result = run(IMPORTS.format(name=f"FASTLAYERS_{name}", values=values))
+    for value, error in zip(values, result.stdout.splitlines(), strict=True):
+        assert error.startswith(f"FASTLAYERS_{name} is {value!r}; ")
+        assert message in error
 
 
 def test_variables_that_nobody_reads(implementation):
@@ -151,10 +166,6 @@ def test_variables_that_somebody_reads():
 
 
 # ---------------------------------------------------------------------------------- partly broken
-
-native_only = pytest.mark.skipif(
-    fastlayers.IMPLEMENTATION != "native", reason="there is no compiled part to break"
-)
 
 
 def modules(core, name):
@@ -237,6 +248,7 @@ def test_partly_broken_build(copy_of_package, damage):
     assert error.startswith("ImportError: FASTLAYERS_IMPLEMENTATION=native")
     assert reason in error
     assert "reinstall fastlayers" in error
+    assert "unset FASTLAYERS_IMPLEMENTATION" in error
 
 
 @native_only
