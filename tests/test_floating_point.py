@@ -284,7 +284,7 @@ CULPRITS = {
 @pytest.mark.parametrize("culprit", CULPRITS)
 def test_flag_of_any_node_at_any_place(path, culprit, mode):
     # At the ends, at the edges of tiles, in a tail; stopped in place, too.
-    for n, where in [(1, 0), (600, 255), (600, 256), (5_003, 5_002)]:
+    for n, where in [(1, 0), (600, 0), (600, 255), (600, 256), (5_003, 5_002)]:
         outcomes = []
         for graph in (PlainGraph(of_graph, plain), GRAPH):
             x, y, z, dout = (np.full(n, value) for value in (1.5, 1.25, 1.125, 1.0))

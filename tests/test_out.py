@@ -181,6 +181,10 @@ CASES = {  # dout, x and y; and two outputs, of which calls with one result take
         of_shapes((2, 3), (3,), (2, 1)),
         of_shapes((4, 2, 3), (4, 2, 3)),
     ),
+    "operands that are copied": (
+        [Operand("f8", (5,), "unaligned"), Operand(">f8", (5,)), Operand(">f8", (5,), seed=1)],
+        (OUT, OUT),
+    ),
     "empty": (of_shapes((0, 3), (3,), (3,)), of_shapes((0, 3), (0, 3))),
     "nothing of one": (of_shapes((0,), (0,), (1,)), of_shapes((0,), (0,))),
     "numbers": (literals("2.0", "3.0", "4.0"), of_shapes((), ())),
@@ -551,13 +555,13 @@ def test_results_written_over_the_operands(api, operation, out, dtype, n, values
     # longer there.
     memory = Operand(dtype, (4 * (n + 50) + 50,), values=values)
     operands = operands_of(operation, *(view(place, n) for place in ("dout", "x", "y")))
-    for mode in ("ignore", "warn", "call", "log"):
+    for mode in ("ignore", "warn", "call", "log") if values == "special" else ("warn",):
         out_views = tuple(view(place, n) for place in out)
         check_overlap(api, None, Overlap(operation, memory, operands, out_views, {"all": mode}))
 
 
 @pytest.mark.parametrize("shift", [-40, -9, -1, 0, 1, 3, 8, 40])
-@pytest.mark.parametrize("n", [50, 100_000])
+@pytest.mark.parametrize("n", [50, 30_000])
 @pytest.mark.parametrize("operation", FUNCTIONS)
 def test_results_shifted_against_operands_and_each_other(api, operation, n, shift):
     # Long enough for threads: a chunk must not read what its neighbour has written.
