@@ -37,8 +37,8 @@ from .tracing import (
 if core.passes is not None:
     from .._core.frontend.passes import MOST_VALUES, WARNS, Entry, Pass
 
-# Planning takes some 70 us a node for the value and 450 us for value and gradients, on the first
-# call (a chain of 1,000 nodes, AMD EPYC of the Milan family, beside other work).
+# Planning takes some 10 us a node for the value and 50 to 100 us for value and gradients, on the
+# first call (a chain of 1,000 nodes, Xeon of the Sapphire Rapids family, beside other work).
 MOST_NODES = 2_000
 
 SILENT: Any = {"all": "ignore"}
