@@ -246,7 +246,8 @@ cdef inline int run_parts(
 
     Parts without a share return at once: with a smaller team, GNU OpenMP would end the other
     threads and start them again for the next larger job. This is a parallel block, and no prange:
-    that waits for all threads twice, which takes half a microsecond.
+    that waits for all threads twice. With it, a call on two threads took 0.85 us longer (Xeon of
+    the Sapphire Rapids family).
     """
     cdef int raised = 0
     cdef int thread, part

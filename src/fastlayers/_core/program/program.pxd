@@ -50,7 +50,8 @@ cdef enum:
     STEP_SLOTS = 8          # the most that an operation reads and writes
     MAX_SHARES = 64         # of a job that works in place
     # Bytes of tiles that a thread has on its stack, which may have 128 KiB in all: musl's default.
-    # An LSTM's f*c + g*i with its four gradients takes 6 KiB, sums of 12 results 30.
+    # They are enough for a dozen steps with 14 buffers, of temporaries and of results that go
+    # through one.
     STACK_BYTES = 1 << 15
 
 cdef struct Step:
