@@ -431,6 +431,26 @@ def test_sums_of_the_layers(in_one_pass, path, shapes, dtype):
     assert described((value, tuple(gradients))) == described(expected)
 
 
+@pytest.mark.parametrize("shape", [(300, 257), (300, 5), (40, 6, 3, 4), (70_000, 2)])
+@pytest.mark.parametrize("dtype", FLOATS)
+def test_sums_to_any_shapes_are_one_pass(in_one_pass, monkeypatch, shape, dtype):
+    monkeypatch.setattr(planner.Plan, "_add_call", None)
+    rng = np.random.default_rng(0)
+    x = (rng.standard_normal(shape) * 2.0 ** rng.integers(-40, 41, shape)).astype(dtype)
+    full = np.ones(shape, dtype)
+    column = full[..., :1]
+    for y in (full[0], column, full, full[:1], full[..., :1, :], full.ravel()[:1], 1.0):
+        for n in (0.5, full[0], column, full[..., :1, :]):
+            ours, layers = (
+                kind(lambda x, y, n: x * y + n).value_and_grad(x, y, n, dout=x)
+                for kind in (Graph, layered)
+            )
+            assert described(ours) == described(layers)
+            mul = fastlayers.multiply_backward(x, x, y, sum_to_shape=True)
+            add = fastlayers.add_backward(x, full, n, sum_to_shape=True)
+            assert described(tuple(ours[1])) == described((*mul, add[1]))
+
+
 @pytest.mark.parametrize("dtype", KERNEL_DTYPES)
 @pytest.mark.parametrize("shape", [(300, 257), (3, 1), (1, 5), (0, 4), (4, 0)])
 def test_sums_of_ones(shape, dtype):

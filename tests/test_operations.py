@@ -69,7 +69,7 @@ def test_what_rules_read_is_found_by_running_them():
     assert READ["square"] == {0}
     own_value = (lambda run, g, v, x: run["multiply"](g, v),)
     assert read_by(own_value) == {1}
-    only_the_shape = (lambda run, g, v, x: run["sum_to"](g, x, v),)
+    only_the_shape = (lambda run, g, v, x: run["sum_to"](g, x),)
     assert read_by(only_the_shape) == frozenset()
 
 

@@ -314,7 +314,7 @@ def overlapping(random: Random, count: int) -> list[Any]:
 def windows(random: Random, count: int) -> list[Any]:
     """Parts of one array that broadcast together, anywhere in it; and what lies elsewhere."""
     shape = random_shape(random) or (3,)
-    small = [shape, narrowed(random, shape)]  # one, most often: sums to several are not in passes
+    small = [shape, narrowed(random, shape)]  # one, most often
     shapes = [
         random.choice(small) if random.random() < 0.8 else narrowed(random, shape)
         for _ in range(count)

@@ -29,7 +29,7 @@ class AtUsersLine(dict[str, Callable[..., Any]]):
         if operation is reference.multiply_to_operand:
             # It has a frame of its own, in which its product would warn.
             multiply = self["multiply"]
-            self[name] = lambda dout, factor, operand, _: reference.sum_to_operand(
+            self[name] = lambda dout, factor, operand: reference.sum_to_operand(
                 multiply(dout, factor), operand
             )
         else:

@@ -15,7 +15,7 @@ def to_dot(nodes: Nodes) -> str:
         named = node.operation in ("input", "number")
         shape = "plaintext" if named else "circle" if node.operation in SYMBOLS else "box"
         lines.append(f"  {i} [label={_quoted(mark(node))}, shape={shape}]")
-        lines += [f"  {operand} -> {i}" for operand in node.drawn]
+        lines += [f"  {operand} -> {i}" for operand in node.operands]
     for i, name in output_names(nodes).items():
         lines.append(f"  out{i} [label={_quoted(name)}, shape=plaintext]")
         lines.append(f"  {i} -> out{i}")

@@ -93,7 +93,7 @@ def _parts(nodes: Nodes, values: Any, gradients: Any) -> list[Part]:
         title += "" if gradient is None else f"\ngradient: {_full(gradient)}"
         title += f"\n{node.place}" if node.place else ""
         # One arrow is enough for everything that is left out.
-        used = enumerate(place[operand] for operand in node.drawn)
+        used = enumerate(place[operand] for operand in node.operands)
         operands = {at if at == middle.start else (at, k): parts[at] for k, at in used}.values()
         ordered = node.operation not in COMMUTATIVE
         lines = _lines(value), _lines(gradient)

@@ -207,7 +207,7 @@ def _contributions(
         passed = _backward_of_layer(node.detail, dout, used)
         sum_to = run["sum_to"]
         return [
-            (operand, one if _are_alike(one, value) else sum_to(one, value, one))
+            (operand, one if _are_alike(one, value) else sum_to(one, value))
             for operand, value, one in zip(node.operands, used, passed, strict=True)
             if operand in wanted and one is not None
         ]

@@ -23,11 +23,6 @@ class Node(NamedTuple):
     detail: Any = None
     place: str = ""
 
-    @property
-    def drawn(self) -> tuple[int, ...]:
-        """The operands that pictures show. A summed product's last one decides its rounding."""
-        return self.operands[:3] if self.operation == "multiply_to" else self.operands
-
 
 class Nodes(NamedTuple):
     """A whole graph. Inputs come first, in the order of the parameters.

@@ -92,8 +92,8 @@ OPERATIONS: Mapping[str, Operation] = {
     "multiply": Operation(
         operator.mul,
         (
-            lambda run, g, v, x, y: run["multiply_to"](g, y, x, y),
-            lambda run, g, v, x, y: run["multiply_to"](g, x, y, x),
+            lambda run, g, v, x, y: run["multiply_to"](g, y, x),
+            lambda run, g, v, x, y: run["multiply_to"](g, x, y),
         ),
         "{} * {}",
         symbol="\N{MULTIPLICATION SIGN}",
@@ -105,8 +105,8 @@ OPERATIONS: Mapping[str, Operation] = {
     "add": Operation(
         operator.add,
         (
-            lambda run, g, v, x, y: run["multiply_to"](g, 1, x, y),
-            lambda run, g, v, x, y: run["multiply_to"](g, 1, y, x),
+            lambda run, g, v, x, y: run["multiply_to"](g, 1, x),
+            lambda run, g, v, x, y: run["multiply_to"](g, 1, y),
         ),
         "{} + {}",
         symbol="+",
@@ -117,8 +117,8 @@ OPERATIONS: Mapping[str, Operation] = {
     "subtract": Operation(
         operator.sub,
         (
-            lambda run, g, v, x, y: run["multiply_to"](g, 1, x, y),
-            lambda run, g, v, x, y: run["multiply_to"](g, -1, y, x),
+            lambda run, g, v, x, y: run["multiply_to"](g, 1, x),
+            lambda run, g, v, x, y: run["multiply_to"](g, -1, y),
         ),
         "{} - {}",
         symbol="\N{MINUS SIGN}",
@@ -150,29 +150,27 @@ OPERATIONS: Mapping[str, Operation] = {
         "square({})",
         ufunc=np.square,
     ),
-    # In graphs of gradients. The last operand of the first two is the other one of the operation
-    # that is differentiated: the rounding of the sum may depend on it.
+    # In graphs of gradients.
     "sum_to": Operation(
         reference.sum_to_operand,
-        (lambda run, g, v, value, like, other: run["broadcast_to"](g, value), None, None),
+        (lambda run, g, v, value, like: run["broadcast_to"](g, value), None),
         "sum_to({}, like={})",
         symbol="Σ",
-        like=(1, 2),
+        like=(1,),
     ),
     "multiply_to": Operation(
         reference.multiply_to_operand,
         (
-            lambda run, g, v, x, y, *_: run["multiply_to"](run["broadcast_to"](g, x), y, x, y),
-            lambda run, g, v, x, y, *_: run["multiply_to"](run["broadcast_to"](g, x), x, y, x),
-            None,
+            lambda run, g, v, x, y, like: run["multiply_to"](run["broadcast_to"](g, x), y, x),
+            lambda run, g, v, x, y, like: run["multiply_to"](run["broadcast_to"](g, x), x, y),
             None,
         ),
         "sum_to({} * {}, like={})",
-        like=(2, 3),
+        like=(2,),
     ),
     "broadcast_to": Operation(
         broadcast_to,
-        (lambda run, g, v, value, like: run["sum_to"](g, value, like), None),
+        (lambda run, g, v, value, like: run["sum_to"](g, value), None),
         "broadcast_to({}, like={})",
         like=(1,),
     ),

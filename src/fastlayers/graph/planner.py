@@ -6,7 +6,6 @@ computed at once: that is a pass over memory. All else is a call between passes.
 
 from __future__ import annotations
 
-import itertools
 from collections import defaultdict
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any, NamedTuple
@@ -80,12 +79,12 @@ def entry(
     """For the value of a graph, if asked for, and for the gradients by some inputs, if any."""
     wanted = [graph.inputs.index(name) for name in names or ()]
 
-    def plan(kinds: list[Any], axes: int) -> Any:
+    def plan(kinds: list[Any]) -> Any:
         # Of no gradients, what is wrong with dout is told nevertheless.
         if names == () or len(graph.nodes) > MOST_NODES:
             return None
         ones = {place for place, kind in enumerate(kinds) if kind == "one"}
-        builder = Builder([shape_of(kind) for kind in kinds], ones, axes)
+        builder = Builder([shape_of(kind) for kind in kinds], ones)
         try:
             results = trace(graph, builder, values, wanted)
             if all(value.shape == NUMBER for value in builder.inputs):
@@ -166,7 +165,6 @@ class Result(NamedTuple):
     place: int
     value: int | None
     like: int | None = None
-    shapes: Sequence[Shape] = ()
     unit: int = 0
 
 
@@ -423,8 +421,6 @@ class Plan:
         order = {place: i for i, place in reversed(list(enumerate(self._results)))}
         steps, read = list(part.work), list(part.read)
         computed = {step.writes[0] for step in steps}
-        stored, results, calls = set(part.stored), [], []
-        apart = self._not_summed(part)
 
         def double(place: int) -> int:
             note = builder.double(place, part.shape)
@@ -432,26 +428,17 @@ class Plan:
             read.extend(one for one in note.reads if one not in computed and one not in read)
             return note.place
 
+        summed = set(part.stored)
+        results = [Result(place, place) for place in summed]
         for note in part.sums:
-            if note in apart:
-                value = note.reads[0]
-                if value in computed or builder.shapes[value] != part.shape:
-                    value = value if value in computed else double(value)
-                    stored.add(value)
-                calls.append((value, note))
-        summed = set(stored)
-        results += [Result(place, place) for place in stored]
-        for note in part.sums:
-            if note in apart:
-                continue
-            value, like, _ = note.reads
+            value, like = note.reads
             if note.unit:
                 results.append(Result(note.place, None, like, unit=note.unit))
                 continue
             if value not in computed or value in summed:
                 value = double(value)
             summed.add(value)
-            results.append(Result(note.place, value, like, self._shapes_of(note)))
+            results.append(Result(note.place, value, like))
         results.sort(key=lambda one: order.get(one.place, len(order)))
         if all(one.unit for one in results):
             raise Unserved("nothing to compute")
@@ -462,39 +449,6 @@ class Plan:
             read = list(dict.fromkeys(steps[0].reads))  # in this order a single step needs no tiles
         self._new.update(one.place for one in results)
         self._cut(part.shape, steps, read, results)
-        for value, note in calls:
-            self._add_call("sum_to", (value, *note.reads[1:]), note.place)
-
-    def _shapes_of(self, note: Note) -> list[Shape]:
-        """The small shapes that the layers have at hand when they compute a sum."""
-        shapes = [self._builder.shapes[place] for place in note.reads[1:]]
-        return [shape for shape in shapes if shape not in (note.shape, NUMBER, SCALAR)]
-
-    def _not_summed(self, part: Part) -> list[Note]:
-        """The sums that cannot have, in this pass, the bits that they have in the layers.
-
-        Axes along which all operands run on are one to the engine. The bits of a sum depend on
-        that. So it must be the same axes as when the layers compute that sum.
-        """
-        builder = self._builder
-        axes = [axis for axis in range(builder.axes) if not part.shape.repeated >> axis & 1]
-        pairs = list(itertools.combinations(axes, 2))
-        sums = [note for note in part.sums if not note.unit]
-        reads = [builder.shapes[place] for place in part.read]
-        while True:
-            here = [*reads, *(shape for note in sums for shape in self._shapes_of(note))]
-            kept = [
-                note
-                for note in sums
-                if all(
-                    all(shape.merges(*pair) for shape in here)
-                    == all(shape.merges(*pair) for shape in self._shapes_of(note))
-                    for pair in pairs
-                )
-            ]
-            if len(kept) == len(sums):
-                return [note for note in part.sums if not note.unit and note not in kept]
-            sums = kept
 
     def _cut(self, shape: Shape, steps: list[Step], read: list[int], done: list[Result]) -> None:
         """Add a pass or, if that is too long, several one after the other."""

@@ -35,15 +35,11 @@ class Shape(NamedTuple):
         """The shape to which both broadcast."""
         return Shape(min(self.lead, other.lead), self.repeated & other.repeated)
 
-    def merges(self, axis: int, other: int) -> bool:
-        """Whether two axes can be run through as one."""
-        return self.repeated >> axis & 1 == self.repeated >> other & 1
-
 
 FULL = Shape()
 
 # NumPy's scalars and arrays without axes, and Python numbers, broadcast to every shape, in this
-# order, and let any two axes be run through as one.
+# order.
 SCALAR = Shape(0xFF, 0xFF)
 NUMBER = Shape(0x100, 0xFF)
 
@@ -73,8 +69,8 @@ class Note(NamedTuple):
         ``"step"``, ``"sum"``, ``"call"`` or, of Python numbers, ``"number"``.
     operation : str
     reads : tuple of int
-        The places of the operands; those of a sum are what is summed, the operand to whose shape,
-        and the other operand, on which its rounding depends.
+        The places of the operands; those of a sum are what is summed and the operand to whose
+        shape.
     place : int
         That of the result.
     shape : Shape
@@ -109,14 +105,11 @@ class Builder(dict[str, Callable[..., Any]]):
         Of the operands.
     ones : set of int
         The operands that are the number 1.
-    axes : int
-        How many the largest shape has.
     """
 
-    def __init__(self, shapes: Sequence[Shape], ones: set[int], axes: int) -> None:
+    def __init__(self, shapes: Sequence[Shape], ones: set[int]) -> None:
         self.inputs = [Value(place, shape) for place, shape in enumerate(shapes)]
         self.ones = ones
-        self.axes = axes
         self.shapes = dict(enumerate(shapes))
         self.constants: dict[int, Any] = {}
         self.notes: list[Note] = []
@@ -213,23 +206,22 @@ def _zeros_like(builder: Builder, x: Any) -> Value:
     return builder.call("zeros_like", [value], value.shape)
 
 
-def _multiply_to(builder: Builder, dout: Any, factor: Any, to: Any, other: Any) -> Value:
-    return _sum_to(builder, _multiply(builder, dout, factor), to, other)
+def _multiply_to(builder: Builder, dout: Any, factor: Any, to: Any) -> Value:
+    return _sum_to(builder, _multiply(builder, dout, factor), to)
 
 
-def _sum_to(builder: Builder, summed: Any, to: Any, other: Any) -> Value:
+def _sum_to(builder: Builder, summed: Any, to: Any) -> Value:
     value, like = builder.value_of(summed), builder.value_of(to)
     if value.shape == like.shape:
         return value
-    values = value, like, builder.value_of(other)
     if like.shape != builder.shapes[like.place]:
         raise Unserved("a sum to the shape of a number that was only thought of as an array")
     if not value.has_axes:
-        return builder.call("sum_to", values, like.shape)
+        return builder.call("sum_to", [value, like], like.shape)
     if like.shape.with_other(value.shape) != value.shape:
         raise Unserved("a gradient that is summed to a shape which has more than it")
     result = builder.new(like.shape)
-    reads = tuple(one.place for one in values)
+    reads = value.place, like.place
     unit = builder.unit(value)
     builder.notes.append(Note("sum", "sum_to", reads, result.place, value.shape, unit))
     return result

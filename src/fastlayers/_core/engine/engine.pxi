@@ -12,7 +12,8 @@ from ..program.program cimport (
 )
 from .kernels cimport Integer, Real, T
 from .loops cimport (
-    accumulate_integers_loop, accumulate_loop, accumulate_segment_loop,
+    accumulate_integers_loop, accumulate_loop, accumulate_rows_loop,
+    accumulate_rows_of_integers_loop, accumulate_segment_loop,
     accumulate_segment_of_integers_loop, add_loop, add_products_backward_loop, add_products_loop,
     copy_loop, copy_twice_loop, cut_sums_loop, merge_integers_loop, merge_loop, multiply_add_loop,
     multiply_backward_loop, multiply_loop, multiply_subtract_loop, negative_loop,
@@ -66,6 +67,7 @@ cdef void fill(DType dtype, T *unused) noexcept:
 
 cdef void fill_sums(DType dtype, Real *unused) noexcept:
     engine.accumulate[dtype] = <Loop> accumulate_loop[Real]
+    engine.accumulate_rows[dtype] = <Loop> accumulate_rows_loop[Real]
     engine.accumulate_segment[dtype] = <Loop> accumulate_segment_loop[Real]
     engine.merge[dtype] = <Loop> merge_loop[Real]
     engine.round_sums[dtype] = <Loop> round_sums_loop[Real]
@@ -73,6 +75,7 @@ cdef void fill_sums(DType dtype, Real *unused) noexcept:
 
 cdef void fill_sums_of_integers(DType dtype, Integer *unused) noexcept:
     engine.accumulate[dtype] = <Loop> accumulate_integers_loop[Integer]
+    engine.accumulate_rows[dtype] = <Loop> accumulate_rows_of_integers_loop[Integer]
     engine.accumulate_segment[dtype] = <Loop> accumulate_segment_of_integers_loop[Integer]
     engine.merge[dtype] = <Loop> merge_integers_loop[Integer]
     engine.round_sums[dtype] = <Loop> cut_sums_loop[Integer]

@@ -232,14 +232,15 @@ cdef inline void add_products_backward(
 #
 # Sums are kept to twice the precision of a double: for each addition, the part that rounding took
 # is computed exactly (Knuth, The Art of Computer Programming vol. 2, 4.2.2, theorem B) and summed
-# too. Whole rows of results are added this way, element by element. Along a row, 256 elements at a
-# time are summed in 32 lanes. Neither depends on the vector width or on which thread computes it,
-# so all instruction sets and thread counts give the same bits. Integers are summed modulo 2^64, of
-# which int32 keeps the lower half: in any order, and without errors.
+# too. Whole rows of results are added this way, element by element. Of a run of elements with one
+# sum, 256 at a time are summed in 32 lanes. Neither depends on the vector width or on which thread
+# computes it, so all instruction sets and thread counts give the same bits. Integers are summed
+# modulo 2^64, of which int32 keeps the lower half: in any order, and without errors.
 
 cdef enum:
     SEGMENT = 256
     LANES = 32
+    SHORT_ROW = 16  # shorter ones are summed in registers
 
 
 cdef inline void accumulate(
@@ -258,6 +259,30 @@ cdef inline void add_exactly(double value, double *sum, double *error) noexcept 
     cdef double added = after - before
     error[0] += (before - (after - added)) + (value - added)
     sum[0] = after
+
+
+cdef inline void accumulate_rows(
+    const Real[:] values,   # IN     with room for `most` more
+    double[:] sums,         # IN/OUT
+    double[:] errors,       # IN/OUT
+    Py_ssize_t most,        # as many elements as a row has, or more; the compiler knows the number
+) noexcept nogil:
+    # All sums stay in registers. Those beyond the row are of no use: of what comes next, then of 0.
+    cdef double its_sums[SHORT_ROW]
+    cdef double its_errors[SHORT_ROW]
+    cdef Py_ssize_t columns = sums.shape[0]
+    cdef Py_ssize_t i, lane
+    for lane in range(most):
+        its_sums[lane] = sums[lane] if lane < columns else 0
+        its_errors[lane] = errors[lane] if lane < columns else 0
+    i = 0
+    while i < values.shape[0]:
+        for lane in range(most):
+            add_exactly(values[i + lane], &its_sums[lane], &its_errors[lane])
+        i += columns
+    for lane in range(columns):
+        sums[lane] = its_sums[lane]
+        errors[lane] = its_errors[lane]
 
 
 cdef inline void accumulate_segment(

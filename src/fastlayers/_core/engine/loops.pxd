@@ -7,9 +7,10 @@ of it; all others it passes on as they are.
 from libc.stdint cimport int64_t
 
 from .kernels cimport (
-    LANES, Integer, Real, T, accumulate, accumulate_integers, accumulate_segment,
-    accumulate_segment_of_integers, add, add_products, add_products_backward, copy, copy_twice,
-    cut_sums, merge, multiply, multiply_add, multiply_backward, multiply_subtract, negative,
+    LANES, SHORT_ROW, Integer, Real, T, accumulate, accumulate_integers, accumulate_rows,
+    accumulate_segment, accumulate_segment_of_integers, add, add_products, add_products_backward,
+    copy, copy_twice, cut_sums, merge, multiply, multiply_add, multiply_backward, multiply_subtract,
+    negative,
     product_backward, round_sums, subtract, subtract_product, subtract_products,
 )
 
@@ -50,6 +51,7 @@ ctypedef void (*Kernel4)(Slice, Slice, Slice, Slice) noexcept nogil
 ctypedef void (*Kernel5)(Slice, Slice, Slice, Slice, Slice) noexcept nogil
 ctypedef void (*Kernel6)(Slice, Slice, Slice, Slice, Slice, Slice) noexcept nogil
 ctypedef void (*Kernel8)(Slice, Slice, Slice, Slice, Slice, Slice, Slice, Slice) noexcept nogil
+ctypedef void (*OfRows)(Slice, Slice, Slice, Py_ssize_t) noexcept nogil
 
 ctypedef fused Kernel:
     Kernel2
@@ -291,6 +293,24 @@ cdef inline void accumulate_segment_loop(
         borrow(data[0], count, sizeof(Real)), borrow(data[1], 1, 0), borrow(data[2], 1, 0))
 
 
+cdef inline void accumulate_rows_loop(
+    char **data, const Py_ssize_t *n, const Py_ssize_t *strides, Real *dtype
+) noexcept nogil:
+    cdef Py_ssize_t columns = n[1]
+    cdef Py_ssize_t i
+    cdef Slice values = borrow(data[0], n[0], sizeof(Real))
+    cdef Slice sums = borrow(data[1], columns, sizeof(double))
+    cdef Slice errors = borrow(data[2], columns, sizeof(double))
+    for i in range(n[0], n[0] + SHORT_ROW):
+        (<Real *> data[0])[i] = 0
+    if columns <= 4:
+        (<OfRows> <void *> accumulate_rows[Real])(values, sums, errors, 4)
+    elif columns <= 8:
+        (<OfRows> <void *> accumulate_rows[Real])(values, sums, errors, 8)
+    else:
+        (<OfRows> <void *> accumulate_rows[Real])(values, sums, errors, SHORT_ROW)
+
+
 cdef inline void round_sums_loop(
     char **data, const Py_ssize_t *n, const Py_ssize_t *strides, Real *dtype
 ) noexcept nogil:
@@ -317,6 +337,17 @@ cdef inline void accumulate_integers_loop(
     else:
         (<Kernel2> <void *> accumulate_integers[Integer])(
             values, borrow(data[1], n[0], strides[1]))
+
+
+cdef inline void accumulate_rows_of_integers_loop(
+    char **data, const Py_ssize_t *n, const Py_ssize_t *strides, Integer *dtype
+) noexcept nogil:
+    cdef Py_ssize_t i = 0
+    while i < n[0]:
+        (<Kernel2> <void *> accumulate_integers[Integer])(
+            borrow(data[0] + i * <Py_ssize_t> sizeof(Integer), n[1], sizeof(Integer)),
+            borrow(data[1], n[1], sizeof(int64_t)))
+        i += n[1]
 
 
 cdef inline void accumulate_segment_of_integers_loop(

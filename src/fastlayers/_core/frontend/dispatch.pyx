@@ -304,11 +304,18 @@ cdef object sum_gradients(Operation operation, object dout, object x, object y, 
     if result is None or warned:
         shape = np.broadcast_shapes(np.shape(dout), np.shape(x), np.shape(y))
         first, second = (y, x) if operation == MULTIPLY else (1, -1 if operation == SUBTRACT else 1)
-        dx = sum_to_operand(at_shape(product(dout, first, warned), shape), x)
-        dy = sum_to_operand(at_shape(product(dout, second, warned), shape), y)
+        dx = sum_product(dout, first, x, shape, warned)
+        dy = sum_product(dout, second, y, shape, warned)
         if result is None:
             result = dx, dy
     return result if out is None else reference.store(result, reference.pair(out))
+
+
+cdef object sum_product(object dout, object factor, object operand, tuple shape, bint warned):
+    """One of the gradients, of a product as if broadcast to ``shape``."""
+    if not warned and np.shape(dout) == shape:
+        return multiply_to(dout, factor, operand, False)
+    return sum_to_operand(at_shape(product(dout, factor, warned), shape), operand)
 
 
 cdef inline object product(object x, object y, bint warned):
@@ -328,7 +335,7 @@ cdef object summed(const Program *program, Given *given, bint *warned):
     return attempt(program, given, warned)
 
 
-def sum_to_operand(value, operand, other=None):
+def sum_to_operand(value, operand):
     """Like `reference.sum_to_operand`, with the sums of `add_backward`."""
     cdef Given given
     cdef bint warned = False
@@ -337,16 +344,11 @@ def sum_to_operand(value, operand, other=None):
     if has_same_shape(value, operand):
         return value if value.flags.owndata else value.copy()
     result = None
-    given.operands[0] = <PyObject *> value
-    given.sum_to[0] = <PyObject *> operand
-    if other is not None:
-        given.sum_to[1] = <PyObject *> other
-        result = summed(&backward[ADD], &given, &warned)
-        result = result if result is None else result[0]
-    if result is None and np.shape(operand) != value.shape:
+    if np.shape(operand) != value.shape:
         # Only the operand's shape counts, and whether it is a Python number.
         like = 1.0 if is_python_number(operand) else np.broadcast_to(
             np.zeros((), value.dtype), np.shape(operand))
+        given.operands[0] = <PyObject *> value
         given.sum_to[0] = <PyObject *> like
         result = summed(&identity, &given, &warned)
     if result is None:
@@ -356,34 +358,25 @@ def sum_to_operand(value, operand, other=None):
     return result
 
 
-def multiply_to_operand(dout, factor, operand, other):
+def multiply_to_operand(dout, factor, operand):
     """Like `reference.multiply_to_operand`, with the sums of the operation's backward."""
-    return multiply_to(dout, factor, operand, other, False)
+    return multiply_to(dout, factor, operand, False)
 
 
-cdef object multiply_to(object dout, object factor, object operand, object other, bint by_numpy):
+cdef object multiply_to(object dout, object factor, object operand, bint by_numpy):
     """The same; or with NumPy's product, unless it is summed."""
     cdef Given given
-    cdef Operation operation
     cdef bint warned = False
     if PyArray_CheckExact(<PyObject *> dout) and not has_same_shape(dout, operand):
         given.operands[0] = <PyObject *> dout
-        if other is factor:
-            operation = MULTIPLY
-            given.operands[1] = <PyObject *> operand
-            given.operands[2] = <PyObject *> factor
-        else:
-            operation = ADD if factor == 1 else SUBTRACT
-        # The gradient of y is the second one.
-        given.sum_to[0] = <PyObject *> (other if operation == SUBTRACT else operand)
-        given.sum_to[1] = <PyObject *> (operand if operation == SUBTRACT else other)
-        result = summed(&backward[operation], &given, &warned)
+        given.operands[1] = <PyObject *> factor
+        given.sum_to[0] = <PyObject *> operand
+        result = summed(&forward[MULTIPLY], &given, &warned)
         if result is not None:
             if warned:
                 sum_to_operand(evaluate(PyNumber_Multiply, dout, factor), operand)
-            return result[1 if operation == SUBTRACT else 0]
-    return sum_to_operand(
-        product(dout, factor, by_numpy), operand, None if other is factor else other)
+            return result
+    return sum_to_operand(product(dout, factor, by_numpy), operand)
 
 
 # ---- for the nodes of graphs ----
@@ -404,8 +397,8 @@ def _negative_by_numpy(x):
     return evaluate(negated, x, x)
 
 
-def _multiply_to_by_numpy(dout, factor, operand, other):
-    return multiply_to(dout, factor, operand, other, True)
+def _multiply_to_by_numpy(dout, factor, operand):
+    return multiply_to(dout, factor, operand, True)
 
 
 # What runs the nodes of graphs, by the names of their operations.

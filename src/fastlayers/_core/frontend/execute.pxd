@@ -16,8 +16,8 @@ from .ndarray cimport (
     PyArray_DATA, PyArray_DESCR, PyArray_DIMS, PyArray_FLAGS, PyArray_NDIM, set_item,
 )
 from .results cimport (
-    AT_HAND, allocate, are_apart, as_given, cut_into_chunks, fits, is_writable, meet, new_workspace,
-    place_result, place_sums,
+    AT_HAND, allocate, are_apart, as_given, count_chunks, cut_sums, fits, is_writable, meet,
+    new_workspace, place_result, place_sums,
 )
 from .schedule cimport is_ignored, run
 
@@ -196,7 +196,7 @@ cdef inline object execute_axes(const Program *program, const Given *given, bint
     if not take_operands(&call, given):
         return None
     begin_job(&call)
-    if not broadcast(&call) or (program.shaped and not is_in_order(&call, given.summing)):
+    if not broadcast(&call) or (program.shaped and not is_in_order(&call)):
         return None
     if given.summing:
         for result in range(program.results):
@@ -219,10 +219,12 @@ cdef inline object execute_axes(const Program *program, const Given *given, bint
             set_item(results, result, array)
         else:
             results = array
+    if given.summing:
+        call.job.chunks = count_chunks(&call.job)
     arrange(&call.job, leader(&call) if given.summing else call.job.first_result)
     choose_blocks(&call.job)
     if given.summing:
-        cut_into_chunks(&call.job)
+        cut_sums(&call.job)
         workspace = new_workspace(&call.job, at_hand)
     try:
         raised = run(&call.job)

@@ -22,7 +22,7 @@ class Pass:
 class Entry:
     def __init__(
         self,
-        plan: Callable[[list[Any], int], Any],
+        plan: Callable[[list[Any]], Any],
         inputs: int,
         outputs: int,
         single: bool,

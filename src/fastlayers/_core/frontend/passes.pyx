@@ -666,7 +666,7 @@ cdef class Entry:
         key = key_of(kinds, count)
         plan = self.plans.get(key, self)
         if plan is self:
-            plan = self.plan(described(kinds, count), kinds.axes)
+            plan = self.plan(described(kinds, count))
             if len(self.plans) >= MOST_PLANS:
                 self.plans.clear()
             self.plans[key] = plan
