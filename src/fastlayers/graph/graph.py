@@ -18,7 +18,7 @@ from .interpreter import differentiate_nodes, reached
 from .nodes import Nodes
 from .operations import FUNCTIONS, WARNING, Operations
 from .picture import Drawing
-from .planner import Passes
+from .planner import entry_of
 from .recording import Recording, Symbol, record
 from .results import (
     apart,
@@ -34,7 +34,7 @@ else:
     WARNS = None
 
 # Attributes that follow from the nodes, and that belong to this process: plans.
-DERIVED = {"_reached", "_passes", "_stages", "_value", "_pass_back", "_both"}
+DERIVED = {"_reached", "_stages", "_value", "_pass_back", "_both", "_both_by"}
 
 
 class Graph(BaseLayer):
@@ -115,12 +115,16 @@ class Graph(BaseLayer):
         self._known: Mapping[int, Any] | None = None
         planned = self._operations is FUNCTIONS and core.passes is not None
         layers = any(node.operation == "layer" for node in nodes.nodes)
-        self._passes = passes = Passes(nodes, FUNCTIONS) if planned and not layers else None
         self._stages = Stages(nodes, FUNCTIONS if planned and layers else None)
-        # What most calls are: the compiled methods find them here.
-        self._value: Entry | None = passes.value if passes else None
-        self._pass_back: Entry | None = passes.gradients if passes else None
-        self._both: Entry | None = passes.both if passes else None
+        # What a graph without layers is called by: the compiled methods find most of it here.
+        self._value: Entry | None = None
+        self._pass_back: Entry | None = None
+        self._both: Entry | None = None
+        self._both_by: dict[tuple[str, ...], Entry] = {}
+        if planned and not layers:
+            self._value = entry_of(nodes, FUNCTIONS)
+            self._pass_back = entry_of(nodes, FUNCTIONS, False, nodes.inputs)
+            self._both = entry_of(nodes, FUNCTIONS, True, nodes.inputs)
 
     def __getstate__(self) -> dict[str, Any]:
         return {name: value for name, value in self.__dict__.items() if name not in DERIVED}
@@ -295,8 +299,11 @@ class Graph(BaseLayer):
         """
         operands = self._bound(operands, named)
         entry = self._both
-        if wrt is not None and self._passes:
-            entry = self._passes.by(self._named(wrt))
+        if wrt is not None and entry:
+            by = self._named(wrt)
+            if by not in self._both_by:
+                self._both_by[by] = entry_of(self._nodes, self._operations, True, by)
+            entry = self._both_by[by]
         names = self._named(wrt) if out is not None else ()
         both = self._tried(entry, operands, dout, self._outs(out, names))
         if both is None or both is WARNS:
@@ -322,7 +329,7 @@ class Graph(BaseLayer):
         if results is None:
             needed = self._stages.needed
             execution = Execution(self._stages, operands, self._run(warns), needed)
-            douts = execution.evaluate_and_begin(self._douts(dout), self._reached_from(names))
+            douts = execution.evaluate(self._douts(dout), self._reached_from(names))
             results = self._results(operands, execution.values)
             results += self._gradients(execution, operands, douts, names)
             results = stored(results, outs)

@@ -44,44 +44,25 @@ MOST_NODES = 2_000
 SILENT: Any = {"all": "ignore"}
 
 
-class Passes:
-    """What a graph is called by. Each returns None where the nodes are to be run one by one.
-
-    Attributes
-    ----------
-    value : Entry
-        For the value, of operands.
-    gradients : Entry
-        For the gradients by all inputs, of operands and a ``dout``.
-    both : Entry
-        For the value and the gradients by all inputs.
-    """
-
-    def __init__(self, graph: Nodes, run: Operations) -> None:
-        inputs = range(len(graph.inputs))
-        self._graph, self._run = graph, run
-        self._request = Request(graph, len(inputs), len(graph.nodes), inputs)
-        self._others: dict[tuple[str, ...], Entry] = {}
-        self.value = entry(self._request._replace(values=graph.outputs), run, graph.single)
-        self.gradients = self._by(graph.inputs, ())
-        self.both = self._by(graph.inputs, graph.outputs)
-
-    def by(self, names: tuple[str, ...]) -> Entry:
-        """For the value and the gradients by some inputs."""
-        if names not in self._others:
-            self._others[names] = self._by(names, self._graph.outputs)
-        return self._others[names]
-
-    def _by(self, names: tuple[str, ...], values: Sequence[int]) -> Entry:
-        wanted = [self._graph.inputs.index(name) for name in names]
-        request = self._request._replace(values=values, begun=self._graph.outputs, wanted=wanted)
-        return entry(request, self._run, self._graph.single, type_of_gradients(names))
+def entry_of(
+    graph: Nodes, run: Operations, value: bool = True, names: tuple[str, ...] | None = None
+) -> Entry:
+    """For the value of a whole graph, if asked for, and for the gradients by inputs, if named."""
+    inputs = range(len(graph.inputs))
+    values = graph.outputs if value else ()
+    request = Request(graph, len(inputs), len(graph.nodes), inputs, values)
+    if names is None:
+        return entry(request, run, graph.single)
+    wanted = [graph.inputs.index(name) for name in names]
+    request = request._replace(begun=graph.outputs, wanted=wanted)
+    return entry(request, run, graph.single, type_of_gradients(names))
 
 
 def entry(request: Request, run: Operations, single: bool = False, gradients: Any = None) -> Entry:
     """For what is asked for, in a tuple; or gradients apart, as one of their own type.
 
-    With ``single``, the value and what is given for its gradient are no tuples.
+    With ``single``, the value and what is given for its gradient are no tuples. An entry returns
+    None where the nodes are to be run one by one.
     """
 
     def plan(kinds: list[Any], axes: int) -> Any:

@@ -98,7 +98,7 @@ class Stage:
         nodes = self._request.graph.nodes
         found = {place for place in begun if place >= self.start}
         for place in reversed(range(self.start, self.stop)):
-            if place in found and nodes[place].operands:
+            if place in found:
                 found.update(differentiable(nodes[place]))
         wanted = [place for place in wanted if place in found]
         # A value read here may have a gradient from later nodes, to which that from here is added.
@@ -165,25 +165,20 @@ class Execution:
         self._kept = {*range(len(operands)), *stages.graph.outputs, *needed}
         self._passed: set[Stage] = set()
 
-    def evaluate(self) -> None:
-        """Compute all values."""
-        for stage in self._stages.stages:
-            self._evaluate_nodes(stage.end, self._pass(stage, stage.forward))
-
-    def evaluate_and_begin(
-        self, douts: Sequence[tuple[int, Any]], wanted: Collection[int]
+    def evaluate(
+        self, douts: Sequence[tuple[int, Any]] = (), wanted: Collection[int] = ()
     ) -> Sequence[tuple[int, Any]]:
         """Compute all values and, if one plan serves both, the last stage's gradients.
 
-        Returns those gradients of outputs that have not been passed back by that.
+        Returns those of the outputs' gradients ``douts`` that were not passed back by that.
         """
-        *before, last = self._stages.stages
-        for stage in before:
-            self._evaluate_nodes(stage.end, self._pass(stage, stage.forward))
-        asked = last.asked(last.writes, self._stages.graph.outputs, wanted)
-        begun = asked[0].begun
-        found = self._pass(last, asked, [dout for place, dout in douts if place in begun])
-        self._evaluate_nodes(last.end, found)
+        for stage in self._stages.stages:
+            asked = stage.forward
+            if wanted and stage is self._stages.stages[-1]:
+                asked = stage.asked(stage.writes, self._stages.graph.outputs, wanted)
+            begun = asked[0].begun
+            found = self._pass(stage, asked, [dout for place, dout in douts if place in begun])
+            self._evaluate_nodes(stage.end, found)
         return [pair for pair in douts if found is not True or pair[0] not in begun]
 
     def go_back(self, wanted: Collection[int]) -> None:
