@@ -11,6 +11,7 @@ import tracemalloc
 import warnings
 import weakref
 from types import MappingProxyType
+from unittest import mock
 
 import numpy as np
 import pytest
@@ -26,7 +27,6 @@ if fastlayers.IMPLEMENTATION != "native":
 
 from fastlayers.graph import operations, planner
 from fastlayers.graph.compounds import joined
-from fastlayers.graph.segments import Segment
 
 
 def shop(a, b, c, d, e):
@@ -847,7 +847,7 @@ def lstm(forget, entry, gate, output, c):
 
 
 def residual(x, y):
-    """Values of several segments, and gradients that later segments have begun."""
+    """Values of several stages, and gradients that later stages have begun."""
     t = x * y - y
     u = Half()(t) * t + x
     v = Difference()(u * 3, t)
@@ -858,22 +858,9 @@ def rows(x, gamma, beta):
     return Half()(x * gamma + beta) * gamma - x
 
 
-@pytest.fixture
-def in_segments(monkeypatch):
-    """What lies between layers is run in passes: a segment left to its nodes is an error."""
-    for name in ("evaluate", "differentiate"):
-        run = getattr(Segment, name)
-
-        def checked(self, *given, run=run):
-            assert run(self, *given)
-            return True
-
-        monkeypatch.setattr(Segment, name, checked)
-
-
 @pytest.mark.parametrize("path", PATHS, ids=str)
 @pytest.mark.parametrize("dtype", FLOATS)
-def test_passes_between_layers(in_segments, path, dtype):
+def test_passes_between_layers(in_one_pass, path, dtype):
     for function in (lstm, residual):
         for size in (1, 257, 5_003):
             operands = inputs(function, size, dtype)
@@ -885,7 +872,7 @@ def test_passes_between_layers(in_segments, path, dtype):
 
 
 @pytest.mark.parametrize("path", PATHS, ids=str)
-def test_sums_between_layers(in_segments, path):
+def test_sums_between_layers(in_one_pass, path):
     rng = np.random.default_rng(0)
     x, dout = rng.standard_normal((2, 300, 257)) * 2.0 ** rng.integers(-40, 41, (2, 300, 257))
     operands = [x, *rng.standard_normal((2, 257))]
@@ -894,7 +881,7 @@ def test_sums_between_layers(in_segments, path):
         assert outcomes(Graph(rows), operands, dout) == expected
 
 
-def test_values_between_layers_take_no_memory(in_segments):
+def test_values_between_layers_take_no_memory(in_one_pass):
     def long(x, y):
         for _ in range(10):
             x = x * y + x
@@ -914,7 +901,46 @@ def test_values_between_layers_take_no_memory(in_segments):
     assert peak < 3.1 * x.nbytes  # the layer's operand, its value and the result
 
 
-def test_segments_that_no_pass_serves():
+def counted(call, *operands, **options):
+    """How many plans a call runs, and the instructions of those that it makes."""
+    made = []
+
+    class Noted(planner.Plan):
+        def __init__(self, *given):
+            super().__init__(*given)
+            made.append(len(self.instructions))
+
+    before = fastlayers.graph_info().passes
+    with mock.patch.object(planner, "Plan", Noted):
+        call(*operands, **options)
+    return fastlayers.graph_info().passes - before, made
+
+
+@pytest.mark.parametrize("dout", [1, "arrays"])
+def test_value_and_gradients_after_the_last_layer_are_one_pass(in_one_pass, dout):
+    operands = inputs(lstm, (30, 20), "f4")
+    graph, of_one = Graph(lstm), Graph(lambda x, y: Half()(x * y) * y - x)
+    douts = (operands[0], operands[1]) if dout == "arrays" else 1
+    # The cell's memory; its value, with all gradients up to there; the gradients before.
+    assert counted(graph.value_and_grad, *operands, dout=douts) == (3, [1, 1, 1])
+    assert counted(graph.value_and_grad, *operands, dout=douts) == (3, [])
+    assert counted(of_one.value_and_grad, *operands[:2]) == (3, [1, 1, 1])
+    assert counted(of_one.value_and_grad, *operands[:2], wrt="y") == (3, [1, 1])
+
+
+def test_no_gradients_after_the_last_layer(in_one_pass):
+    """What is asked for does not depend on it, or is not asked for: its value alone is computed."""
+    x, y = inputs(gates, (4, 5), "f8")[:2]
+    graph = Graph(lambda x, y: (x * y, Half()(x) * 2, y * y))
+    for names in ((), "x", "y", ("y", "x")):
+        for douts in (1, (x, y, x)):
+            expected = PlainGraph(graph).value_and_grad(x, y, dout=douts, wrt=names)
+            assert described(graph.value_and_grad(x, y, dout=douts, wrt=names)) == described(
+                expected
+            )
+
+
+def test_stages_that_no_pass_serves():
     """Beside those that passes serve; also if the exception is met on the way back alone."""
     x, y = inputs(residual, 1_000, "f8")
     x[7] = 1e200
@@ -1065,7 +1091,7 @@ REASONS = {
     "operand": lambda: graph_of_two(X, [1.0, 2.0, 3.0]),
     "dtype": lambda: graph_of_two(X, X.astype("f4")),
     "shape": lambda: graph_of_two(X, np.ones(4)),
-    "expression": lambda: Graph(lambda x: functools.reduce(np.add, [x] * 2_001))(X),
+    "expression": lambda: Graph(lambda x: functools.reduce(np.add, [x] * 2_002))(X),
     "layout": lambda: graph_of_two(np.ones((3, 4)), np.ones((4, 3)).T),
     "warning": lambda: graph_of_two(X * 1e200, X * 1e200),
 }

@@ -1,6 +1,6 @@
 """The graph of the gradients: what `backward` would compute, recorded instead of computed.
 
-`differentiate` does both. Here it gets names of values, `Value`, and operations that
+`Request.differentiate` does both. Here it gets names of values, `Value`, and operations that
 record what is asked of them. So the graph computes what `backward` does, in the same order.
 """
 
@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from typing import Any, NamedTuple
 
-from .interpreter import differentiate, reached
+from .interpreter import Request
 from .nodes import Node, Nodes, key_of
 
 
@@ -52,13 +52,10 @@ def graph_of_gradients(graph: Nodes, names: Sequence[str]) -> Nodes:
             )
     builder = Builder(graph, name)
     values: list[Any] = [Value(position) for position in range(len(graph.nodes))]
-    inputs = [graph.inputs.index(one) for one in names]
-    wanted = reached(graph, inputs)
-    douts = [builder["broadcast_to"](1, values[output]) for output in graph.outputs]
-    gradients = differentiate(graph, list(values), douts, wanted, builder)
-    outputs = [
-        gradients.get(position) or builder["zeros_like"](values[position]) for position in inputs
-    ]
+    inputs = range(len(graph.inputs))
+    wanted = [graph.inputs.index(one) for one in names]
+    request = Request(graph, len(inputs), len(values), inputs, (), graph.outputs, wanted)
+    outputs = request.differentiate(values, [1] * len(graph.outputs), builder)
     positions = tuple([output.position for output in outputs])
     return simplified(Nodes(name, tuple(builder.nodes), graph.inputs, positions, len(names) == 1))
 

@@ -14,11 +14,11 @@ from ..callers import warn
 from .attribution import AtUsersLine
 from .blocks import Task, are_in_blocks, in_blocks
 from .gradients import graph_of_gradients
-from .interpreter import differentiate, evaluate, reached
+from .interpreter import differentiate_nodes, reached
 from .nodes import Nodes
-from .operations import FUNCTIONS, READ, WARNING, Operations
+from .operations import FUNCTIONS, WARNING, Operations
 from .picture import Drawing
-from .planner import Passes
+from .planner import entry_of
 from .recording import Recording, Symbol, record
 from .results import (
     apart,
@@ -26,7 +26,7 @@ from .results import (
     outputs,
     stored,
 )
-from .segments import Segments
+from .stages import Execution, Stages
 
 if core.passes is not None:
     from .._core.frontend.passes import WARNS, Entry, count_outcomes, quicken
@@ -34,8 +34,7 @@ else:
     WARNS = None
 
 # Attributes that follow from the nodes, and that belong to this process: plans.
-DERIVED = {"_layers", "_factors", "_reached", "_needed"}
-DERIVED |= {"_passes", "_segments", "_value", "_pass_back", "_both"}
+DERIVED = {"_reached", "_stages", "_value", "_pass_back", "_both", "_both_by"}
 
 
 class Graph(BaseLayer):
@@ -109,31 +108,23 @@ class Graph(BaseLayer):
 
     def _keep(self, nodes: Nodes) -> None:
         self._nodes = nodes
-        self._layers = [i for i, node in enumerate(nodes.nodes) if node.operation == "layer"]
-        # Of all other values the gradients need only the shapes.
-        self._factors = frozenset(
-            (*node.operands, place)[i]
-            for place, node in enumerate(nodes.nodes)
-            for i in READ.get(node.operation, ())
-        )
         self._reached: dict[tuple[str, ...], set[int]] = {}
         # What forward keeps for backward: the operands and, if there are layers, their values, and
         # stand-ins for values of which the shape is enough.
         self._kept: tuple[Any, ...] | None = None
         self._known: Mapping[int, Any] | None = None
-        self._passes: Passes | None = None
-        self._segments: Segments | None = None
-        if self._operations is FUNCTIONS and core.passes is not None:
-            if self._layers:
-                self._segments = Segments(self._nodes, self._operations)
-            else:
-                self._passes = Passes(self._nodes, self._operations)
-        self._needed = self._factors | (self._segments.reads if self._segments else frozenset())
-        # What most calls are: the compiled methods find them here.
-        passes = self._passes
-        self._value: Entry | None = passes.value if passes else None
-        self._pass_back: Entry | None = passes.gradients if passes else None
-        self._both: Entry | None = passes.both if passes else None
+        planned = self._operations is FUNCTIONS and core.passes is not None
+        layers = any(node.operation == "layer" for node in nodes.nodes)
+        self._stages = Stages(nodes, FUNCTIONS if planned and layers else None)
+        # What a graph without layers is called by: the compiled methods find most of it here.
+        self._value: Entry | None = None
+        self._pass_back: Entry | None = None
+        self._both: Entry | None = None
+        self._both_by: dict[tuple[str, ...], Entry] = {}
+        if planned and not layers:
+            self._value = entry_of(nodes, FUNCTIONS)
+            self._pass_back = entry_of(nodes, FUNCTIONS, False, nodes.inputs)
+            self._both = entry_of(nodes, FUNCTIONS, True, nodes.inputs)
 
     def __getstate__(self) -> dict[str, Any]:
         return {name: value for name, value in self.__dict__.items() if name not in DERIVED}
@@ -222,7 +213,7 @@ class Graph(BaseLayer):
         if recording := _recording_of(operands):
             return recording.inline(self._nodes, operands, out)
         # Like a layer, keep the operands even if the value cannot be computed.
-        self._kept = None if self._layers else operands
+        self._kept = None if self._stages.layers else operands
         outs = self._outs(out)
         if (found := self._in_blocks(operands, None, None, outs)) is not None:
             return self._returned(found)
@@ -269,10 +260,11 @@ class Graph(BaseLayer):
         outs = self._outs(out, names, values=False)
         if (found := self._in_blocks(operands, dout, names, outs)) is not None:
             return gradients_of(names, found[len(self._nodes.outputs) :])
-        run = self._run(warns)
+        needed = self._stages.needed
+        execution = Execution(self._stages, operands, self._run(warns), needed, self._known)
         with np.errstate(all="ignore"):
-            values = self._evaluate(operands, run, self._needed, self._known)
-        gradients = self._gradients(operands, values, dout, names, run)
+            execution.evaluate()
+        gradients = self._gradients(execution, operands, self._douts(dout), names)
         return gradients_of(names, stored(gradients, outs))
 
     def value_and_grad(
@@ -307,8 +299,11 @@ class Graph(BaseLayer):
         """
         operands = self._bound(operands, named)
         entry = self._both
-        if wrt is not None and self._passes:
-            entry = self._passes.by(self._named(wrt))
+        if wrt is not None and entry:
+            by = self._named(wrt)
+            if by not in self._both_by:
+                self._both_by[by] = entry_of(self._nodes, self._operations, True, by)
+            entry = self._both_by[by]
         names = self._named(wrt) if out is not None else ()
         both = self._tried(entry, operands, dout, self._outs(out, names))
         if both is None or both is WARNS:
@@ -332,10 +327,11 @@ class Graph(BaseLayer):
         outs = self._outs(out, names)
         results = self._in_blocks(operands, dout, names, outs)
         if results is None:
-            run = self._run(warns)
-            values = self._evaluate(operands, run, self._needed)
-            results = self._results(operands, values)
-            results += self._gradients(operands, values, dout, names, run)
+            needed = self._stages.needed
+            execution = Execution(self._stages, operands, self._run(warns), needed)
+            douts = execution.evaluate(self._douts(dout), self._reached_from(names))
+            results = self._results(operands, execution.values)
+            results += self._gradients(execution, operands, douts, names)
             results = stored(results, outs)
         count = len(self._nodes.outputs)
         return self._returned(results[:count]), gradients_of(names, results[count:])
@@ -379,8 +375,10 @@ class Graph(BaseLayer):
             return self._nodes.listing()
         try:
             with np.errstate(all="ignore"):
-                shapes = evaluate(self._nodes, self._kept, self._operations, (), self._known)
-                return self._nodes.listing(shapes)
+                nodes = Stages(self._nodes, None)
+                execution = Execution(nodes, self._kept, self._operations, (), self._known)
+                execution.evaluate()
+                return self._nodes.listing(execution.values)
         except Exception:  # it cannot run on these operands: forward has said so
             return self._nodes.listing()
 
@@ -419,17 +417,13 @@ class Graph(BaseLayer):
             return draw(self._nodes)
         operands = self._bound(operands, named)
         everything = range(len(self._nodes.nodes))
-        run = self._run(False)
-        values = evaluate(self._nodes, operands, run, everything)
-        reached = self._reached_from(self._nodes.inputs)
-        gradients = differentiate(
-            self._nodes,
-            list(values),
-            self._douts(dout, values, reached),
-            reached,
-            run,
-            keep=True,
-        )
+        run, wanted = self._run(False), self._reached_from(self._nodes.inputs)
+        execution = Execution(Stages(self._nodes, None), operands, run, everything)
+        execution.evaluate()
+        values, gradients = execution.values, execution.gradients
+        self._begin(execution, self._douts(dout), wanted)
+        places = everything[len(operands) :]
+        differentiate_nodes(self._nodes, values, gradients, places, wanted, run, keep=True)
         return draw(self._nodes, values, [gradients.get(i) for i in everything])
 
     def to_dot(self) -> str:
@@ -521,23 +515,10 @@ class Graph(BaseLayer):
         self, operands: tuple[Any, ...], outs: tuple[Any, ...] | None, run: Operations
     ) -> tuple[Any, dict[int, Any]]:
         """The value to return, and what to keep of the others."""
-        values = self._evaluate(operands, run, self._layers)
-        results = stored(self._results(operands, values), outs)
-        known = self._segments.shapes(values) if self._segments else {}
-        known.update((layer, values[layer]) for layer in self._layers)
-        return self._returned(results), known
-
-    def _evaluate(
-        self,
-        operands: tuple[Any, ...],
-        run: Operations,
-        needed: Collection[int],
-        known: Mapping[int, Any] | None = None,
-    ) -> list[Any]:
-        """The values that are ``needed``; of all others, only the shapes."""
-        if self._segments:
-            return self._segments.evaluate(operands, run, needed, known)
-        return evaluate(self._nodes, operands, run, needed, known)
+        execution = Execution(self._stages, operands, run, self._stages.layers)
+        execution.evaluate()
+        results = stored(self._results(operands, execution.values), outs)
+        return self._returned(results), execution.known()
 
     def _results(self, operands: tuple[Any, ...], values: list[Any]) -> list[Any]:
         """The outputs' values, sharing no memory."""
@@ -548,8 +529,8 @@ class Graph(BaseLayer):
             [self._nodes.nodes[place].operation == "layer" for place in places],
         )
 
-    def _douts(self, dout: Any, values: list[Any], wanted: Collection[int]) -> list[Any]:
-        """The gradients of the outputs; of those that are wanted, each in its output's shape."""
+    def _douts(self, dout: Any) -> Sequence[tuple[int, Any]]:
+        """The outputs, and what is given as their gradients."""
         outputs = self._nodes.outputs
         if self._nodes.single:
             douts: Sequence[Any] = (dout,)
@@ -567,12 +548,19 @@ class Graph(BaseLayer):
                 f"{self._nodes.name} has {len(outputs)} values, but {len(douts)} gradients are in "
                 f"dout"
             )
-        return [
-            self._dout(one, values[output], output in wanted)
-            for one, output in zip(douts, outputs, strict=True)
-        ]
+        return list(zip(outputs, douts, strict=True))
 
-    def _dout(self, dout: Any, value: Any, wanted: bool) -> Any:
+    def _begin(
+        self, execution: Execution, douts: Sequence[tuple[int, Any]], wanted: Collection[int]
+    ) -> None:
+        """Start with the gradients of outputs; one that is returned several times has the sum."""
+        for output, dout in douts:
+            dout = self._shaped(dout, execution.values[output], output in wanted)
+            if output in wanted:
+                execution.gradients.add(output, dout, self._operations, foreign=True)
+
+    def _shaped(self, dout: Any, value: Any, wanted: bool) -> Any:
+        """An output's gradient, if it is wanted in the shape of its value."""
         if isinstance(dout, list | tuple):
             dout = np.array(dout)
         if not (isinstance(dout, Number) or hasattr(dout, "dtype")):
@@ -590,23 +578,20 @@ class Graph(BaseLayer):
 
     def _gradients(
         self,
+        execution: Execution,
         operands: tuple[Any, ...],
-        values: Any,
-        dout: Any,
+        douts: Sequence[tuple[int, Any]],
         names: tuple[str, ...],
-        run: Operations,
     ) -> list[Any]:
-        nodes = self._nodes
-        inputs = [nodes.inputs.index(name) for name in names]
-        wanted = self._reached_from(names)
-        douts = self._douts(dout, values, wanted)
-        if self._segments:
-            gradients = self._segments.differentiate(values, douts, wanted, run, self._needed)
-        else:
-            gradients = differentiate(nodes, values, douts, wanted, run)
+        """The gradients, of a call that has the values, from those given of outputs."""
+        inputs = [self._nodes.inputs.index(name) for name in names]
+        wanted, gradients = self._reached_from(names), execution.gradients
+        self._begin(execution, douts, wanted)
+        execution.go_back(wanted)
         zeros_like = self._operations["zeros_like"]
         found = [gradients[i] if i in gradients else zeros_like(operands[i]) for i in inputs]
-        return apart(found, (*operands, *douts), [i in gradients.foreign for i in inputs])
+        taken = *operands, *[dout for _, dout in douts]
+        return apart(found, taken, [i in gradients.foreign for i in inputs])
 
     def _in_blocks(
         self, operands: tuple[Any, ...], dout: Any, names: tuple[str, ...] | None, out: Any
@@ -618,7 +603,7 @@ class Graph(BaseLayer):
             several = not self._nodes.single and isinstance(dout, tuple | list)
             douts = tuple(dout) if several else (dout,) * count
         everything = *operands, *douts
-        if out is not None or self._layers or not are_in_blocks(everything):
+        if out is not None or self._stages.layers or not are_in_blocks(everything):
             return None
         task = Task(self, count, self._nodes.single, names)
         likes = [operands[self._nodes.inputs.index(name)] for name in names or ()]

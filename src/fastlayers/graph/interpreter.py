@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import copy
 from collections.abc import Collection, Mapping, Sequence
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 
@@ -16,22 +16,54 @@ from .nodes import Node, Nodes
 from .operations import OPERATIONS, Operations
 
 
-def evaluate(
-    graph: Nodes,
-    operands: Sequence[Any],
-    run: Operations,
-    needed: Collection[int] = (),
-    layer_values: Mapping[int, Any] | None = None,
-) -> list[Any]:
-    """The values of all nodes, in the order in which they were made.
+class Request(NamedTuple):
+    """What is asked of some nodes, none of them a layer, given the values from before.
 
-    After its last use a value is replaced by a stand-in with the same shape, unless it is an
-    output, an input or ``needed`` later. Layers do not run if their values are given.
+    Attributes
+    ----------
+    graph : Nodes
+    start, stop : int
+        The nodes.
+    reads : sequence of int
+        The values that are given: those from before ``start`` that the nodes read.
+    values : sequence of int
+        The values that are asked for.
+    begun : sequence of int
+        The values of which gradients are given.
+    wanted : sequence of int
+        Those among ``reads`` whose gradients are asked for.
     """
-    values = list(operands)
-    kept = {*range(len(operands)), *graph.outputs, *needed}
-    evaluate_nodes(graph, values, len(graph.nodes), run, graph.last_uses(), kept, layer_values)
-    return values
+
+    graph: Nodes
+    start: int
+    stop: int
+    reads: Sequence[int]
+    values: Sequence[int] = ()
+    begun: Sequence[int] = ()
+    wanted: Sequence[int] = ()
+
+    def evaluate(self, given: Sequence[Any], run: Operations) -> list[Any]:
+        """The values of the nodes, at their places; from before only what they read."""
+        before = self.graph.nodes[: self.start]
+        values = [node.detail if node.operation == "number" else None for node in before]
+        for place, value in zip(self.reads, given, strict=True):
+            values[place] = value
+        evaluate_nodes(self.graph, values, self.stop, run)
+        return values
+
+    def differentiate(self, values: list[Any], douts: Sequence[Any], run: Operations) -> list[Any]:
+        """The gradients, of what `evaluate` returned; numbers stand for all elements."""
+        through = reached(self.graph, self.wanted)
+        gradients = Gradients()
+        for place, dout in zip(self.begun, douts, strict=True):
+            if place in through:
+                gradients.add(place, run["broadcast_to"](dout, values[place]), run, foreign=True)
+        nodes = range(self.start, self.stop)
+        differentiate_nodes(self.graph, values, gradients, nodes, through, run)
+        return [
+            gradients[place] if place in gradients else run["zeros_like"](values[place])
+            for place in self.wanted
+        ]
 
 
 def evaluate_nodes(
@@ -39,11 +71,15 @@ def evaluate_nodes(
     values: list[Any],
     stop: int,
     run: Operations,
-    last: Sequence[int],
-    kept: Collection[int],
-    layer_values: Mapping[int, Any] | None,
+    last: Sequence[int] | None = None,
+    kept: Collection[int] = (),
+    layer_values: Mapping[int, Any] | None = None,
 ) -> None:
-    """Append values of the next nodes, up to ``stop``; see `evaluate`."""
+    """Append the values of the next nodes, up to ``stop``.
+
+    After its last use a value is replaced by a stand-in with the same shape, unless it is ``kept``;
+    if there are no ``last`` uses, all are. Layers do not run if their values are given.
+    """
     for position in range(len(values), stop):
         node = graph.nodes[position]
         used = [values[operand] for operand in node.operands]
@@ -61,7 +97,7 @@ def evaluate_nodes(
             raise
         values.append(value)
         for operand in (*node.operands, position):
-            if last[operand] == position and operand not in kept:
+            if last and last[operand] == position and operand not in kept:
                 values[operand] = without_memory(values[operand])
 
 
@@ -134,36 +170,6 @@ class Gradients(dict[int, Any]):
         self.foreign.clear()
 
 
-def differentiate(
-    graph: Nodes,
-    values: list[Any],
-    douts: Sequence[Any],
-    wanted: Collection[int],
-    run: Operations,
-    keep: bool = False,
-) -> Gradients:
-    """The gradients of the nodes ``wanted`` that have one, given those of the outputs.
-
-    Nodes are visited from last to first. A visited node's value and gradient are dropped, unless
-    ``keep`` is set; those of the inputs remain.
-    """
-    gradients = begin_gradients(graph, douts, wanted, run)
-    positions = range(len(graph.inputs), len(values))
-    differentiate_nodes(graph, values, gradients, positions, wanted, run, keep)
-    return gradients
-
-
-def begin_gradients(
-    graph: Nodes, douts: Sequence[Any], wanted: Collection[int], run: Operations
-) -> Gradients:
-    """The gradients of the outputs; an output that is returned several times has the sum."""
-    gradients = Gradients()
-    for output, dout in zip(graph.outputs, douts, strict=True):
-        if output in wanted:
-            gradients.add(output, dout, run, foreign=True)
-    return gradients
-
-
 def differentiate_nodes(
     graph: Nodes,
     values: list[Any],
@@ -173,7 +179,10 @@ def differentiate_nodes(
     run: Operations,
     keep: bool = False,
 ) -> None:
-    """Pass gradients back through some nodes, from last to first; see `differentiate`."""
+    """Pass gradients back through nodes, from last to first.
+
+    A visited node's value and gradient are dropped, unless ``keep`` is set.
+    """
     for position in reversed(positions):
         if position not in gradients:
             continue

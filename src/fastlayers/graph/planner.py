@@ -15,7 +15,7 @@ import numpy as np
 from .. import core
 from .attribution import AtUsersLine
 from .compounds import Step, joined, needed
-from .interpreter import differentiate, evaluate, reached
+from .interpreter import Request
 from .nodes import Nodes
 from .operations import OPERATIONS, Operations
 from .results import apart, type_of_gradients
@@ -43,53 +43,39 @@ MOST_NODES = 2_000
 SILENT: Any = {"all": "ignore"}
 
 
-class Passes:
-    """What a graph is called by. Each returns None where the nodes are to be run one by one.
-
-    Attributes
-    ----------
-    value : Entry
-        For the value, of operands.
-    gradients : Entry
-        For the gradients by all inputs, of operands and a ``dout``.
-    both : Entry
-        For the value and the gradients by all inputs.
-    """
-
-    def __init__(self, graph: Nodes, run: Operations) -> None:
-        self._graph, self._run = graph, run
-        self._others: dict[tuple[str, ...], Entry] = {}
-        self.value = entry(graph, run)
-        self.gradients = entry(graph, run, False, graph.inputs)
-        self.both = entry(graph, run, True, graph.inputs)
-
-    def by(self, names: tuple[str, ...]) -> Entry:
-        """For the value and the gradients by some inputs."""
-        if names not in self._others:
-            self._others[names] = entry(self._graph, self._run, True, names)
-        return self._others[names]
-
-
-def entry(
-    graph: Nodes,
-    run: Operations,
-    values: bool = True,
-    names: tuple[str, ...] | None = None,
+def entry_of(
+    graph: Nodes, run: Operations, value: bool = True, names: tuple[str, ...] | None = None
 ) -> Entry:
-    """For the value of a graph, if asked for, and for the gradients by some inputs, if any."""
-    wanted = [graph.inputs.index(name) for name in names or ()]
+    """For the value of a whole graph, if asked for, and for the gradients by inputs, if named."""
+    inputs = range(len(graph.inputs))
+    values = graph.outputs if value else ()
+    request = Request(graph, len(inputs), len(graph.nodes), inputs, values)
+    if names is None:
+        return entry(request, run, graph.single)
+    wanted = [graph.inputs.index(name) for name in names]
+    request = request._replace(begun=graph.outputs, wanted=wanted)
+    return entry(request, run, graph.single, type_of_gradients(names))
+
+
+def entry(request: Request, run: Operations, single: bool = False, gradients: Any = None) -> Entry:
+    """For what is asked for, in a tuple; or gradients apart, as one of their own type.
+
+    With ``single``, the value and what is given for its gradient are no tuples. An entry returns
+    None where the nodes are to be run one by one.
+    """
 
     def plan(kinds: list[Any]) -> Any:
         # Of no gradients, what is wrong with dout is told nevertheless.
-        if names == () or len(graph.nodes) > MOST_NODES:
+        idle = request.begun and not request.wanted
+        if idle or request.stop - request.start > MOST_NODES:
             return None
         ones = {place for place, kind in enumerate(kinds) if kind == "one"}
         builder = Builder([shape_of(kind) for kind in kinds], ones)
         try:
-            results = trace(graph, builder, values, wanted)
+            results = trace(request, builder)
             if all(value.shape == NUMBER for value in builder.inputs):
                 return function_of_numbers(builder, builder.notes, results)
-            made = Plan(builder, results, values, run)
+            made = Plan(builder, results, bool(request.values), run)
         except Unserved:
             return None
         return made.as_pass() if made.is_pass else made
@@ -100,33 +86,25 @@ def entry(
         except Exception as error:  # no memory, or a warning that somebody made an error
             parts = ", ".join(f"{start}:{stop}" for start, stop in rest)
             error.add_note(
-                f"{graph.name}: of the outputs all is written but the elements {parts}, counted in "
-                f"the order of memory; there the operands are as they were"
+                f"{request.graph.name}: of the outputs all is written but the elements {parts}, "
+                f"counted in the order of memory; there the operands are as they were"
             )
             raise
 
     def finish_by_nodes(operands: Any, douts: Any, results: Any, rest: Any) -> None:
-        parts = [part_of(operand, rest) for operand in operands]
         here = AtUsersLine(run)
-        with np.errstate(**({} if values else SILENT)):
-            evaluated = evaluate(graph, parts, here, range(len(graph.nodes)))
-        found = [evaluated[output] for output in graph.outputs] if values else []
-        if wanted:
-            begun = [
-                run["broadcast_to"](part_of(dout, rest), evaluated[output])
-                for dout, output in zip(douts, graph.outputs, strict=True)
-            ]
-            to = reached(graph, wanted)
-            gradients = differentiate(graph, evaluated, begun, to, here)
-            found += [gradients.get(i, 0) for i in wanted]
+        with np.errstate(**({} if request.values else SILENT)):
+            values = request.evaluate([part_of(operand, rest) for operand in operands], here)
+        found = [values[place] for place in request.values]
+        found += request.differentiate(values, [part_of(dout, rest) for dout in douts], here)
         for result, one in zip(results, found, strict=True):
             if isinstance(result, np.ndarray):
                 put_back(one, result, rest)
 
-    gradients = None if names is None else type_of_gradients(names)
-    inputs, outputs = len(graph.inputs), len(graph.outputs)
-    returns_operands = any(output < inputs for output in graph.outputs)
-    return Entry(plan, inputs, outputs, graph.single, values, gradients, returns_operands, finish)
+    first = request.values if gradients else (*request.values, *request.wanted)
+    counts = len(request.reads), len(request.begun), len(first)
+    returns_operands = any(place < request.start for place in (*request.values, *request.begun))
+    return Entry(plan, *counts, single, gradients, returns_operands, finish)
 
 
 def shape_of(kind: Any) -> Shape:

@@ -11,8 +11,8 @@ from collections.abc import Callable, Iterable, Sequence
 from typing import Any, NamedTuple
 
 from .. import core
-from .interpreter import differentiate, evaluate, reached
-from .nodes import Nodes, key_of
+from .interpreter import Request
+from .nodes import key_of
 from .operations import OPERATIONS
 
 # The operations that are steps of passes, by name, with their numbers.
@@ -248,26 +248,15 @@ SPECIAL: dict[str, Callable[..., Value]] = {
 }
 
 
-def trace(graph: Nodes, builder: Builder, values: bool, wanted: Sequence[int]) -> list[Value]:
-    """The outputs' values, if they are asked for, and the gradients of the inputs wanted."""
-    count = len(graph.inputs)
-    everything = evaluate(graph, builder.inputs[:count], builder)
+def trace(request: Request, builder: Builder) -> list[Value]:
+    """The values and the gradients that are asked for."""
+    count = len(request.reads)
+    values = request.evaluate(builder.inputs[:count], builder)
     builder.forward = len(builder.notes)
-    results = [builder.value_of(everything[output]) for output in graph.outputs] if values else []
-    if wanted:
-        begun = [
-            (dout, builder.value_of(everything[output]))
-            for dout, output in zip(builder.inputs[count:], graph.outputs, strict=True)
-        ]
-        if any(dout.shape not in (NUMBER, value.shape) for dout, value in begun):
+    douts = builder.inputs[count:]
+    for place, dout in zip(request.begun, douts, strict=True):
+        if dout.shape not in (NUMBER, builder.value_of(values[place]).shape):
             raise Unserved("a gradient that has not the shape of its value")
-        douts = [builder["broadcast_to"](dout, value) for dout, value in begun]
-        to = reached(graph, wanted)
-        gradients = differentiate(graph, everything, douts, to, builder)
-        results += [
-            builder.value_of(gradients[i])
-            if i in gradients
-            else builder["zeros_like"](builder.inputs[i])
-            for i in wanted
-        ]
-    return results
+    results = [values[place] for place in request.values]
+    results += request.differentiate(values, douts, builder)
+    return [builder.value_of(result) for result in results]

@@ -537,14 +537,12 @@ cdef class Entry:
     plan : callable
         Given the kinds of the operands and the outputs' gradients, and the number of axes if arrays
         have several shapes, returns a plan; None where no pass serves them.
-    inputs, outputs : int
-        How many there are.
+    inputs, douts, values : int
+        How many operands and outputs' gradients there are, and results before the ``gradients``.
     single : bool
-        Whether the value is no tuple.
-    values : bool
-        Whether the value is asked for.
+        Whether the value is no tuple, nor what is given for its gradient.
     gradients : type or None
-        Of the named tuple of the gradients, if they are asked for.
+        Of the named tuple of the gradients, if they are to be in one.
     returns_operands : bool
         Whether a value or a gradient may be a copy of an operand, which is then a memory map, too.
     finish : callable
@@ -559,15 +557,15 @@ cdef class Entry:
     cdef Kinds first        # what it is for
     cdef Py_ssize_t first_size
     cdef int inputs
-    cdef int outputs
+    cdef int douts
+    cdef int values
     cdef bint single
     cdef bint bare          # whether the value alone is asked for
-    cdef bint values
     cdef object gradients
     cdef bint returns_operands
 
     def __init__(
-        self, plan, int inputs, int outputs, bint single, bint values, gradients,
+        self, plan, int inputs, int douts, int values, bint single, gradients,
         bint returns_operands, finish,
     ):
         self.plan = plan
@@ -576,10 +574,10 @@ cdef class Entry:
         self.first_plan = None
         self.first_size = 0
         self.inputs = inputs
-        self.outputs = outputs
+        self.douts = douts
+        self.values = values
         self.single = single
         self.bare = single and gradients is None
-        self.values = values
         self.gradients = gradients
         self.returns_operands = returns_operands
 
@@ -599,22 +597,22 @@ cdef class Entry:
         cdef int count = self.inputs
         cdef int slot, reason
         cdef Pass fused
-        if operand_count != count or count + self.outputs > MOST_OPERANDS:
+        if operand_count != count or count + self.douts > MOST_OPERANDS:
             return None
         for slot in range(count):
             given[slot] = operands[slot]
-        if self.gradients is not None:
+        if self.douts:
             if not self.single and type(dout) is tuple:
-                if len(dout) != self.outputs:
+                if len(dout) != self.douts:
                     return None
-                for slot in range(self.outputs):
+                for slot in range(self.douts):
                     given[count + slot] = <PyObject *> (<tuple> dout)[slot]
             elif self.single or is_number(<PyObject *> dout):
-                for slot in range(self.outputs):
+                for slot in range(self.douts):
                     given[count + slot] = <PyObject *> dout
             else:
                 return None
-            count += self.outputs
+            count += self.douts
         reason = find_kinds(given, count, count - self.inputs, &kinds)
         if reason != SERVED:
             return self.run_on_maps(tuple_of(given, count), outs, reason)
@@ -649,7 +647,7 @@ cdef class Entry:
             return self.value_of(results)
         if not self.values:
             return self.named(results, 0)
-        return self.value_of(results), self.named(results, self.outputs)
+        return self.value_of(results), self.named(results, self.values)
 
     cdef inline object plan_for(self, const Kinds *kinds, int count):
         """The plan for operands of these kinds, made if there is none; None if there can be none.
@@ -685,7 +683,7 @@ cdef class Entry:
                 return None  # a graph within one that is recorded
             return counted(reason, None)
         dout = plain[self.inputs:]
-        if self.single and self.gradients is not None:
+        if self.single and self.douts:
             dout = dout[0]
         return self.run_on(PySequence_Fast_ITEMS(plain), self.inputs, dout, outs)
 
@@ -710,7 +708,7 @@ cdef class Entry:
             return None
 
     cdef object value_of(self, tuple results):
-        return results[0] if self.single else results[:self.outputs]
+        return results[0] if self.single else results[:self.values]
 
     cdef object named(self, tuple results, int first):
         """The gradients among the results as a named tuple.
