@@ -14,6 +14,7 @@ import numpy as np
 
 from .nodes import Node, Nodes
 from .operations import OPERATIONS, Operations
+from .rules import rules_of
 
 
 def evaluate(
@@ -48,10 +49,10 @@ def evaluate_nodes(
         node = graph.nodes[position]
         used = [values[operand] for operand in node.operands]
         try:
-            if node.operation == "number":
+            if node.operation in ("number", "constant"):
                 value = node.detail
             elif node.operation != "layer":
-                value = run[node.operation](*used)
+                value = run[node.operation](*used, **dict(node.detail or ()))
             elif layer_values is None:
                 value = _forward_of_layer(node.detail, used)
             else:
@@ -100,7 +101,7 @@ def differentiable(node: Node) -> Sequence[int]:
     """The operands to which a node passes gradients."""
     if node.operation not in OPERATIONS:
         return node.operands  # those of a layer
-    rules = OPERATIONS[node.operation].gradients
+    rules = rules_of(node)
     return [operand for operand, rule in zip(node.operands, rules, strict=True) if rule]
 
 
@@ -211,12 +212,21 @@ def _contributions(
             for operand, value, one in zip(node.operands, used, passed, strict=True)
             if operand in wanted and one is not None
         ]
-    rules = OPERATIONS[node.operation].gradients
-    return [
-        (operand, rule(run, dout, values[position], *used))
-        for operand, rule in zip(node.operands, rules, strict=True)
-        if operand in wanted and rule is not None
-    ]
+    value = values[position]
+    contributions = []
+    for operand, like, rule in zip(node.operands, used, rules_of(node), strict=True):
+        if operand not in wanted or rule is None:
+            continue
+        if rule.steps is None:
+            raise TypeError(
+                f"nothing is known of the gradient of {node.operation.removeprefix('np.')}: "
+                f"fastlayers.define_gradients says how it is differentiated"
+            )
+        contribution = rule.apply(run, dout, value, used)
+        if rule.summed:
+            contribution = run["sum_to"](contribution, like, contribution)
+        contributions.append((operand, contribution))
+    return contributions
 
 
 def _backward_of_layer(layer: Any, dout: Any, operands: list[Any]) -> list[Any]:

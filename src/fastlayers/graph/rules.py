@@ -1,0 +1,126 @@
+"""The rules of the chain rule, recorded: what the table says in plain NumPy, as steps to be run.
+
+A rule is called once, with symbols. Its steps are then run on whatever is at hand: on arrays, on
+names of values (for the graph of a gradient), on kinds of values (for a plan).
+"""
+
+from __future__ import annotations
+
+import functools
+from collections.abc import Sequence
+from typing import Any, NamedTuple
+
+from .nodes import Node
+from .operations import OPERATIONS, Operations, no_rule
+from .recording import Recording, Symbol
+
+Options = tuple[tuple[str, Any], ...]
+
+
+class Step(NamedTuple):
+    """An operation of values by their places: the gradient, the value, the operands, then steps.
+
+    A number that a rule is written with is a step without an operation.
+    """
+
+    operation: str
+    places: tuple[int, ...]
+    options: dict[str, Any]
+    number: Any
+
+
+class Rule(NamedTuple):
+    """How the gradient of one operand is computed.
+
+    Attributes
+    ----------
+    steps : tuple of Step or None
+        None if the operation cannot be differentiated.
+    result : int
+        The place of the gradient.
+    reads : frozenset of int
+        Those of the operands, and after them the value, of which more than the shape matters.
+    summed : bool
+        Whether the result is to be summed to the operand's shape.
+    """
+
+    steps: tuple[Step, ...] | None
+    result: int
+    reads: frozenset[int]
+    summed: bool
+
+    def apply(self, run: Operations, gradient: Any, value: Any, operands: Sequence[Any]) -> Any:
+        values = [gradient, value, *operands]
+        for operation, places, options, number in self.steps or ():
+            if operation == "number":
+                values.append(number)
+            else:
+                values.append(run[operation](*[values[place] for place in places], **options))
+        return values[self.result]
+
+
+MISSING = Rule(None, 0, frozenset(), False)
+
+
+def rules_of(node: Node) -> tuple[Rule | None, ...]:
+    """The rule for each operand of a node; None if no gradient passes to it."""
+    return _rules_of(node.operation, len(node.operands), node.detail or ())
+
+
+@functools.lru_cache(maxsize=4096)
+def _rules_of(operation: str, count: int, options: Options) -> tuple[Rule | None, ...]:
+    gradients = OPERATIONS[operation].gradients
+    named = dict(options)
+    if callable(gradients):
+        return tuple(
+            [recorded(operation, gradients, count, i, {**named, "which": i}) for i in range(count)]
+        )
+    return tuple([recorded(operation, one, count, i, named) for i, one in enumerate(gradients)])
+
+
+def forget_rules() -> None:
+    """Record all anew: the table has changed."""
+    _rules_of.cache_clear()
+
+
+def recorded(
+    operation: str, rule: Any, count: int, operand: int, options: dict[str, Any]
+) -> Rule | None:
+    """Record a rule for one of ``count`` operands."""
+    if rule is None:
+        return None
+    if rule is no_rule:
+        return MISSING
+    recording = Recording(f"the gradient of {operation}", located=False)
+    symbols = [recording.input(name) for name in ("g", "v", *(f"x{i}" for i in range(count)))]
+    try:
+        result = rule(*symbols, **options)
+    finally:
+        recording.over = True
+    if result is None:
+        return None
+    if not isinstance(result, Symbol):
+        raise TypeError(f"a rule must return what it computes of its symbols, not {result!r:.60}")
+    nodes = recording.nodes
+    steps = tuple(
+        [
+            Step(node.operation, node.operands, {}, node.detail)
+            if node.operation == "number"
+            else Step(node.operation, node.operands, dict(node.detail or ()), None)
+            for node in nodes[len(symbols) :]
+        ]
+    )
+    read = set()
+    for step in steps:
+        if step.operation != "number":
+            like = OPERATIONS[step.operation].like
+            read.update(place for i, place in enumerate(step.places) if i not in like)
+    read.add(result._position)
+    reads = [i for i in range(count) if i + 2 in read] + [count] * (1 in read)
+    last = nodes[result._position]
+    shaped = last.operation in OPERATIONS and any(
+        place == operand + 2 and i in OPERATIONS[last.operation].like
+        for i, place in enumerate(last.operands)
+    )
+    summed = OPERATIONS[operation].elementwise and count > 1 and not shaped
+    return Rule(steps, result._position, frozenset(reads), summed)
