@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import itertools
 import operator
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -59,7 +59,7 @@ def bind(name: str, arguments: tuple[Any, ...], named: Mapping[str, Any]) -> Bou
         raise NotServed(f"with {', '.join(refused)}", f"leave out {', '.join(refused)}")
     given = {key: value for key, value in given.items() if f"[{key}]" not in parameters}
     count = 1 if callable(row.gradients) else len(row.gradients)
-    special = SPECIAL.get(name)
+    special: Callable[[dict[str, Any]], Bound] | None = SPECIAL.get(name)
     if special is not None:
         return special(given)
     missing = [key for key in names[:count] if key not in given]
@@ -141,7 +141,7 @@ def _split(given: dict[str, Any]) -> Bound:
     return (x,), options
 
 
-SPECIAL = {
+SPECIAL: dict[str, Callable[[dict[str, Any]], Bound]] = {
     "split": _split,
     **dict.fromkeys(JOINING, _join),
     "clip": _clip,

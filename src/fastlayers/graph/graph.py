@@ -20,13 +20,13 @@ from .operations import FUNCTIONS, OPERATIONS, WARNING, Operations
 from .picture import Drawing
 from .planner import Passes
 from .recording import Asked, FromFunction, Recording, Symbol
-from .rules import rules_of
 from .results import (
     apart,
     gradients_of,
     outputs,
     stored,
 )
+from .rules import rules_of
 from .segments import Segments
 from .trees import is_tree, symbols_in
 from .waiting import OnTrees, Waiting
@@ -37,7 +37,7 @@ else:
     WARNS = None
 
 # Attributes that follow from the nodes, and that belong to this process: plans.
-DERIVED = {"_layers", "_factors", "_reached", "_needed"}
+DERIVED = {"_layers", "_elementwise", "_factors", "_reached", "_needed"}
 DERIVED |= {"_passes", "_segments", "_value", "_pass_back", "_both", "_waiting", "_on_trees"}
 
 # The nodes of a graph that waits for its operands.
@@ -127,6 +127,11 @@ class Graph(BaseLayer):
         self._waiting = waiting
         self._on_trees: OnTrees | None = None  # what forward has run instead
         self._layers = [i for i, node in enumerate(nodes.nodes) if node.operation == "layer"]
+        self._elementwise = all(
+            node.operation in ("input", "number")
+            or (node.operation in OPERATIONS and OPERATIONS[node.operation].elementwise)
+            for node in nodes.nodes
+        )
         # Of all other values the gradients need only the shapes.
         self._factors = frozenset(
             (*node.operands, place)[i]
@@ -704,7 +709,8 @@ class Graph(BaseLayer):
             several = not self._nodes.single and isinstance(dout, tuple | list)
             douts = tuple(dout) if several else (dout,) * count
         everything = *operands, *douts
-        if out is not None or self._layers or not are_in_blocks(everything):
+        # All else runs node by node on Dask's arrays: a sum must not be one of a block.
+        if out is not None or not self._elementwise or not are_in_blocks(everything):
             return None
         task = Task(self, count, self._nodes.single, names)
         likes = [operands[self._nodes.inputs.index(name)] for name in names or ()]

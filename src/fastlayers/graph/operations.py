@@ -795,7 +795,7 @@ class OfScipy:
 
 
 TWO_BY_ROOT_PI, ROOT_TWO_PI = 2 / math.sqrt(math.pi), math.sqrt(2 * math.pi)
-for _name, _rules in {
+for _name, _scipys in {
     "expit": (lambda g, v, x: g * (v * (1 - v)),),
     "logit": (lambda g, v, x: g / (x * (1 - x)),),
     "log_expit": (lambda g, v, x: g * of.expit(-x),),
@@ -810,7 +810,7 @@ for _name, _rules in {
     "xlog1py": (lambda g, v, x, y: g * np.log1p(y), lambda g, v, x, y: g * (x / (1 + y))),
     "entr": (lambda g, v, x: -(g * (np.log(x) + 1)),),
 }.items():
-    OPERATIONS[_name] = Operation(OfScipy(_name), _rules, elementwise=True)
+    OPERATIONS[_name] = Operation(OfScipy(_name), tuple(_scipys), elementwise=True)
 
 # ---- what follows ----
 

@@ -87,7 +87,7 @@ class Symbol(Placeholder):
         if method != "__call__":
             instead = REDUCED.get(name, OWN_LAYER)
             self._recording.refuse(name, instead)
-        operation = UFUNCS.get(ufunc) or _of_scipy(ufunc)
+        operation = operation_of(ufunc)
         if operation is None:
             self._recording.refuse(f"the ufunc {ufunc.__name__}", RULES)
         if options:
@@ -118,6 +118,8 @@ class Symbol(Placeholder):
             return functools.partial(self._called, name)
         if callable(getattr(np.ndarray, name, None)):
             self._recording.refuse(f"the method .{name} of a value", OWN_LAYER)
+        if not hasattr(np.ndarray, name):
+            self._recording.member(self._position, name)
         instead = OWN_LAYER if name in ARRAYS_OF_AN_ARRAY else UNKNOWN
         self._recording.refuse(f"the attribute .{name} of a value", instead)
 
@@ -166,6 +168,7 @@ def _recorded_in_place(operation: str) -> Callable[..., Symbol]:
     return method
 
 
+UNARY = ("neg", "pos", "abs", "invert")
 COMPARISONS = ("lt", "le", "gt", "ge", "eq", "ne")
 for _operation, _row in OPERATIONS.items():
     _name = _row.operator
@@ -173,9 +176,8 @@ for _operation, _row in OPERATIONS.items():
         setattr(Symbol, f"__{_name}__", _recorded_in_place(_operation))
     elif _name:
         setattr(Symbol, f"__{_name}__", _recorded_by(_operation))
-        if len(_row.gradients) == 2 and _name not in COMPARISONS:
+        if _name not in (*COMPARISONS, *UNARY):
             setattr(Symbol, f"__r{_name}__", _recorded_by(_operation, swapped=True))
-Symbol.__hash__ = object.__hash__  # which Python takes away from what has __eq__
 
 REDUCED = {
     "np.add.reduce": "write np.sum",
@@ -187,8 +189,10 @@ REDUCED = {
 }
 
 
-def _of_scipy(ufunc: Any) -> str | None:
-    """The operation that is this ufunc of SciPy's, which somebody has imported then."""
+def operation_of(ufunc: Any) -> str | None:
+    """The operation that is this ufunc; of SciPy's, which somebody has imported then, by name."""
+    if ufunc in UFUNCS:
+        return UFUNCS[ufunc]
     special = sys.modules.get("scipy.special")
     name: str = ufunc.__name__
     known = name in OPERATIONS and special is not None
@@ -266,6 +270,8 @@ class Recording:
         place: str | None = None,
         options: Mapping[str, Any] | None = None,
     ) -> Symbol:
+        if self._located and layer is None and (instead := _layer_on_the_way()):
+            self.refuse("the forward of a layer that has its own backward", instead)
         place = self.place() if place is None else place
         positions = tuple([self._position_of(operand, place) for operand in operands])
         if layer is not None:
@@ -297,9 +303,9 @@ class Recording:
         if operation == "split":  # the one that returns several values
             sections = options["sections"]
             count = sections if isinstance(sections, int) else len(sections) + 1
-            return [self.view(*operands, operation, **options, index=i) for i in range(count)]
+            return [self.view(operands[0], operation, **options, index=i) for i in range(count)]
         if OPERATIONS[operation].view and isinstance(operands[0], Symbol):
-            return self.view(*operands, operation, **options)
+            return self.view(operands[0], operation, **options)
         return self.operation(operation, *operands, options=options)
 
     # ---- parts, and assignment to them ----
@@ -314,6 +320,8 @@ class Recording:
         return made
 
     def part(self, symbol: Symbol, index: Any) -> Symbol:
+        if isinstance(index, str):  # of a dict: it is no symbol where operands are known
+            self._ask(f"[{index!r}] of a value")
         operands, options = self._index(index)
         if not operands:
             return self.view(symbol, "getitem", **options)
@@ -368,8 +376,8 @@ class Recording:
 
     def answer(self, position: int, what: str) -> Any:
         """An attribute of a value, of the operands that the function is recorded with."""
-        if self._values is None or self.over:
-            raise Asked(f".{what} of a value", self.place())
+        self._ask(f".{what} of a value")
+        assert self._values is not None
         if self.nodes[position].operation == "input":
             self.asked[position, what] = getattr(self._values[position], what, None)
         else:
@@ -379,6 +387,18 @@ class Recording:
                         self.asked[place, one] = getattr(self._values[place], one, None)
         # A number without such an attribute raises what the function would.
         return getattr(self._value(position), what)
+
+    def _ask(self, what: str) -> None:
+        """Make the function wait for operands, if it is recorded without."""
+        if self._values is None or self.over:
+            raise Asked(what, self.place())
+
+    def member(self, position: int, name: str) -> None:
+        """What arrays do not have, but perhaps a tree."""
+        if self.nodes[position].operation == "input":
+            self._ask(f".{name} of a value")
+            kind = type(self._values[position]).__name__ if self._values else ""
+            raise AttributeError(f"{kind!r} object has no attribute {name!r}", name=name)
 
     def length(self, position: int) -> int:
         shape = self.answer(position, "shape")
@@ -442,7 +462,7 @@ class Recording:
 
     def refuse(self, what: str, instead: str) -> NoReturn:
         instead = _layer_on_the_way() or instead
-        raise TypeError(f"{self.place()}: a graph cannot record {what}; {instead}")
+        raise TypeError(f"{self.place() or self.name}: a graph cannot record {what}; {instead}")
 
     def restore_layers(self) -> None:
         for layer, attributes in self._met.values():
@@ -526,11 +546,15 @@ class Recording:
 
 
 def _layer_on_the_way() -> str:
-    """What to do if the ``forward`` of a user's layer is running with symbols, or ''."""
+    """What to do if the ``forward`` of a user's layer is running with symbols, or ''.
+
+    It may be what is recorded; then nothing is wrong.
+    """
     frame: FrameType | None = sys._getframe(1)
     while frame is not None and frame.f_code is not FromFunction.call.__code__:
-        code = frame.f_code
-        outside = not code.co_filename.startswith(PACKAGE)
+        code, above = frame.f_code, frame.f_back
+        recorded = above is not None and above.f_code is FromFunction.call.__code__
+        outside = not (recorded or code.co_filename.startswith(PACKAGE))
         if outside and code.co_name == "forward" and code.co_argcount:
             layer = type(frame.f_locals.get(code.co_varnames[0]))
             if _is_layer(layer):

@@ -7,12 +7,14 @@ names of values (for the graph of a gradient), on kinds of values (for a plan).
 from __future__ import annotations
 
 import functools
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any, NamedTuple
 
+import numpy as np
+
 from .nodes import Node
-from .operations import OPERATIONS, Operations, no_rule
-from .recording import Recording, Symbol
+from .operations import FUNCTIONS, OPERATIONS, PLAIN, WARNING, Operation, Operations, no_rule
+from .recording import UFUNCS, Recording, Symbol, operation_of
 
 Options = tuple[tuple[str, Any], ...]
 
@@ -78,11 +80,6 @@ def _rules_of(operation: str, count: int, options: Options) -> tuple[Rule | None
     return tuple([recorded(operation, one, count, i, named) for i, one in enumerate(gradients)])
 
 
-def forget_rules() -> None:
-    """Record all anew: the table has changed."""
-    _rules_of.cache_clear()
-
-
 def recorded(
     operation: str, rule: Any, count: int, operand: int, options: dict[str, Any]
 ) -> Rule | None:
@@ -110,7 +107,7 @@ def recorded(
             for node in nodes[len(symbols) :]
         ]
     )
-    read = set()
+    read: set[int] = set()
     for step in steps:
         if step.operation != "number":
             like = OPERATIONS[step.operation].like
@@ -124,3 +121,83 @@ def recorded(
     )
     summed = OPERATIONS[operation].elementwise and count > 1 and not shaped
     return Rule(steps, result._position, frozenset(reads), summed)
+
+
+def define_gradients(ufunc: np.ufunc, *rules: Callable[..., Any] | None) -> None:
+    """Say how a ufunc is differentiated, so that graphs can record it.
+
+    Parameters
+    ----------
+    ufunc : numpy.ufunc
+        Any with one output that works element by element: SciPy's, one made by ``@cython.ufunc``
+        or by `numpy.frompyfunc`, or one of Numba's ``@vectorize`` with signatures.
+    *rules : callable or None
+        One for each operand, called once with symbols: ``rule(g, v, *operands)`` of the gradient
+        ``g`` of the value, the value ``v`` and the operands returns the gradient of the operand, in
+        plain NumPy. None passes no gradient on. What rules are made of is differentiated in turn,
+        for second derivatives.
+
+    Raises
+    ------
+    TypeError
+        If this is no such ufunc, if there is not one rule for each operand, if a rule takes other
+        arguments, or cannot be recorded.
+    ValueError
+        If it is known how the ufunc is differentiated.
+
+    Notes
+    -----
+    Graphs that contain the ufunc find it by its name when they are read from a file: define it
+    before.
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> from fastlayers import Graph, define_gradients
+    >>> def softplus(x):
+    ...     return np.log1p(np.exp(x))
+    >>> softplus = np.frompyfunc(softplus, 1, 1)
+    >>> define_gradients(softplus, lambda g, v, x: g / (1 + np.exp(-x)))
+    >>> Graph(lambda x: softplus(2 * x)).value_and_grad(0.0)[1].x
+    1.0
+    """
+    ufunc = getattr(ufunc, "ufunc", ufunc)  # Numba's have theirs inside
+    if not isinstance(ufunc, np.ufunc) or ufunc.nout != 1 or ufunc.signature is not None:
+        raise TypeError(
+            f"define_gradients takes a ufunc with one output that works element by element, not "
+            f"{ufunc!r:.60}"
+        )
+    if len(rules) != ufunc.nin:
+        raise TypeError(
+            f"define_gradients takes a rule for each operand of {ufunc.__name__}, which has "
+            f"{ufunc.nin}, and was given {len(rules)}"
+        )
+    name = operation_of(ufunc)
+    before = None if name is None else OPERATIONS[name]
+    if before is not None and before.gradients != (no_rule,) * ufunc.nin and name not in _defined:
+        raise ValueError(f"it is known how {ufunc.__name__} is differentiated")
+    if name is None:
+        name = ufunc.__name__.removesuffix(" (vectorized)")  # as np.frompyfunc has it
+        while name in OPERATIONS:
+            name += "_"
+    OPERATIONS[name] = Operation(ufunc, rules, ufunc=ufunc, elementwise=True)
+    try:
+        for i, rule in enumerate(rules):
+            recorded(name, rule, len(rules), i, {})
+    except BaseException as error:
+        if before is None:
+            del OPERATIONS[name]
+        else:
+            OPERATIONS[name] = before
+        error.add_note(
+            f"in the rule for operand {i} of {ufunc.__name__}, called as rule(g, v, *operands)"
+        )
+        raise
+    for run in (PLAIN, FUNCTIONS, WARNING):
+        run[name] = ufunc
+    UFUNCS[ufunc] = name
+    _defined.add(name)
+    _rules_of.cache_clear()
+
+
+_defined: set[str] = set()

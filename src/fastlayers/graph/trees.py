@@ -1,4 +1,4 @@
-"""Parameters that are trees: lists, tuples and dicts of operands, as networks keep their weights."""
+"""Parameters that are trees: lists, tuples and dicts of operands, as networks keep weights."""
 
 from __future__ import annotations
 

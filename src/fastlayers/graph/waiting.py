@@ -119,7 +119,9 @@ class Waiting:
         make: Callable[[Nodes], Any],
         wanted: tuple[str, ...] | None = None,
     ) -> None:
-        self.name, self.inputs, self.reason = record.name, record.inputs, reason
+        self.name: str = record.name
+        self.inputs: tuple[str, ...] = record.inputs
+        self.reason = reason
         self._record, self._make, self._wanted = record, make, wanted
         self.recordings: list[Recorded] = []
 
@@ -153,8 +155,8 @@ class Derived:
 
     def __init__(self, of: Waiting, wanted: tuple[str, ...]) -> None:
         self._of, self._wanted = of, wanted
-        self.name = f"{of.name}.grad({', '.join(map(repr, wanted))})"
-        self.inputs = of.inputs
+        self.name: str = f"{of.name}.grad({', '.join(map(repr, wanted))})"
+        self.inputs: tuple[str, ...] = of.inputs
 
     def __call__(self, operands: tuple[Any, ...]) -> tuple[Nodes, Mapping[tuple[int, str], Any]]:
         on = self._of.on(operands)
