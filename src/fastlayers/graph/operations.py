@@ -794,6 +794,7 @@ class OfScipy:
         return getattr(importlib.import_module("scipy.special"), self.name)(*operands)
 
 
+_scipys: tuple[Rule | None, ...]
 TWO_BY_ROOT_PI, ROOT_TWO_PI = 2 / math.sqrt(math.pi), math.sqrt(2 * math.pi)
 for _name, _scipys in {
     "expit": (lambda g, v, x: g * (v * (1 - v)),),
@@ -810,7 +811,7 @@ for _name, _scipys in {
     "xlog1py": (lambda g, v, x, y: g * np.log1p(y), lambda g, v, x, y: g * (x / (1 + y))),
     "entr": (lambda g, v, x: -(g * (np.log(x) + 1)),),
 }.items():
-    OPERATIONS[_name] = Operation(OfScipy(_name), tuple(_scipys), elementwise=True)
+    OPERATIONS[_name] = Operation(OfScipy(_name), _scipys, elementwise=True)
 
 # ---- what follows ----
 

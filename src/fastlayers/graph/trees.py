@@ -64,6 +64,20 @@ def filled(tree: Any, values: Iterator[Any]) -> Any:
     return tree
 
 
+def matched(tree: Any, other: Any, name: str) -> Iterator[Any]:
+    """What ``other`` has in the place of each operand; it may be None for a whole part."""
+    if is_leaf(tree):
+        yield other
+    elif isinstance(tree, list | tuple | dict):
+        if other is not None and (type(other) is not type(tree) or len(other) != len(tree)):
+            raise ValueError(f"'out' for {name} must have its structure, {structure(tree)}")
+        for key in tree if isinstance(tree, dict) else range(len(tree)):
+            if isinstance(other, dict) and key not in other:
+                raise ValueError(f"'out' for {name} has no {key!r}")
+            part = None if other is None else other[key]
+            yield from matched(tree[key], part, f"{name}[{key!r}]")
+
+
 def is_tree(value: Any) -> bool:
     """Whether a value is a container of operands that are arrays, rather than array-like itself."""
     if isinstance(value, dict):

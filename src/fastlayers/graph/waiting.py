@@ -13,7 +13,7 @@ from .gradients import graph_of_gradients
 from .nodes import Nodes
 from .recording import FromFunction, Recording
 from .results import gradients_of, outputs
-from .trees import filled, leaves, structure
+from .trees import filled, leaves, matched, structure
 
 MOST_RECORDINGS = 64  # for answers that differ; the first is forgotten then
 
@@ -68,16 +68,12 @@ class OnTrees(NamedTuple):
         """Where gradients go, from trees of arrays; None stands for a tree of None."""
         if out is None:
             return None
-        flat: list[Any] = []
-        for name, one in zip(wanted, outputs(out, len(wanted), "gradients"), strict=True):
-            count = len(list(leaves(self.trees[name])))
-            if one is None:
-                flat += [None] * count
-                continue
-            arrays = [leaf for _, leaf in leaves(one)]
-            if structure(one) != structure(self.trees[name]):
-                raise ValueError(f"'out' for {name} must have the structure of the operand")
-            flat += arrays
+        given = outputs(out, len(wanted), "gradients")
+        flat = [
+            one
+            for name, tree in zip(wanted, given, strict=True)
+            for one in matched(self.trees[name], tree, name)
+        ]
         return tuple(flat)
 
     def grown(self, wanted: Sequence[str], found: Sequence[Any]) -> list[Any]:
