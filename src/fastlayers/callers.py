@@ -72,9 +72,7 @@ def _code_at(file: str, line: int, name: str) -> CodeType:
 
 def _compiled() -> CodeType:
     """The code of a function that calls another one; all of it in its first line."""
-    tree = ast.parse(
-        "def calling(function): return lambda *operands, **options: function(*operands, **options)"
-    )
+    tree = ast.parse("def calling(function): return lambda *operands: function(*operands)")
     for node in ast.walk(tree):
         if isinstance(node, ast.expr | ast.stmt):
             # No columns: in a traceback, they would underline some part of the user's line.

@@ -43,6 +43,8 @@ def bind(name: str, arguments: tuple[Any, ...], named: Mapping[str, Any]) -> Bou
         If NumPy would not take the arguments, either.
     """
     row = OPERATIONS[name]
+    if name == "einsum" and not named:
+        return _einsum(*arguments)
     parameters = row.takes.split()
     names = [one.strip("[]") for one in parameters]
     named = {NAMES.get(key, key): value for key, value in named.items()}
@@ -127,6 +129,17 @@ def _where(given: dict[str, Any]) -> Bound:
             "of a condition alone", "its result depends on values; give it what to choose from"
         )
     return tuple([given[key] for key in ("condition", "x", "y")]), {}
+
+
+def _einsum(subscripts: Any, *operands: Any) -> Bound:
+    """With the letters of the value written out, as NumPy understands them if they are not."""
+    if not isinstance(subscripts, str) or "." in subscripts or not operands:
+        raise NotServed("with an ellipsis or lists", "write a letter for each axis: 'ij,jk->ik'")
+    given, arrow, result = subscripts.replace(" ", "").partition("->")
+    if not arrow:
+        letters = given.replace(",", "")
+        result = "".join(sorted(one for one in set(letters) if letters.count(one) == 1))
+    return operands, {"subscripts": f"{given}->{result}"}
 
 
 def _indexed_by(given: dict[str, Any], x: str) -> Bound:

@@ -4,7 +4,7 @@ from collections.abc import Callable, Collection, Mapping, Sequence
 from inspect import Parameter, Signature
 from numbers import Number
 from types import DynamicClassAttribute, FunctionType, MethodType
-from typing import Any, NamedTuple, Self
+from typing import Any, NamedTuple, Self, cast
 
 import numpy as np
 
@@ -28,7 +28,7 @@ from .results import (
 )
 from .rules import rules_of
 from .segments import Segments
-from .trees import is_tree, symbols_in
+from .trees import CONTAINERS, is_tree, symbols_in
 from .waiting import OnTrees, Waiting
 
 if core.passes is not None:
@@ -201,12 +201,16 @@ class Graph(BaseLayer):
     def _on(self, operands: tuple[Any, ...]) -> OnTrees | None:
         """The graph that was recorded on operands such as these, if that is another one."""
         waiting = self._waiting
-        if waiting is None or (self._nodes.nodes and not any(map(is_tree, operands))):
-            return None
-        return waiting.on(operands)
+        return waiting.on(operands) if waiting and self._waits_for(operands) else None
+
+    def _waits_for(self, operands: tuple[Any, ...]) -> bool:
+        """Whether it has to see these operands to be recorded."""
+        if self._waiting is None or not self._nodes.nodes:
+            return self._waiting is not None
+        return any(isinstance(operand, CONTAINERS) and is_tree(operand) for operand in operands)
 
     def _inlined(self, recording: Recording, operands: tuple[Any, ...], out: Any) -> Any:
-        if self._waiting is None or (self._nodes.nodes and not any(map(is_tree, operands))):
+        if self._waiting is None or not self._waits_for(operands):
             return recording.inline(self._nodes, operands, out)
         recording.refuse_out(out)
         return self._waiting.inlined(recording, operands)
@@ -777,8 +781,11 @@ def _pair_of_outs(out: Any) -> tuple[Any, Any]:
 def _recording_of(operands: tuple[Any, ...]) -> Recording | None:
     """The recording of the first symbol among operands, or None."""
     for operand in operands:
-        for one in (operand,) if isinstance(operand, Symbol) else symbols_in(operand):
-            return one._recording
+        if isinstance(operand, Symbol):
+            return operand._recording
+        if isinstance(operand, CONTAINERS):
+            for symbol in symbols_in(operand):
+                return cast(Recording, symbol._recording)
     return None
 
 

@@ -51,8 +51,10 @@ def evaluate_nodes(
         try:
             if node.operation in ("number", "constant"):
                 value = node.detail
+            elif node.detail is None:
+                value = run[node.operation](*used)
             elif node.operation != "layer":
-                value = run[node.operation](*used, **dict(node.detail or ()))
+                value = run[node.operation](*used, **dict(node.detail))
             elif layer_values is None:
                 value = _forward_of_layer(node.detail, used)
             else:

@@ -504,6 +504,32 @@ _numpys(
     lambda g, v, x, y: of.reshaped(np.ravel(x) @ g, y),
 )
 
+
+def _einsum(*operands: Any, subscripts: str) -> Any:
+    return np.einsum(subscripts, *operands)
+
+
+def _einsum_back(g: Any, v: Any, *operands: Any, which: int, subscripts: str) -> Any:
+    """The sum of products by the letters that the others and the value have, then spread."""
+    given, _, result = subscripts.partition("->")
+    letters = given.split(",")
+    own, others = letters[which], letters[:which] + letters[which + 1 :]
+    if len(set(own)) < len(own):
+        raise NotImplementedError("a diagonal by np.einsum has no gradient here")
+    known = set(result).union(*others)
+    kept = "".join(letter for letter in own if letter in known)
+    rest = [operand for i, operand in enumerate(operands) if i != which]
+    back = np.einsum(f"{','.join([result, *others])}->{kept}", g, *rest)
+    lost = tuple([i for i, letter in enumerate(own) if letter not in known])
+    return (
+        of.spread(back, operands[which], axis=lost) if lost else of.reshaped(back, operands[which])
+    )
+
+
+OPERATIONS["einsum"] = Operation(
+    _einsum, _einsum_back, functions=(np.einsum,), takes="subscripts operands [out] [optimize]"
+)
+
 # ---- what is linear in its first operand: sums, views, parts, joined arrays ----
 
 
@@ -794,9 +820,8 @@ class OfScipy:
         return getattr(importlib.import_module("scipy.special"), self.name)(*operands)
 
 
-_scipys: tuple[Rule | None, ...]
 TWO_BY_ROOT_PI, ROOT_TWO_PI = 2 / math.sqrt(math.pi), math.sqrt(2 * math.pi)
-for _name, _scipys in {
+SCIPYS: dict[str, tuple[Rule, ...]] = {
     "expit": (lambda g, v, x: g * (v * (1 - v)),),
     "logit": (lambda g, v, x: g / (x * (1 - x)),),
     "log_expit": (lambda g, v, x: g * of.expit(-x),),
@@ -810,15 +835,15 @@ for _name, _scipys in {
     "xlogy": (lambda g, v, x, y: g * np.log(y), lambda g, v, x, y: g * (x / y)),
     "xlog1py": (lambda g, v, x, y: g * np.log1p(y), lambda g, v, x, y: g * (x / (1 + y))),
     "entr": (lambda g, v, x: -(g * (np.log(x) + 1)),),
-}.items():
+}
+for _name, _scipys in SCIPYS.items():
     OPERATIONS[_name] = Operation(OfScipy(_name), _scipys, elementwise=True)
 
 # ---- what follows ----
 
 # NumPy's other functions of this kind can be recorded, but not differentiated.
 _known = {row.ufunc for row in OPERATIONS.values()}
-for _name in dir(np):
-    _ufunc = getattr(np, _name) if _name not in ("bool8",) else None
+for _name, _ufunc in list(vars(np).items()):  # without what NumPy imports when it is asked for
     if isinstance(_ufunc, np.ufunc) and _ufunc.nout == 1 and _ufunc not in _known:
         _known.add(_ufunc)
         OPERATIONS[_name] = Operation(_ufunc, (no_rule,) * _ufunc.nin, ufunc=_ufunc)

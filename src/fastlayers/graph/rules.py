@@ -56,8 +56,10 @@ class Rule(NamedTuple):
         for operation, places, options, number in self.steps or ():
             if operation == "number":
                 values.append(number)
-            else:
+            elif options:
                 values.append(run[operation](*[values[place] for place in places], **options))
+            else:
+                values.append(run[operation](*[values[place] for place in places]))
         return values[self.result]
 
 

@@ -10,6 +10,8 @@ import numpy as np
 
 from ..base import Placeholder
 
+CONTAINERS = list, tuple, dict
+
 
 class _Leaf:
     """Stands for an operand in a tree's structure."""
@@ -90,5 +92,4 @@ def is_tree(value: Any) -> bool:
 
 def symbols_in(tree: Any) -> Iterator[Any]:
     """The symbols in a container."""
-    if isinstance(tree, list | tuple | dict):
-        yield from (leaf for _, leaf in leaves(tree) if isinstance(leaf, Placeholder))
+    return (leaf for _, leaf in leaves(tree) if isinstance(leaf, Placeholder))
