@@ -66,7 +66,7 @@ def getitem_back(
         np.add.at(back, found, g)
     else:
         back[found] = g
-    return back
+    return back if back.ndim else back[()]
 
 
 def take(x: Any, indices: Any, axis: int | None = None) -> Any:
@@ -80,18 +80,18 @@ def take_back(g: Any, x: Any, indices: Any, axis: int | None = None) -> Any:
     else:
         before: tuple[Any, ...] = (slice(None),) * (axis % back.ndim)
         np.add.at(back, (*before, np.asarray(indices)), g)
-    return back
+    return back if back.ndim else back[()]
 
 
 def take_along_axis_back(g: Any, x: Any, indices: Any, axis: int | None = -1) -> Any:
     back = zeros(x, g)
     if axis is None:
         np.add.at(back.reshape(-1), np.asarray(indices), g)
-        return back
+        return back if back.ndim else back[()]
     places: list[Any] = list(np.ogrid[tuple(slice(n) for n in np.shape(indices))])
     places[axis] = indices
     np.add.at(back, tuple(places), g)
-    return back
+    return back if back.ndim else back[()]
 
 
 def spread(g: Any, x: Any, axis: Axes = None, keepdims: bool = False) -> Any:
@@ -112,7 +112,8 @@ def count(x: Any, axis: Axes = None) -> int:
 
 def reshaped(g: Any, x: Any, **_: Any) -> Any:
     """For what changes the shape alone."""
-    return np.reshape(g, np.shape(x))
+    back = np.reshape(g, np.shape(x))
+    return back if np.ndim(x) else back[()]
 
 
 def part(g: Any, *operands: Any, operand: int, axis: int | None = 0) -> Any:

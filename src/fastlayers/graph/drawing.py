@@ -145,7 +145,10 @@ def mark(node: Node) -> str:
         return _short(f"[{written(options['index'], itertools.repeat('·'))}]")
     if node.operation in SYMBOLS and not options:
         return SYMBOLS[node.operation]
-    named = [f"{name}={written_option(name, value)}" for name, value in options.items()]
+    named = [
+        name if value is True else f"{name}={written_option(name, value)}"
+        for name, value in options.items()
+    ]
     return _short(" ".join([node.operation.removeprefix("np."), *named]))
 
 

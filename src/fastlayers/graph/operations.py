@@ -397,14 +397,21 @@ def _clipped(x: Any, *limits: Any, bounds: str) -> Any:
     return np.clip(x, given.get("l"), given.get("u"))
 
 
+def _select(c: Any, x: Any, y: Any) -> Any:
+    chosen = np.where(c, x, y)
+    return chosen if np.ndim(chosen) else chosen[()]
+
+
+CHOSEN: tuple[Rule | None, ...] = (
+    None,
+    lambda g, v, c, x, y: np.where(c, g, 0),
+    lambda g, v, c, x, y: np.where(c, 0, g),
+)
 OPERATIONS |= {
+    "select": Operation(_select, CHOSEN, elementwise=True),
     "where": Operation(
         np.where,
-        (
-            None,
-            lambda g, v, c, x, y: np.where(c, g, 0),
-            lambda g, v, c, x, y: np.where(c, 0, g),
-        ),
+        CHOSEN,
         functions=(np.where,),
         takes="condition x y",
         elementwise=True,

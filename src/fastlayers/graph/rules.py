@@ -105,7 +105,13 @@ def recorded(
         [
             Step(node.operation, node.operands, {}, node.detail)
             if node.operation == "number"
-            else Step(node.operation, node.operands, dict(node.detail or ()), None)
+            else Step(
+                # Which gives a scalar where there are no axes, as arithmetic does.
+                "select" if node.operation == "where" else node.operation,
+                node.operands,
+                dict(node.detail or ()),
+                None,
+            )
             for node in nodes[len(symbols) :]
         ]
     )
