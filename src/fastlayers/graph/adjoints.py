@@ -54,7 +54,8 @@ def setitem(y: Any, z: Any, *operands: Any, index: tuple[Any, ...], whole: bool 
 
 
 def zeros(like: Any, gradient: Any) -> Any:
-    return np.zeros(np.shape(like), np.result_type(gradient))
+    """Zeros in the shape of an operand, of the gradient's kind: Dask's for Dask's."""
+    return np.zeros_like(gradient, order="C", shape=np.shape(like))
 
 
 def getitem_back(
@@ -63,7 +64,7 @@ def getitem_back(
     back = zeros(x, g)
     found = indexed(index, operands)
     if operands:  # which may name an element several times
-        np.add.at(back, found, g)
+        np.add.at(back := np.asarray(back), found, g)
     else:
         back[found] = g
     return back if back.ndim else back[()]

@@ -665,8 +665,10 @@ OPERATIONS |= {
     ),
 }
 _numpys(np.reshape, "a shape [order] [copy]", _reshaped, view=True)
-# NumPy 2.0 has another name for the shape.
-OPERATIONS["reshape"] = OPERATIONS["reshape"]._replace(plain=lambda x, shape: np.reshape(x, shape))
+# NumPy 2.0 has another name for the shape, and Dask wants a tuple.
+OPERATIONS["reshape"] = OPERATIONS["reshape"]._replace(
+    plain=lambda x, shape: np.reshape(x, (shape,) if isinstance(shape, int) else shape)
+)
 _numpys(np.ravel, "a [order]", _reshaped, view=True)
 _numpys(np.squeeze, "a axis", _reshaped, view=True)
 _numpys(np.expand_dims, "a axis", _reshaped, view=True)
