@@ -70,6 +70,8 @@ class Operation(NamedTuple):
         The step of a pass that computes it, if it has another name.
     view : bool
         Whether the value may share memory with the first operand.
+    in_place : bool
+        Whether the value has the shape and the dtype of the first operand.
     """
 
     plain: Callable[..., Any]
@@ -87,6 +89,7 @@ class Operation(NamedTuple):
     like: Container[int] = ()
     step: str = ""
     view: bool = False
+    in_place: bool = False
 
 
 class _Of:
@@ -782,6 +785,7 @@ for _name in ("add", "subtract", "multiply", "divide", "power"):
         ufunc=None,
         operator=f"i{_row.operator}",
         step=_name,
+        in_place=True,
     )
 
 # ---- in graphs of gradients ----
@@ -866,7 +870,7 @@ for _name, _row in list(OPERATIONS.items()):
             plain=_row.ufunc, operator="", python="", text="", step=_name
         )
         OPERATIONS[_name] = _row._replace(ufunc=None)
-    if _name.endswith("_in_place"):
+    if _row.in_place:
         OPERATIONS[_name] = _row._replace(elementwise=True)
 
 # What runs nodes one by one: plain NumPy; the functions of this package; and where a pass has

@@ -172,7 +172,7 @@ UNARY = ("neg", "pos", "abs", "invert")
 COMPARISONS = ("lt", "le", "gt", "ge", "eq", "ne")
 for _operation, _row in OPERATIONS.items():
     _name = _row.operator
-    if _operation.endswith("_in_place"):
+    if _row.in_place:
         setattr(Symbol, f"__{_name}__", _recorded_in_place(_operation))
     elif _name:
         setattr(Symbol, f"__{_name}__", _recorded_by(_operation))
@@ -210,12 +210,16 @@ def _refusing(what: str, instead: str) -> Callable[..., NoReturn]:
 # The special methods that are refused, what each means in words, and what to write instead.
 REFUSED = (
     ("bool", "if, and, or, not: the truth of a value", MANY_GRAPHS),
-    ("float int complex index", "conversion to a number", OUTSIDE),
+    (
+        "float int complex index",
+        "conversion to a number",
+        f"write NumPy's function for one of math; or {OUTSIDE}",
+    ),
     (
         "array",
         "conversion to an array",
-        "write np.stack([...]) for np.array([...]), np.take(C, x, axis=0) for C[x], np.zeros_like "
-        f"of a value for np.zeros; or {OUTSIDE}",
+        "write np.stack([...]) for np.array([...]), np.take(C, x, axis=0) for C[x], C @ x for "
+        f"C.dot(x), np.zeros_like of a value for np.zeros; or {OUTSIDE}",
     ),
     ("reversed contains", "a search in a value", OUTSIDE),
     ("delitem", "deletion of a part", "take the parts that stay"),

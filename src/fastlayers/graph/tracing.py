@@ -155,15 +155,19 @@ class Builder(dict[str, Callable[..., Any]]):
     def note(self, operation: str, *operands: Any, **options: Any) -> Value:
         """Note an operation whose result has the shape to which the operands broadcast."""
         row = OPERATIONS[operation]
-        operation = row.step or operation
-        if options or not (operation in STEPS or operation in CALLED):
-            raise Unserved(f"{operation}, whose value may have another dtype or shape")
+        step = row.step or operation
         values = [self.value_of(operand) for operand in operands]
         shape = together(value.shape for value in values)
-        if operation != row.step and shape == NUMBER and row.python:
+        if options or not (step in STEPS or operation in CALLED):
+            raise Unserved(f"{operation}, whose value may have another dtype or shape")
+        if row.in_place and values[0].shape != shape:
+            raise Unserved("an assignment in place that may have to raise")
+        if shape == NUMBER and row.python:
             kind = "number"
-        elif shape not in (NUMBER, SCALAR) and operation in STEPS:
-            kind = "step"
+        elif shape not in (NUMBER, SCALAR) and step in STEPS:
+            kind, operation = "step", step
+        elif step != operation:
+            raise Unserved(f"{operation}, of numbers alone")
         else:
             return self.call(operation, values, shape)
         result = self.new(shape)
