@@ -20,7 +20,7 @@ from .functions import add_backward as add_backward
 from .functions import multiply as multiply
 from .functions import multiply_backward as multiply_backward
 from .gradcheck import GradcheckError, gradcheck
-from .graph import Graph, graph_info
+from .graph import Graph, define_gradients, graph_info
 from .layers import AddLayer, MulLayer
 
 # Names that NumPy has are left out: ``from fastlayers import *`` must not hide them.
@@ -31,6 +31,7 @@ __all__ = [
     "Graph",
     "MulLayer",
     "cache_info",
+    "define_gradients",
     "empty_cache",
     "get_num_threads",
     "gradcheck",

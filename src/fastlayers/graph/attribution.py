@@ -3,11 +3,17 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from types import FunctionType
 from typing import Any
+
+import numpy as np
 
 from .. import reference
 from ..callers import users_line
 from .operations import Operations
+
+# Functions that warn in a frame of their own. Only they take options.
+WITH_FRAMES = FunctionType, type(np.sum)
 
 
 class AtUsersLine(dict[str, Callable[..., Any]]):
@@ -32,6 +38,8 @@ class AtUsersLine(dict[str, Callable[..., Any]]):
             self[name] = lambda dout, factor, operand: reference.sum_to_operand(
                 multiply(dout, factor), operand
             )
+        elif isinstance(operation, WITH_FRAMES):
+            self[name] = operation
         else:
             self[name] = self._at(operation)
         return self[name]

@@ -1,6 +1,7 @@
 """Pictures of graphs, in SVG: values above the arrows, gradients below, on reverse arrows."""
 
 import html
+import itertools
 import math
 import re
 from collections.abc import Callable
@@ -9,13 +10,15 @@ from typing import Any
 
 import numpy as np
 
+from .calls import written, written_option
 from .layout import GRADIENT, LINE, PADDING, RADIUS, Part, arrange
 from .nodes import Node, Nodes
 from .operations import OPERATIONS
 from .picture import Drawing
 
+STARTS = ("input", "number", "constant")
 SYMBOLS = {name: row.symbol for name, row in OPERATIONS.items() if row.symbol}
-COMMUTATIVE = ("multiply", "add")  # but for the payloads of NaN
+COMMUTATIVE = ("multiply", "add", "np.multiply", "np.add")  # but for the payloads of NaN
 MOST = 60  # nodes that are drawn one by one
 ENDS = 15  # larger graphs: how many of the first and of the last nodes are drawn
 LABEL, TITLE = 28, 400  # most characters shown
@@ -84,10 +87,12 @@ def _parts(nodes: Nodes, values: Any, gradients: Any) -> list[Part]:
             parts.append(_left_out(nodes, middle, parts))
         if i in middle:
             continue
-        named = node.operation in ("input", "number")
+        named = node.operation in STARTS
         title = labels[i] if named else f"{labels[i]} = {nodes.expression(i, labels)}"
         # A number's name is its value.
         value = None if values is None or node.operation == "number" else values[i]
+        if node.operation == "constant":
+            value = node.detail
         gradient = None if gradients is None else gradients[i]
         title += "" if value is None else f": {_full(value)}"
         title += "" if gradient is None else f"\ngradient: {_full(gradient)}"
@@ -133,8 +138,18 @@ def mark(node: Node) -> str:
         return _short(node.detail)
     if node.operation == "number":
         return _number(node.detail)
-    detail = "" if node.detail is None else f" {_text(node.detail)}"
-    return _short(SYMBOLS.get(node.operation, node.operation) + detail)
+    if node.operation == "constant":
+        return "array"
+    options = dict(node.detail or ())
+    if node.operation == "getitem":
+        return _short(f"[{written(options['index'], itertools.repeat('·'))}]")
+    if node.operation in SYMBOLS and not options:
+        return SYMBOLS[node.operation]
+    named = [
+        name if value is True else f"{name}={written_option(name, value)}"
+        for name, value in options.items()
+    ]
+    return _short(" ".join([node.operation.removeprefix("np."), *named]))
 
 
 def _short(text: str, longest: int = LABEL) -> str:

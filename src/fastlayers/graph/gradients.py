@@ -6,7 +6,7 @@ record what is asked of them. So the graph computes what `backward` does, in the
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any, NamedTuple
 
 from .interpreter import Request
@@ -27,11 +27,12 @@ class Builder(dict[str, Callable[..., Any]]):
         self.place = place
 
     def __missing__(self, operation: str) -> Callable[..., Value]:
-        return lambda *operands: self.append(operation, operands)
+        return lambda *operands, **options: self.append(operation, operands, options)
 
-    def append(self, operation: str, operands: Sequence[Any]) -> Value:
+    def append(self, operation: str, operands: Sequence[Any], options: Mapping[str, Any]) -> Value:
         positions = tuple([self._position_of(operand) for operand in operands])
-        self.nodes.append(Node(operation, positions, place=self.place))
+        detail = tuple(options.items()) or None
+        self.nodes.append(Node(operation, positions, detail, self.place))
         return Value(len(self.nodes) - 1)
 
     def _position_of(self, operand: Any) -> int:

@@ -4,7 +4,7 @@ from collections.abc import Callable, Collection, Mapping, Sequence
 from inspect import Parameter, Signature
 from numbers import Number
 from types import DynamicClassAttribute, FunctionType, MethodType
-from typing import Any, NamedTuple, Self
+from typing import Any, NamedTuple, Self, cast
 
 import numpy as np
 
@@ -16,17 +16,19 @@ from .blocks import Task, are_in_blocks, in_blocks
 from .gradients import graph_of_gradients
 from .interpreter import differentiate_nodes, reached
 from .nodes import Nodes
-from .operations import FUNCTIONS, WARNING, Operations
+from .operations import FUNCTIONS, OPERATIONS, WARNING, Operations
 from .picture import Drawing
 from .planner import entry_of
-from .recording import Recording, Symbol, record
+from .recording import Asked, FromFunction, Recording, Symbol
 from .results import (
     apart,
     gradients_of,
     outputs,
     stored,
 )
-from .stages import Execution, Stages
+from .stages import Execution, Stages, is_cut
+from .trees import CONTAINERS, is_tree, symbols_in
+from .waiting import OnTrees, Waiting
 
 if core.passes is not None:
     from .._core.frontend.passes import WARNS, Entry, count_outcomes, quicken
@@ -34,7 +36,11 @@ else:
     WARNS = None
 
 # Attributes that follow from the nodes, and that belong to this process: plans.
-DERIVED = {"_reached", "_stages", "_value", "_pass_back", "_both", "_both_by"}
+DERIVED = {"_elementwise", "_reached", "_stages", "_value", "_pass_back", "_both", "_both_by"}
+DERIVED |= {"_waiting", "_on_trees"}
+
+# The nodes of a graph that waits for its operands.
+NOTHING = Nodes("", (), (), (), False)
 
 
 class Graph(BaseLayer):
@@ -93,10 +99,18 @@ class Graph(BaseLayer):
 
     def __init__(self, function: Callable[..., Any]) -> None:
         if isinstance(function, Graph):
-            self._keep(function._nodes)
+            self._keep(function._nodes, function._waiting)
         else:
-            self._keep(record(function))
-            _warn_of_unused(self._nodes)
+            record = FromFunction(function)
+            try:
+                nodes, _ = record()
+            except Asked as asked:
+                nodes, reason = NOTHING, str(asked)
+            else:
+                reason = "it was given a tree"
+                _warn_of_unused(nodes)
+            waiting = Waiting(record, reason, self._of)
+            self._keep(nodes, waiting)
         if function.__doc__ and isinstance(function, FunctionType | MethodType | Graph):
             self.__doc__ = function.__doc__  # not that of a class, as functools.partial
 
@@ -106,42 +120,55 @@ class Graph(BaseLayer):
         graph._keep(nodes)
         return graph
 
-    def _keep(self, nodes: Nodes) -> None:
+    def _keep(self, nodes: Nodes, waiting: Waiting | None = None) -> None:
         self._nodes = nodes
+        # How it is recorded on operands, if it has no nodes before, or they are trees.
+        self._waiting = waiting
+        self._on_trees: OnTrees | None = None  # what forward has run instead
+        self._elementwise = all(
+            node.operation in ("input", "number")
+            or (node.operation in OPERATIONS and OPERATIONS[node.operation].elementwise)
+            for node in nodes.nodes
+        )
         self._reached: dict[tuple[str, ...], set[int]] = {}
         # What forward keeps for backward: the operands and, if there are layers, their values, and
         # stand-ins for values of which the shape is enough.
         self._kept: tuple[Any, ...] | None = None
         self._known: Mapping[int, Any] | None = None
-        planned = self._operations is FUNCTIONS and core.passes is not None
-        layers = any(node.operation == "layer" for node in nodes.nodes)
-        self._stages = Stages(nodes, FUNCTIONS if planned and layers else None)
-        # What a graph without layers is called by: the compiled methods find most of it here.
+        planned = self._operations is FUNCTIONS and core.passes is not None and bool(nodes.nodes)
+        cut = any(is_cut(node) or node.operation == "constant" for node in nodes.nodes)
+        self._stages = Stages(nodes, FUNCTIONS if planned and cut else None)
+        # What a graph that is one plan is called by: the compiled methods find most of it here.
         self._value: Entry | None = None
         self._pass_back: Entry | None = None
         self._both: Entry | None = None
         self._both_by: dict[tuple[str, ...], Entry] = {}
-        if planned and not layers:
+        if planned and not cut:
             self._value = entry_of(nodes, FUNCTIONS)
             self._pass_back = entry_of(nodes, FUNCTIONS, False, nodes.inputs)
             self._both = entry_of(nodes, FUNCTIONS, True, nodes.inputs)
 
     def __getstate__(self) -> dict[str, Any]:
-        return {name: value for name, value in self.__dict__.items() if name not in DERIVED}
+        state = {name: value for name, value in self.__dict__.items() if name not in DERIVED}
+        if not self._nodes.nodes:
+            state["_function"] = self._waiting
+        return state
 
     def __setstate__(self, state: dict[str, Any]) -> None:
         try:
             kept = {name: value for name, value in state.items() if name not in DERIVED}
             nodes = kept.pop("_nodes", None)
-            if not isinstance(nodes, Nodes):
+            waiting = kept.pop("_function", None)
+            if not isinstance(nodes, Nodes) or not isinstance(waiting, Waiting | None):
                 raise ValueError(f"its nodes are {nodes!r:.80}")
-            nodes.check()
+            if waiting is None:
+                nodes.check()
         except (AttributeError, TypeError, ValueError) as error:
             raise ValueError(
                 f"this graph was changed after it was stored, or is of another version of "
                 f"fastlayers: {error}"
             ) from None
-        self._keep(nodes)
+        self._keep(nodes, waiting)
         # What a graph keeps, and what its user has set: no method, nor what belongs to a class.
         own = {"_kept", "_known", "__doc__"}
         self.__dict__.update(
@@ -153,7 +180,28 @@ class Graph(BaseLayer):
     @property
     def inputs(self) -> tuple[str, ...]:
         """The names of the parameters."""
-        return self._nodes.inputs
+        return self._nodes.inputs if self._waiting is None else self._waiting.inputs
+
+    @property
+    def _name(self) -> str:
+        return self._nodes.name if self._waiting is None else self._waiting.name
+
+    def _on(self, operands: tuple[Any, ...]) -> OnTrees | None:
+        """The graph that was recorded on operands such as these, if that is another one."""
+        waiting = self._waiting
+        return waiting.on(operands) if waiting and self._waits_for(operands) else None
+
+    def _waits_for(self, operands: tuple[Any, ...]) -> bool:
+        """Whether it has to see these operands to be recorded."""
+        if self._waiting is None or not self._nodes.nodes:
+            return self._waiting is not None
+        return any(isinstance(operand, CONTAINERS) and is_tree(operand) for operand in operands)
+
+    def _inlined(self, recording: Recording, operands: tuple[Any, ...], out: Any) -> Any:
+        if self._waiting is None or not self._waits_for(operands):
+            return recording.inline(self._nodes, operands, out)
+        recording.refuse_out(out)
+        return self._waiting.inlined(recording, operands)
 
     @DynamicClassAttribute  # of graphs alone: the class has a signature of its own
     def __signature__(self) -> Signature:
@@ -190,7 +238,9 @@ class Graph(BaseLayer):
     def _call_nodes(self, operands: tuple[Any, ...], out: Any, warns: bool) -> Any:
         operands = self._bound(operands, {})
         if recording := _recording_of(operands):
-            return recording.inline(self._nodes, operands, out)
+            return self._inlined(recording, operands, out)
+        if (on := self._on(operands)) is not None:
+            return on.value(on.graph(*on.flat, out=out))
         outs = self._outs(out)
         if (found := self._in_blocks(operands, None, None, outs)) is not None:
             return self._returned(found)
@@ -211,7 +261,11 @@ class Graph(BaseLayer):
     def _forward_nodes(self, operands: tuple[Any, ...], out: Any, warns: bool) -> Any:
         operands = self._bound(operands, {})
         if recording := _recording_of(operands):
-            return recording.inline(self._nodes, operands, out)
+            return self._inlined(recording, operands, out)
+        self._on_trees = on = self._on(operands)
+        if on is not None:
+            self._kept = operands
+            return on.value(on.graph.forward(*on.flat, out=out))
         # Like a layer, keep the operands even if the value cannot be computed.
         self._kept = None if self._stages.layers else operands
         outs = self._outs(out)
@@ -246,9 +300,7 @@ class Graph(BaseLayer):
             If ``dout`` does not have the shape of the value.
         """
         if self._kept is None:
-            raise RuntimeError(
-                f"{self._nodes.name}.backward: call forward first; it keeps the operands"
-            )
+            raise RuntimeError(f"{self._name}.backward: call forward first; it keeps the operands")
         operands = self._kept
         passed = self._tried(self._pass_back, operands, dout, self._outs(out, self.inputs, False))
         if passed is None or passed is WARNS:
@@ -256,6 +308,8 @@ class Graph(BaseLayer):
         return passed
 
     def _backward_nodes(self, operands: tuple[Any, ...], dout: Any, out: Any, warns: bool) -> Any:
+        if (on := self._on_trees) is not None:
+            return on.gradients(self.inputs, on.graph.backward(dout, on.outs(self.inputs, out)))
         names = self._nodes.inputs
         outs = self._outs(out, names, values=False)
         if (found := self._in_blocks(operands, dout, names, outs)) is not None:
@@ -324,6 +378,14 @@ class Graph(BaseLayer):
                 "value_and_grad", "call graph.grad(…) outside, and what it returns here"
             )
         names = self._named(wrt)
+        if (on := self._on(operands)) is not None:
+            if out is not None:
+                value, gradients = _pair_of_outs(out)
+                out = value, on.outs(names, gradients)
+            value, gradients = on.graph.value_and_grad(
+                *on.flat, dout=dout, wrt=on.names(names), out=out
+            )
+            return on.value(value), on.gradients(names, gradients)
         outs = self._outs(out, names)
         results = self._in_blocks(operands, dout, names, outs)
         if results is None:
@@ -362,7 +424,12 @@ class Graph(BaseLayer):
         >>> cube.grad("x")(2.0), cube.grad("x").grad("x")(2.0)
         (12.0, 12.0)
         """
-        return self._of(graph_of_gradients(self._nodes, self._named(names or None)))
+        wanted = self._named(names or None)
+        nodes = graph_of_gradients(self._nodes, wanted) if self._nodes.nodes else NOTHING
+        graph = self._of(nodes)
+        if self._waiting is not None:
+            graph._waiting = self._waiting.derived(wanted)
+        return graph
 
     # ---- looking at it ----
 
@@ -371,6 +438,8 @@ class Graph(BaseLayer):
         print(self)
 
     def __str__(self) -> str:
+        if not self._nodes.nodes:
+            return self._waiting_text()
         if self._kept is None:
             return self._nodes.listing()
         try:
@@ -382,9 +451,23 @@ class Graph(BaseLayer):
         except Exception:  # it cannot run on these operands: forward has said so
             return self._nodes.listing()
 
+    def _waiting_text(self) -> str:
+        """The last recording of a function that waits for operands, or for what it waits."""
+        if self._on_trees is not None:
+            return str(self._on_trees.graph)
+        assert self._waiting is not None
+        if self._waiting.recordings:
+            return str(self._waiting.recordings[-1].graph)
+        return (
+            f"{self._name}({', '.join(self.inputs)}): recorded when it is called first, since "
+            f"{self._waiting.reason}"
+        )
+
     def __repr__(self) -> str:
-        inputs = self._nodes.inputs
+        inputs = self.inputs
         shown = ", ".join(inputs if len(inputs) <= 8 else (*inputs[:7], "…"))
+        if not self._nodes.nodes:
+            return f"<Graph {self._name}({shown}): recorded when it is called>"
         count = sum(node.operation not in ("input", "number") for node in self._nodes.nodes)
         return f"<Graph {self._nodes.name}({shown}): {count} node{'s' if count != 1 else ''}>"
 
@@ -414,8 +497,10 @@ class Graph(BaseLayer):
         from .drawing import draw  # with what it imports, half of what a program would wait for
 
         if not operands and not named:
-            return draw(self._nodes)
+            return draw(self._structure())
         operands = self._bound(operands, named)
+        if (on := self._on(operands)) is not None:
+            return on.graph.draw(*on.flat, dout=dout)  # type: ignore[no-any-return]
         everything = range(len(self._nodes.nodes))
         run, wanted = self._run(False), self._reached_from(self._nodes.inputs)
         execution = Execution(Stages(self._nodes, None), operands, run, everything)
@@ -430,7 +515,16 @@ class Graph(BaseLayer):
         """Return the graph in Graphviz's DOT language."""
         from .dot import to_dot
 
-        return to_dot(self._nodes)
+        return to_dot(self._structure())
+
+    def _structure(self) -> Nodes:
+        """The nodes; of a function that waits for operands those of its last recording."""
+        if self._nodes.nodes or self._waiting is None:
+            return self._nodes
+        if not self._waiting.recordings:
+            raise RuntimeError(f"{self}; there is nothing to draw before")
+        nodes: Nodes = self._waiting.recordings[-1].graph._nodes
+        return nodes
 
     def _repr_mimebundle_(self, include: Any = None, exclude: Any = None) -> dict[str, str]:
         return {**self.draw()._repr_mimebundle_(), "text/plain": str(self)}
@@ -439,7 +533,7 @@ class Graph(BaseLayer):
 
     def _bound(self, operands: tuple[Any, ...], named: Mapping[str, Any]) -> tuple[Any, ...]:
         """The operands in the order of the parameters."""
-        inputs = self._nodes.inputs
+        inputs = self.inputs
         if not named and len(operands) == len(inputs):
             return operands
         given = dict(zip(inputs, operands, strict=False))
@@ -454,14 +548,14 @@ class Graph(BaseLayer):
             problems.append(f"missing: {', '.join(missing)}")
         if problems:
             raise TypeError(
-                f"{self._nodes.name} takes {len(inputs)} operand{'s' if len(inputs) != 1 else ''} "
+                f"{self._name} takes {len(inputs)} operand{'s' if len(inputs) != 1 else ''} "
                 f"({', '.join(inputs)}); {'; '.join(problems)}"
             )
         return tuple([given[name] if name in given else named[name] for name in inputs])
 
     def _named(self, wrt: str | Sequence[str] | None) -> tuple[str, ...]:
         """The parameters to differentiate with respect to."""
-        inputs = self._nodes.inputs
+        inputs = self.inputs
         if wrt is None:
             return inputs
         names = (wrt,) if isinstance(wrt, str) else tuple(wrt)
@@ -506,10 +600,8 @@ class Graph(BaseLayer):
             return outputs(out, count, "values", single)
         if not values:
             return outputs(out, len(names), "gradients")
-        if not (isinstance(out, tuple) and len(out) == 2):
-            raise TypeError(f"'out' must be a tuple of two, (value, gradients), not {out!r:.60}")
-        both = outputs(out[0], count, "values", single), outputs(out[1], len(names), "gradients")
-        return both[0] + both[1]
+        value, gradients = _pair_of_outs(out)
+        return outputs(value, count, "values", single) + outputs(gradients, len(names), "gradients")
 
     def _values(
         self, operands: tuple[Any, ...], outs: tuple[Any, ...] | None, run: Operations
@@ -603,7 +695,8 @@ class Graph(BaseLayer):
             several = not self._nodes.single and isinstance(dout, tuple | list)
             douts = tuple(dout) if several else (dout,) * count
         everything = *operands, *douts
-        if out is not None or self._stages.layers or not are_in_blocks(everything):
+        # All else runs node by node on Dask's arrays: a sum must not be one of a block.
+        if out is not None or not self._elementwise or not are_in_blocks(everything):
             return None
         task = Task(self, count, self._nodes.single, names)
         likes = [operands[self._nodes.inputs.index(name)] for name in names or ()]
@@ -661,11 +754,20 @@ def graph_info() -> GraphInfo:
     return GraphInfo(*count_outcomes()) if core.passes is not None else GraphInfo(0, {})
 
 
+def _pair_of_outs(out: Any) -> tuple[Any, Any]:
+    if not (isinstance(out, tuple) and len(out) == 2):
+        raise TypeError(f"'out' must be a tuple of two, (value, gradients), not {out!r:.60}")
+    return out
+
+
 def _recording_of(operands: tuple[Any, ...]) -> Recording | None:
     """The recording of the first symbol among operands, or None."""
     for operand in operands:
         if isinstance(operand, Symbol):
             return operand._recording
+        if isinstance(operand, CONTAINERS):
+            for symbol in symbols_in(operand):
+                return cast(Recording, symbol._recording)
     return None
 
 

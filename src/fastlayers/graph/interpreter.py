@@ -14,6 +14,7 @@ import numpy as np
 
 from .nodes import Node, Nodes
 from .operations import OPERATIONS, Operations
+from .rules import rules_of
 
 
 class Request(NamedTuple):
@@ -25,7 +26,8 @@ class Request(NamedTuple):
     start, stop : int
         The nodes.
     reads : sequence of int
-        The values that are given: those from before ``start`` that the nodes read.
+        The values that are given: those from before ``start`` that the nodes read, and arrays from
+        outside.
     values : sequence of int
         The values that are asked for.
     begun : sequence of int
@@ -46,9 +48,11 @@ class Request(NamedTuple):
         """The values of the nodes, at their places; from before only what they read."""
         before = self.graph.nodes[: self.start]
         values = [node.detail if node.operation == "number" else None for node in before]
-        for place, value in zip(self.reads, given, strict=True):
-            values[place] = value
-        evaluate_nodes(self.graph, values, self.stop, run)
+        known = dict(zip(self.reads, given, strict=True))
+        for place, value in known.items():
+            if place < self.start:
+                values[place] = value
+        evaluate_nodes(self.graph, values, self.stop, run, known=known)
         return values
 
     def differentiate(self, values: list[Any], douts: Sequence[Any], run: Operations) -> list[Any]:
@@ -73,25 +77,27 @@ def evaluate_nodes(
     run: Operations,
     last: Sequence[int] | None = None,
     kept: Collection[int] = (),
-    layer_values: Mapping[int, Any] | None = None,
+    known: Mapping[int, Any] | None = None,
 ) -> None:
     """Append the values of the next nodes, up to ``stop``.
 
     After its last use a value is replaced by a stand-in with the same shape, unless it is ``kept``;
-    if there are no ``last`` uses, all are. Layers do not run if their values are given.
+    if there are no ``last`` uses, all are. Layers do not run if their values are ``known``.
     """
     for position in range(len(values), stop):
         node = graph.nodes[position]
         used = [values[operand] for operand in node.operands]
         try:
-            if node.operation == "number":
+            if known and position in known and node.operation in ("layer", "constant"):
+                value = known[position]
+            elif node.operation in ("number", "constant"):
                 value = node.detail
-            elif node.operation != "layer":
+            elif node.detail is None:
                 value = run[node.operation](*used)
-            elif layer_values is None:
-                value = _forward_of_layer(node.detail, used)
+            elif node.operation != "layer":
+                value = run[node.operation](*used, **dict(node.detail))
             else:
-                value = layer_values[position]
+                value = _forward_of_layer(node.detail, used)
         except Exception as error:
             _add_note(error, graph.note(position, values))
             raise
@@ -136,7 +142,7 @@ def differentiable(node: Node) -> Sequence[int]:
     """The operands to which a node passes gradients."""
     if node.operation not in OPERATIONS:
         return node.operands  # those of a layer
-    rules = OPERATIONS[node.operation].gradients
+    rules = rules_of(node)
     return [operand for operand, rule in zip(node.operands, rules, strict=True) if rule]
 
 
@@ -220,12 +226,21 @@ def _contributions(
             for operand, value, one in zip(node.operands, used, passed, strict=True)
             if operand in wanted and one is not None
         ]
-    rules = OPERATIONS[node.operation].gradients
-    return [
-        (operand, rule(run, dout, values[position], *used))
-        for operand, rule in zip(node.operands, rules, strict=True)
-        if operand in wanted and rule is not None
-    ]
+    value = values[position]
+    contributions = []
+    for operand, like, rule in zip(node.operands, used, rules_of(node), strict=True):
+        if operand not in wanted or rule is None:
+            continue
+        if rule.steps is None:
+            raise TypeError(
+                f"nothing is known of the gradient of {node.operation.removeprefix('np.')}: "
+                f"fastlayers.define_gradients says how it is differentiated"
+            )
+        contribution = rule.apply(run, dout, value, used)
+        if rule.summed:
+            contribution = run["sum_to"](contribution, like)
+        contributions.append((operand, contribution))
+    return contributions
 
 
 def _backward_of_layer(layer: Any, dout: Any, operands: list[Any]) -> list[Any]:

@@ -1,9 +1,10 @@
 """Runs a graph stage by stage: by a plan where one serves what is at hand, or node by node.
 
-A layer of one's own may do anything. So it is called after all nodes that were made before it, and
-before all that were made after it; and what it returns is known when it has run. Then the plan for
-the nodes up to the next layer is found. What lies between the last layer's forward and its
-backward, values and gradients, is one plan.
+A stage is what lies between nodes that do not work element by element: products, sums, views, and
+layers of one's own. A layer may do anything. So it is called after all nodes that were made before
+it, and before all that were made after it. What such a node returns is known when it has run: then
+the plan for the nodes up to the next one is found. What lies between the last one's value and its
+gradient, values and gradients, is one plan.
 """
 
 from __future__ import annotations
@@ -23,9 +24,10 @@ from .interpreter import (
     evaluate_nodes,
     without_memory,
 )
-from .nodes import Nodes
-from .operations import READ, WARNING, Operations
+from .nodes import Node, Nodes
+from .operations import OPERATIONS, WARNING, Operations
 from .planner import entry
+from .rules import rules_of
 
 if core.passes is not None:
     from .._core.frontend.passes import WARNS, Entry
@@ -33,8 +35,19 @@ else:
     WARNS = object()
 
 
+# What plans know of beside the operations that work element by element.
+SHAPED = ("sum_to", "multiply_to", "broadcast_to", "zeros_like")
+
+
+def is_cut(node: Node) -> bool:
+    """Whether a node is run by itself, between stages."""
+    if node.operation not in OPERATIONS:
+        return node.operation == "layer"
+    return not OPERATIONS[node.operation].elementwise and node.operation not in SHAPED
+
+
 class Stage:
-    """The nodes from ``start`` to ``stop``, and the layers after them, up to ``end``.
+    """The nodes from ``start`` to ``stop``, and the nodes that cut after them, up to ``end``.
 
     Attributes
     ----------
@@ -55,19 +68,22 @@ class Stage:
     ) -> None:
         self.start, self.stop, self.end = start, stop, _ = places
         nodes = graph.nodes
-        self.numbers = [node.detail for node in nodes[start:stop]]  # None for what is computed
+        given = ("number", "constant")  # and None for what is computed
+        self.numbers = [one.detail if one.operation in given else None for one in nodes[start:stop]]
         used = dict.fromkeys(operand for node in nodes[start:stop] for operand in node.operands)
         computed = [place for place in used if nodes[place].operation != "number"]
-        self.reads = tuple([place for place in computed if place < start])
+        self.reads = tuple(
+            [place for place in computed if place < start or nodes[place].operation == "constant"]
+        )
         self.writes = tuple(
             [
                 place
                 for place in range(start, stop)
-                if nodes[place].operation != "number"
+                if nodes[place].operation not in ("number", "constant")
                 and (last[place] >= stop or place in graph.outputs)
             ]
         )
-        self.dropped = [place for place in self.reads if last[place] < stop]
+        self.dropped = [place for place in self.reads if place < start and last[place] < stop]
         self._request = Request(graph, start, stop, self.reads)
         self._run = run
         self._asked: dict[Any, tuple[Request, Entry | None]] = {}
@@ -120,7 +136,7 @@ class Stages:
     def __init__(self, graph: Nodes, run: Operations | None) -> None:
         self.graph, self.last = graph, graph.last_uses()
         self.layers = [i for i, node in enumerate(graph.nodes) if node.operation == "layer"]
-        cuts = set(self.layers if run else ())
+        cuts = {i for i, node in enumerate(graph.nodes) if is_cut(node)} if run else set()
         starts = [len(graph.inputs), *sorted({place + 1 for place in cuts} - cuts)]
         self.stages = []
         for start, end in zip(starts, [*starts[1:], len(graph.nodes)], strict=True):
@@ -130,7 +146,10 @@ class Stages:
         self.needed = self.reads.union(
             (*node.operands, place)[i]
             for place, node in enumerate(graph.nodes)
-            for i in READ.get(node.operation, ())
+            if node.operation in OPERATIONS
+            for rule in rules_of(node)
+            if rule is not None
+            for i in rule.reads
         )
 
 
@@ -230,7 +249,7 @@ class Execution:
         if count and self._known and all(place in self._known for place in request.values):
             found = [self._known[place] for place in request.values]
         else:
-            found = entry.run(tuple([self.values[place] for place in stage.reads]), tuple(douts))
+            found = entry.run(self._given(stage), tuple(douts))
         if found is None or found is WARNS:
             return found
         if count:
@@ -245,6 +264,15 @@ class Execution:
             self.gradients.update(zip(request.wanted, found[count:], strict=True))
             self.gradients.foreign.difference_update(request.wanted)
         return True
+
+    def _given(self, stage: Stage) -> tuple[Any, ...]:
+        nodes, values = self._stages.graph.nodes, self.values
+        return tuple(
+            [
+                nodes[place].detail if nodes[place].operation == "constant" else values[place]
+                for place in stage.reads
+            ]
+        )
 
     def _evaluate_nodes(self, stop: int, found: Any = None) -> None:
         """Run the next nodes one by one, of which a pass may have ``found`` that they warn."""

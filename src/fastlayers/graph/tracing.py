@@ -19,6 +19,10 @@ from .operations import OPERATIONS
 STEPS = {} if core.operations is None else core.operations.NUMBERS
 
 
+# Those that are calls between passes: of values of one dtype they make values of that dtype.
+CALLED = {"square", "sum_to", "zeros_like", "broadcast_to"}
+
+
 class Unserved(Exception):
     """The graph cannot be run by a schedule on such operands."""
 
@@ -141,14 +145,22 @@ class Builder(dict[str, Callable[..., Any]]):
                 self.ones.add(value.place)
         return self._known[key]
 
-    def note(self, operation: str, *operands: Any) -> Value:
+    def note(self, operation: str, *operands: Any, **options: Any) -> Value:
         """Note an operation whose result has the shape to which the operands broadcast."""
+        row = OPERATIONS[operation]
+        step = row.step or operation
         values = [self.value_of(operand) for operand in operands]
         shape = together(value.shape for value in values)
-        if shape == NUMBER and OPERATIONS[operation].python:
+        if options or not (step in STEPS or operation in CALLED):
+            raise Unserved(f"{operation}, whose value may have another dtype or shape")
+        if row.in_place and values[0].shape != shape:
+            raise Unserved("an assignment in place that may have to raise")
+        if shape == NUMBER and row.python:
             kind = "number"
-        elif shape not in (NUMBER, SCALAR) and operation in STEPS:
-            kind = "step"
+        elif shape not in (NUMBER, SCALAR) and step in STEPS:
+            kind, operation = "step", step
+        elif step != operation:
+            raise Unserved(f"{operation}, of numbers alone")
         else:
             return self.call(operation, values, shape)
         result = self.new(shape)
