@@ -5,6 +5,8 @@ from __future__ import annotations
 import doctest
 import importlib.metadata
 import re
+import subprocess
+import sys
 from collections import Counter
 from pathlib import Path
 from typing import Any
@@ -128,3 +130,17 @@ def test_picture_in_the_readme_is_what_draw_gives():
     exec(compile(shop, "shop.py", "exec"), names)  # the picture's nodes name their line
     picture = str(names["shop"].draw(100, 2, 150, 3, 1.1))
     assert picture == (ROOT / "docs" / "shop.svg").read_text(encoding="utf-8")
+
+
+# In a process of its own: other tests define gradients.
+CURRENT = """
+import runpy, sys
+tool = runpy.run_path(sys.argv[1])
+text = tool["PAGE"].read_text(encoding="utf-8")
+sys.exit(None if tool["page"](text) == text else "run python tools/functions_table.py")
+"""
+
+
+def test_table_of_functions_is_what_the_operations_say():
+    tool = str(ROOT / "tools" / "functions_table.py")
+    subprocess.run([sys.executable, "-c", CURRENT, tool], check=True)

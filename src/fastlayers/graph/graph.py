@@ -44,17 +44,19 @@ NOTHING = Nodes("", (), (), (), False)
 
 
 class Graph(BaseLayer):
-    """An expression of layers as one layer: recorded once with symbols, then run on operands.
+    """A function in plain NumPy as one layer, with its gradients: recorded once, run on operands.
 
     Parameters
     ----------
     function : callable
         What to record: a function, a lambda, a bound method or another graph; or use ``@Graph``.
-        It is called once, with a symbol for each parameter. It may multiply, add and subtract
-        these (``*``, ``+``, ``-``; also with numbers), and call `MulLayer`, `AddLayer`, `multiply`
-        and `add`, your own layers (``layer(x)``, for any `BaseLayer`) and other graphs. It returns
-        a value, or a tuple of several. Pass parameters named ``out``, ``dout`` or ``wrt`` by
-        position.
+        It is called once, with a symbol for each parameter, and may use operators, NumPy's
+        functions and arrays' methods (``np.exp(x) / x.sum(axis=1)``), indices, layers
+        (``layer(x)``, for any `BaseLayer`) and other graphs; with symbols, numbers and arrays
+        from outside, which are constants. It returns a value, or a tuple of several. If it asks
+        for shapes, or a parameter is a dict, list or tuple of operands, it is recorded when the
+        graph is called, once for each set of answers. Pass parameters named ``out``, ``dout`` or
+        ``wrt`` by position.
 
     Attributes
     ----------
@@ -64,7 +66,8 @@ class Graph(BaseLayer):
     Raises
     ------
     TypeError
-        If the function does anything else. The message names the line and what to write instead.
+        If the function does anything else, as ``if`` on a value. The message names the line and
+        what to write instead.
 
     Warns
     -----
@@ -73,10 +76,13 @@ class Graph(BaseLayer):
 
     Notes
     -----
-    The answers are those of the layers run one by one in the order in which they were recorded,
-    in every bit. `backward` goes through them in reverse. A value that is used several times gets
-    the sum of its gradients, added one by one in the order in which `backward` reaches them; each
-    is summed to the value's shape first.
+    The value is what the function returns, in every bit. `backward` goes through the nodes in
+    reverse, by the rules of each function as they are written in the guide *Functions and their
+    gradients*. A value that is used several times gets the sum of its gradients, added one by one
+    in the order in which `backward` reaches them; each is summed to the value's shape first.
+
+    Products, sums and differences alone are run in one pass over memory, other functions one by
+    one.
 
     Any number of threads may call a graph at once, but not use `forward` and `backward`, which keep
     operands like those of any layer.
@@ -92,6 +98,13 @@ class Graph(BaseLayer):
     >>> gradients = shop.backward(1)
     >>> gradients.apple, gradients.tax
     (2.2, 650)
+
+    >>> import numpy as np
+    >>> loss = fastlayers.Graph(lambda p, x, y: np.mean((x @ p["w"] + p["b"] - y) ** 2))
+    >>> line = {"w": np.array([2.0]), "b": 1.0}
+    >>> _, gradients = loss.value_and_grad(line, np.eye(1), np.zeros(1), wrt="p")
+    >>> gradients.p
+    {'w': array([6.]), 'b': 6.0}
     """
 
     # The functions that run the nodes.
@@ -218,7 +231,7 @@ class Graph(BaseLayer):
 
         Parameters
         ----------
-        *operands, **named : array_like or number
+        *operands, **named : array_like or number, or a dict, list or tuple of these
             One for each parameter of the function, by position or by name.
         out : ndarray or tuple of (ndarray or None), optional
             Array to write the value into, or a tuple of arrays if there are several values. It
@@ -289,13 +302,16 @@ class Graph(BaseLayer):
         Returns
         -------
         named tuple
-            A gradient for each parameter, in its operand's shape; a number's is a number. It is
-            zero if no value depends on the parameter.
+            A gradient for each parameter, in its operand's shape; a number's is a number, that of
+            a dict, list or tuple of operands has its structure. It is zero if no value depends on
+            the parameter.
 
         Raises
         ------
         RuntimeError
             Before `forward`.
+        TypeError
+            If the gradient of a function is not known. The message names it, a note its line.
         ValueError
             If ``dout`` does not have the shape of the value.
         """
@@ -334,7 +350,7 @@ class Graph(BaseLayer):
 
         Parameters
         ----------
-        *operands, **named : array_like or number
+        *operands, **named : array_like or number, or a dict, list or tuple of these
             One for each parameter of the function, by position or by name.
         dout : array_like or number, or a tuple of these, optional
             As for `backward`; 1 stands for ones.
@@ -415,7 +431,7 @@ class Graph(BaseLayer):
         Raises
         ------
         TypeError
-            If the graph contains a layer of your own.
+            If the graph contains a layer of your own, or a function whose gradient is not known.
 
         Examples
         --------
@@ -486,6 +502,11 @@ class Graph(BaseLayer):
         -------
         Drawing
             A picture (SVG): Jupyter shows it, ``save(path)`` writes it, `str` returns its text.
+
+        Raises
+        ------
+        RuntimeError
+            Without operands, if the graph waits for its first call.
 
         Examples
         --------

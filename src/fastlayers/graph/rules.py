@@ -142,8 +142,8 @@ def define_gradients(ufunc: np.ufunc, *rules: Callable[..., Any] | None) -> None
     *rules : callable or None
         One for each operand, called once with symbols: ``rule(g, v, *operands)`` of the gradient
         ``g`` of the value, the value ``v`` and the operands returns the gradient of the operand, in
-        plain NumPy. None passes no gradient on. What rules are made of is differentiated in turn,
-        for second derivatives.
+        plain NumPy. It is summed to the operand's shape if that was broadcast. None passes no
+        gradient on. What rules are made of is differentiated in turn, for second derivatives.
 
     Raises
     ------
@@ -151,10 +151,15 @@ def define_gradients(ufunc: np.ufunc, *rules: Callable[..., Any] | None) -> None
         If this is no such ufunc, if there is not one rule for each operand, if a rule takes other
         arguments, or cannot be recorded.
     ValueError
-        If it is known how the ufunc is differentiated.
+        If fastlayers knows how the ufunc is differentiated. What was defined here may be defined
+        anew.
 
     Notes
     -----
+    Write numbers in rules as Python numbers, so that float32 stays float32.
+
+    Of two ufuncs whose rules need each other, define one with None first.
+
     Graphs that contain the ufunc find it by its name when they are read from a file: define it
     before.
 
