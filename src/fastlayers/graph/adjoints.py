@@ -75,7 +75,7 @@ def take(x: Any, indices: Any, axis: int | None = None) -> Any:
 
 def take_back(g: Any, x: Any, indices: Any, axis: int | None = None) -> Any:
     back = zeros(x, g)
-    if axis is None:
+    if axis is None or not back.ndim:
         np.add.at(back.reshape(-1), np.asarray(indices), g)
     else:
         before: tuple[Any, ...] = (slice(None),) * (axis % back.ndim)
@@ -195,9 +195,10 @@ def split_back(
 
 
 def diff_back(g: Any, x: Any, n: int = 1, axis: int = -1) -> Any:
-    for _ in range(n):
-        shape = list(np.shape(g))
-        shape[axis] += 1
+    shape = list(np.shape(x))
+    length = shape[axis]
+    for times in reversed(range(n)):
+        shape[axis] = max(length - times, 0)  # of nothing, the difference is nothing
         back = np.zeros(shape, np.result_type(g))
         moved, gradient = np.moveaxis(back, axis, 0), np.moveaxis(g, axis, 0)
         moved[1:] += gradient
@@ -320,7 +321,7 @@ def power_back_first(g: Any, x: Any, y: Any) -> Any:
     return g * (y * x ** np.where(y == 0, 0, y - 1))
 
 
-def power_back_second(g: Any, v: Any, x: Any, y: Any) -> Any:
+def power_back_second(g: Any, v: Any, x: Any) -> Any:
     """The gradient of ``y`` in ``v = x ** y``."""
     if isinstance(x, int | float) and x > 0:
         return g * (v * math.log(x))

@@ -11,6 +11,7 @@ from typing import Any, NamedTuple
 
 from .interpreter import differentiate, reached
 from .nodes import Node, Nodes, key_of
+from .operations import OPERATIONS
 
 
 class Value(NamedTuple):
@@ -35,6 +36,13 @@ class Builder(dict[str, Callable[..., Any]]):
         self.nodes.append(Node(operation, positions, detail, self.place))
         return Value(len(self.nodes) - 1)
 
+    def scalar(self, value: Value) -> Value:
+        """A value that is no array without axes."""
+        operation = self.nodes[value.position].operation
+        arithmetic = operation in OPERATIONS and OPERATIONS[operation].elementwise
+        arithmetic = arithmetic and operation != "where" or operation == "multiply_to"
+        return value if arithmetic else self.append("scalar", (value,), {})
+
     def _position_of(self, operand: Any) -> int:
         if isinstance(operand, Value):
             return operand.position
@@ -58,7 +66,10 @@ def graph_of_gradients(graph: Nodes, names: Sequence[str]) -> Nodes:
     douts = [builder["broadcast_to"](1, values[output]) for output in graph.outputs]
     gradients = differentiate(graph, list(values), douts, wanted, builder)
     outputs = [
-        gradients.get(position) or builder["zeros_like"](values[position]) for position in inputs
+        builder.scalar(gradients[position])
+        if position in gradients
+        else builder["zeros_like"](values[position])
+        for position in inputs
     ]
     positions = tuple([output.position for output in outputs])
     return simplified(Nodes(name, tuple(builder.nodes), graph.inputs, positions, len(names) == 1))

@@ -16,7 +16,7 @@ from .blocks import Task, are_in_blocks, in_blocks
 from .gradients import graph_of_gradients
 from .interpreter import differentiate, evaluate, reached
 from .nodes import Nodes
-from .operations import FUNCTIONS, OPERATIONS, WARNING, Operations
+from .operations import FUNCTIONS, OPERATIONS, WARNING, Operations, scalar
 from .picture import Drawing
 from .planner import Passes
 from .recording import Asked, FromFunction, Recording, Symbol
@@ -696,7 +696,9 @@ class Graph(BaseLayer):
         else:
             gradients = differentiate(nodes, values, douts, wanted, run)
         zeros_like = self._operations["zeros_like"]
-        found = [gradients[i] if i in gradients else zeros_like(operands[i]) for i in inputs]
+        found = [
+            scalar(gradients[i]) if i in gradients else zeros_like(operands[i]) for i in inputs
+        ]
         return apart(found, (*operands, *douts), [i in gradients.foreign for i in inputs])
 
     def _in_blocks(

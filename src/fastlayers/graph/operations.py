@@ -127,6 +127,11 @@ def zeros_like(operand: Any) -> Any:
     return np.zeros_like(_plain(operand))[()] if hasattr(operand, "dtype") else 0
 
 
+def scalar(value: Any) -> Any:
+    """An array without axes as NumPy's scalar, as arithmetic gives it."""
+    return value[()] if type(value) is np.ndarray and not value.ndim else value
+
+
 def _plain(array: Any) -> Any:
     """A subclass's array as a plain array on the same memory."""
     return np.asarray(array) if isinstance(array, np.ndarray | np.generic) else array
@@ -214,7 +219,7 @@ OPERATIONS |= {
         operator.pow,
         (
             lambda g, v, x, y: of.power_back_first(g, x, y),
-            lambda g, v, x, y: of.power_back_second(g, v, x, y),
+            lambda g, v, x, y: of.power_back_second(g, v, x),
         ),
         "{} ** {}",
         symbol="**",
@@ -549,12 +554,10 @@ OPERATIONS |= {
     "power_back_second": Operation(
         adjoints.power_back_second,
         (
-            lambda g, v, dout, value, x, y: of.power_back_second(g, value, x, y),
-            lambda g, v, dout, value, x, y: of.power_back_second(g, dout, x, y),
-            lambda g, v, dout, value, x, y: g * dout * (value / np.where(x > 0, x, 1)),
-            None,
+            lambda g, v, dout, value, x: of.power_back_second(g, value, x),
+            lambda g, v, dout, value, x: of.power_back_second(g, dout, x),
+            lambda g, v, dout, value, x: g * dout * (value / np.where(x > 0, x, 1)),
         ),
-        like=(3,),
     ),
     "matmul_back_first": Operation(
         adjoints.matmul_back_first,
@@ -597,8 +600,8 @@ OPERATIONS |= {
 # ---- views, copies, moved elements ----
 
 
-def _transpose_back(g: Any, v: Any, x: Any, axes: tuple[int, ...] | None = None) -> Any:
-    if axes is None:
+def _transpose_back(g: Any, v: Any, x: Any, axes: Any = None) -> Any:
+    if not isinstance(axes, tuple):  # none, or the one axis that there is
         return np.transpose(g)
     order = [axis % len(axes) for axis in axes]
     return np.transpose(g, tuple([order.index(i) for i in range(len(order))]))
@@ -652,8 +655,9 @@ _numpys(
 )
 _numpys(np.flip, "m axis", lambda g, v, x, axis=None: np.flip(g, axis), view=True)
 _numpys(np.roll, "a shift axis", _roll_back)
-_numpys(np.triu, "m k", lambda g, v, x, k=0: np.triu(g, k))
-_numpys(np.tril, "m k", lambda g, v, x, k=0: np.tril(g, k))
+# Of an array of one axis, NumPy makes a triangle that has it in every row.
+_numpys(np.triu, "m k", lambda g, v, x, k=0: of.sum_to(np.triu(g, k), x, x))
+_numpys(np.tril, "m k", lambda g, v, x, k=0: of.sum_to(np.tril(g, k), x, x))
 _numpys(np.cumsum, "a axis [dtype] [out]", _cumsum_back)
 _numpys(np.copy, "a [order] [subok]", lambda g, v, x: g)
 OPERATIONS["copy"] = OPERATIONS["copy"]._replace(methods=())  # the method has another default order
@@ -779,6 +783,7 @@ OPERATIONS |= {
         like=(1,),
     ),
     "zeros_like": Operation(zeros_like, (None,), "zeros_like({})", like=(0,)),
+    "scalar": Operation(scalar, (lambda g, v, x: g,), "scalar({})"),
 }
 
 # ---- SciPy's functions, which may be met without being imported here ----
