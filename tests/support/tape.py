@@ -155,8 +155,11 @@ class Taped:
         return iter([self[i] for i in range(len(self.value))])
 
     def __getitem__(self, index: Any) -> Taped:
+        parts = index if isinstance(index, tuple) else (index,)
+        arrays = any(isinstance(part, list | np.ndarray | np.generic | Taped) for part in parts)
         index = raw(index)
-        return self.tape.run("getitem", lambda x: x[index], self, options={"index": index})
+        options = {"index": index, "arrays": arrays}
+        return self.tape.run("getitem", lambda x: x[index], self, options=options)
 
     def __setitem__(self, index: Any, z: Any) -> None:
         index = raw(index)
@@ -553,9 +556,7 @@ def taken(_: int, g: Any, v: Any, x: Any, how: Callable[[Any], Any], **__: Any) 
     return added(g, how(numbered(x)), x)
 
 
-def getitem(_: int, g: Any, v: Any, x: Any, index: Any) -> Any:
-    parts = index if isinstance(index, tuple) else (index,)
-    arrays = any(isinstance(part, list | np.ndarray | np.generic) for part in parts)
+def getitem(_: int, g: Any, v: Any, x: Any, index: Any, arrays: bool) -> Any:
     return (added if arrays else placed)(g, numbered(x)[index], x)
 
 

@@ -9,6 +9,7 @@ import linecache
 import os
 import re
 import sys
+import warnings
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from numbers import Number
 from types import CodeType, FrameType
@@ -93,8 +94,8 @@ class Symbol(Placeholder):
         if options:
             given = ", ".join(options)
             self._recording.refuse(f"{name} with {given}", f"leave out {given}")
-        if operation == "np.power" and self._recording.at_an_operator():
-            operation = "power"  # which has other bits than the function
+        if operation.startswith("np.") and self._recording.at_an_operator():
+            operation = operation.removeprefix("np.")  # with other warnings, or even bits
         return self._recording.operation(operation, *operands)
 
     def __array_function__(
@@ -426,7 +427,8 @@ class Recording:
             elif node.operation == "layer":
                 values[place] = node.detail.forward(*used)
             else:
-                with np.errstate(all="ignore"):
+                # NumPy's functions in Python warn in Python's way.
+                with np.errstate(all="ignore"), warnings.catch_warnings(action="ignore"):
                     values[place] = PLAIN[node.operation](*used, **dict(node.detail or ()))
         return values[position]
 
