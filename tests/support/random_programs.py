@@ -30,15 +30,20 @@ SCALARS += ["np.array(0.5)", "np.array(2, 'i4')", "float('inf')", "1e300"]
 SCALAR_CONSTANTS = ["np.float64(0.5)", "np.float32(2)", "np.sqrt(2 / np.pi)", "np.int64(3)"]
 SPECIAL_NUMBERS = ["float('inf')", "float('nan')", "1e300", "1e-310"]
 
-UNARY = """square sqrt cbrt reciprocal fabs exp exp2 expm1 log log2 log10 log1p sin cos tan arcsin
-arccos arctan sinh cosh tanh arcsinh arccosh arctanh degrees radians rad2deg deg2rad absolute
-negative positive""".split()
-UNARY_WITHOUT = "isnan isinf isfinite signbit sign floor ceil trunc rint logical_not".split()
-BINARY = """arctan2 hypot logaddexp logaddexp2 maximum minimum fmax fmin copysign fmod float_power
-add subtract multiply divide power remainder""".split()
-BINARY_WITHOUT = """less less_equal greater greater_equal equal not_equal floor_divide logical_and
-logical_or logical_xor heaviside""".split()
-SPECIAL = "expit logit log_expit erf erfc ndtr log_ndtr gammaln psi entr".split()
+
+def words(text: str) -> list[str]:
+    return text.split()
+
+
+UNARY = words("""square sqrt cbrt reciprocal fabs exp exp2 expm1 log log2 log10 log1p sin cos tan arcsin
+arccos arctan sinh cosh tanh arcsinh arccosh arctanh degrees radians rad2deg deg2rad absolute negative
+positive""")
+UNARY_WITHOUT = words("""isnan isinf isfinite signbit sign floor ceil trunc rint logical_not""")
+BINARY = words("""arctan2 hypot logaddexp logaddexp2 maximum minimum fmax fmin copysign fmod float_power
+add subtract multiply divide power remainder""")
+BINARY_WITHOUT = words("""less less_equal greater greater_equal equal not_equal floor_divide logical_and
+logical_or logical_xor heaviside""")
+SPECIAL = words("""expit logit log_expit erf erfc ndtr log_ndtr gammaln psi entr""")
 OPERATORS = ["*"] * 6 + ["+"] * 5 + ["-"] * 4 + ["/"] * 4 + ["**", "//", "%"]
 COMPARISONS = ["<", "<=", ">", ">=", "==", "!="]
 MOST_ELEMENTS = 20_000
@@ -190,7 +195,9 @@ class Drawing:
 
     @property
     def begun(self) -> int:
-        return sum(line.split(" = ")[-1][0] in "abcd" and "0" <= line[1] <= "9" for line in self.lines)
+        return sum(
+            line.split(" = ")[-1][0] in "abcd" and "0" <= line[1] <= "9" for line in self.lines
+        )
 
     def statement(self) -> None:
         random = self.random
@@ -341,7 +348,9 @@ class Drawing:
         pair = [self.one(), self.other()]
         if self.random.random() < 0.4:
             pair.reverse()
-        return f"{pair[0]} {sign} {pair[1]}" if pair[0][0] != "-" else f"({pair[0]}) {sign} {pair[1]}"
+        return (
+            f"{pair[0]} {sign} {pair[1]}" if pair[0][0] != "-" else f"({pair[0]}) {sign} {pair[1]}"
+        )
 
     def unary(self) -> str:
         x, draw = self.one(), self.random.random()
@@ -406,7 +415,10 @@ class Drawing:
         random, x = self.random, self.one()
         value = self.values[x]
         name = random.choice(
-            ["sum"] * 5 + ["mean"] * 3 + ["max", "min"] * 2 + ["prod", "var", "std", "norm"]
+            ["sum"] * 5
+            + ["mean"] * 3
+            + ["max", "min"] * 2
+            + ["prod", "var", "std", "norm"]
             + ["any", "all", "argmax", "amax"]
         )
         options = []
@@ -433,7 +445,9 @@ class Drawing:
             pair = [x, f"{x}.T"]  # fits for matrices
         if random.random() < 0.4:
             pair.reverse()
-        form = random.choice(["{} @ {}"] * 4 + ["np.matmul({}, {})", "np.dot({}, {})", "{}.dot({})"])
+        form = random.choice(
+            ["{} @ {}"] * 4 + ["np.matmul({}, {})", "np.dot({}, {})", "{}.dot({})"]
+        )
         if random.random() < 0.1:
             form = "np.outer({}, {})"
         if form == "{}.dot({})" and pair[0] not in self.symbols:
@@ -487,9 +501,7 @@ class Drawing:
 
     def slice(self, n: int) -> str:
         random = self.random
-        ends = [
-            random.choice(["", "", *map(str, range(-n, n + 1))]) if n else "" for _ in range(2)
-        ]
+        ends = [random.choice(["", "", *map(str, range(-n, n + 1))]) if n else "" for _ in range(2)]
         step = random.choice(["", "", "", ":2", ":-1", ":-2"])
         return f"{ends[0]}:{ends[1]}{step}"
 
@@ -554,7 +566,9 @@ class Drawing:
                 return f"np.take({x}, {indices})"
             return f"np.take({x}, {indices}, axis={axis})"
         if random.random() < 0.3:
-            return f"np.take_along_axis({x}, np.argmax({x}, axis={axis}, keepdims=True), axis={axis})"
+            return (
+                f"np.take_along_axis({x}, np.argmax({x}, axis={axis}, keepdims=True), axis={axis})"
+            )
         return f"np.take_along_axis({x}, np.argsort(np.ones({shape}), axis={axis}), {axis})"
 
     def joined(self) -> str:
@@ -591,6 +605,7 @@ class Drawing:
         ndim = np.ndim(value)
         axis = random.randrange(-ndim, ndim) if ndim else 0
         n = random.choice([1, 2, 3])
+        size = min(np.shape(value)[axis], 20) if ndim else 1
         choices = [
             f"np.cumsum({x})",
             f"np.cumsum({x}, axis={axis})",
@@ -600,6 +615,7 @@ class Drawing:
             f"np.roll({x}, {n}, axis={axis})",
             f"np.repeat({x}, {n})",
             f"np.repeat({x}, {n}, axis={axis})",
+            f"np.repeat({x}, {[random.randint(0, 2) for _ in range(size)]}, axis={axis})",
             f"np.tile({x}, {n})",
             f"np.tile({x}, ({n}, 2))",
             f"np.flip({x})",
@@ -618,7 +634,9 @@ class Drawing:
 
     def like(self) -> str:
         x = self.one()
-        name = self.random.choice(["np.zeros_like({})", "np.ones_like({})", "np.full_like({}, 0.5)"])
+        name = self.random.choice(
+            ["np.zeros_like({})", "np.ones_like({})", "np.full_like({}, 0.5)"]
+        )
         return name.format(x)
 
     # ---- assignments, questions ----

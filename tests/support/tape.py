@@ -17,7 +17,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 from implementations import INSTALLED
-from random_programs import Program, function_of
+from random_programs import Program, function_of, words
 
 Rule = Callable[..., Any]
 
@@ -156,7 +156,7 @@ class Taped:
 
     def __getitem__(self, index: Any) -> Taped:
         parts = index if isinstance(index, tuple) else (index,)
-        arrays = any(isinstance(part, list | np.ndarray | np.generic | Taped) for part in parts)
+        arrays = any(isinstance(part, list | np.ndarray | Taped) for part in parts)
         index = raw(index)
         options = {"index": index, "arrays": arrays}
         return self.tape.run("getitem", lambda x: x[index], self, options=options)
@@ -511,8 +511,10 @@ def dot(i: int, g: Any, v: Any, x: Any, y: Any) -> Any:
     if np.ndim(x) <= 2 and np.ndim(y) <= 2:
         return matmul(i, g, v, x, y)
     n = np.shape(x)[-1]
-    g = np.reshape(g, (math.prod(np.shape(x)[:-1]), -1)) if np.size(g) else np.reshape(
-        g, (math.prod(np.shape(x)[:-1]), math.prod(np.shape(y)) // n if n else 0)
+    g = (
+        np.reshape(g, (math.prod(np.shape(x)[:-1]), -1))
+        if np.size(g)
+        else np.reshape(g, (math.prod(np.shape(x)[:-1]), math.prod(np.shape(y)) // n if n else 0))
     )
     columns = np.reshape(y if np.ndim(y) == 1 else np.moveaxis(y, -2, 0), (n, -1))
     if i == 0:
@@ -562,7 +564,8 @@ def getitem(_: int, g: Any, v: Any, x: Any, index: Any, arrays: bool) -> Any:
 
 def setitem(i: int, g: Any, v: Any, y: Any, z: Any, index: Any) -> Any:
     if i == 1:
-        return summed(g[index], z)
+        part = g[index]
+        return summed(np.reshape(part, (1,) * (np.ndim(z) - np.ndim(part)) + np.shape(part)), z)
     g = np.array(g)
     g[index] = 0
     return g
@@ -591,8 +594,10 @@ def diff(_: int, g: Any, v: Any, x: Any, n: int = 1, axis: int = -1) -> Any:
     return g
 
 
-def repeat(_: int, g: Any, v: Any, x: Any, repeats: int, axis: Any = None) -> Any:
+def repeat(_: int, g: Any, v: Any, x: Any, repeats: Any, axis: Any = None) -> Any:
     shape = np.shape(x)
+    if not isinstance(repeats, int):
+        return added(g, np.repeat(numbered(x), repeats, axis), x)
     if axis is None:
         return np.reshape(np.sum(np.reshape(g, (np.size(x), repeats)), axis=1), shape)
     axis %= len(shape)
@@ -731,10 +736,10 @@ PAIRS = {
     "xlogy": pair(lambda g, v, x, y: g * np.log(y), lambda g, v, x, y: g * (x / y)),
     "xlog1py": pair(lambda g, v, x, y: g * np.log1p(y), lambda g, v, x, y: g * (x / (1 + y))),
 }
-WITHOUT = """less less_equal greater greater_equal equal not_equal floor_divide bitwise_and
+WITHOUT = words("""less less_equal greater greater_equal equal not_equal floor_divide bitwise_and
 bitwise_or bitwise_xor invert logical_and logical_or logical_xor logical_not isnan isinf isfinite
-signbit sign floor ceil trunc rint heaviside any all argmax argmin zeros_like ones_like full_like
-""".split()
+signbit sign floor ceil trunc rint heaviside any all argmax argmin zeros_like ones_like
+full_like""")
 RULES: dict[str, Rule | None] = {
     **{name: unary(rule) for name, rule in (UNARIES | SPECIALS).items()},
     **PAIRS,

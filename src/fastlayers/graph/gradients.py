@@ -40,7 +40,7 @@ class Builder(dict[str, Callable[..., Any]]):
         """A value that is no array without axes."""
         operation = self.nodes[value.position].operation
         arithmetic = operation in OPERATIONS and OPERATIONS[operation].elementwise
-        arithmetic = arithmetic and operation != "where" or operation == "multiply_to"
+        arithmetic = (arithmetic and operation != "where") or operation == "multiply_to"
         return value if arithmetic else self.append("scalar", (value,), {})
 
     def _position_of(self, operand: Any) -> int:

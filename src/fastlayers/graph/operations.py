@@ -364,7 +364,7 @@ for _name, _rules in {
         lambda g, v, x, y: g * (y * np.float_power(x, np.where(y == 0, 0, y - 1))),
         lambda g, v, x, y: g * (v * np.log(np.where(x > 0, x, 1))),
     ),
-    "ldexp": (lambda g, v, x, y: g * np.ldexp(1.0, y), None),
+    "ldexp": (lambda g, v, x, y: np.ldexp(g, y), None),
     "nextafter": (lambda g, v, x, y: g * 1, None),
 }.items():
     OPERATIONS[_name] = Operation(getattr(np, _name), _rules, ufunc=getattr(np, _name))
@@ -550,6 +550,7 @@ OPERATIONS |= {
                 g * dout * (x ** (y - 1) * (1 + y * np.log(np.where(x > 0, x, 1))))
             ),
         ),
+        elementwise=True,
     ),
     "power_back_second": Operation(
         adjoints.power_back_second,
@@ -558,6 +559,7 @@ OPERATIONS |= {
             lambda g, v, dout, value, x: of.power_back_second(g, dout, x),
             lambda g, v, dout, value, x: g * dout * (value / np.where(x > 0, x, 1)),
         ),
+        elementwise=True,
     ),
     "matmul_back_first": Operation(
         adjoints.matmul_back_first,
@@ -603,8 +605,7 @@ OPERATIONS |= {
 def _transpose_back(g: Any, v: Any, x: Any, axes: Any = None) -> Any:
     if not isinstance(axes, tuple):  # none, or the one axis that there is
         return np.transpose(g)
-    order = [axis % len(axes) for axis in axes]
-    return np.transpose(g, tuple([order.index(i) for i in range(len(order))]))
+    return np.transpose(g, tuple(np.argsort([axis % len(axes) for axis in axes]).tolist()))
 
 
 def _reshaped(g: Any, v: Any, x: Any, **_: Any) -> Any:
@@ -733,10 +734,15 @@ _join(np.hstack, "column_of")
 def _setitem_back(g: Any, v: Any, y: Any, z: Any, *operands: Any, which: int, **index: Any) -> Any:
     if which == 0:
         return of.setitem(g, 0, *operands, **index)
-    return of.sum_to(of.getitem(g, *operands, **index), z, z) if which == 1 else None
+    if which > 1:
+        return None
+    return of.sum_to(of.with_axes(of.getitem(g, *operands, **index), z), z, z)
 
 
 OPERATIONS["setitem"] = Operation(adjoints.setitem, _setitem_back)
+OPERATIONS["with_axes"] = Operation(
+    adjoints.with_axes, (lambda g, v, part, z: of.reshaped(g, part), None), like=(1,)
+)
 
 
 def _in_place(function: Callable[..., Any]) -> Callable[..., Any]:
@@ -799,9 +805,8 @@ class OfScipy:
         return getattr(importlib.import_module("scipy.special"), self.name)(*operands)
 
 
-_scipys: tuple[Rule | None, ...]
 TWO_BY_ROOT_PI, ROOT_TWO_PI = 2 / math.sqrt(math.pi), math.sqrt(2 * math.pi)
-for _name, _scipys in {
+SCIPYS: dict[str, tuple[Rule, ...]] = {
     "expit": (lambda g, v, x: g * (v * (1 - v)),),
     "logit": (lambda g, v, x: g / (x * (1 - x)),),
     "log_expit": (lambda g, v, x: g * of.expit(-x),),
@@ -815,7 +820,8 @@ for _name, _scipys in {
     "xlogy": (lambda g, v, x, y: g * np.log(y), lambda g, v, x, y: g * (x / y)),
     "xlog1py": (lambda g, v, x, y: g * np.log1p(y), lambda g, v, x, y: g * (x / (1 + y))),
     "entr": (lambda g, v, x: -(g * (np.log(x) + 1)),),
-}.items():
+}
+for _name, _scipys in SCIPYS.items():
     OPERATIONS[_name] = Operation(OfScipy(_name), _scipys, elementwise=True)
 
 # ---- what follows ----

@@ -40,6 +40,7 @@ RULES = f"fastlayers.define_gradients says how it is differentiated, or {OWN_LAY
 UNKNOWN = "nothing is known of a value before the graph is run; make it a parameter"
 MANY_GRAPHS = "record a graph for each case, and choose between the graphs; or write np.where"
 OUTSIDE = "do that outside, with what the graph returns"
+REFUSING = "a graph cannot record"
 COPY = "copy it first: y = x.copy()"
 
 BINARY_OP = dis.opmap["BINARY_OP"]
@@ -211,7 +212,11 @@ def _refusing(what: str, instead: str) -> Callable[..., NoReturn]:
 # The special methods that are refused, what each means in words, and what to write instead.
 REFUSED = (
     ("bool", "if, and, or, not: the truth of a value", MANY_GRAPHS),
-    ("float int complex index", "conversion to a number", OUTSIDE),
+    (
+        "float int complex index",
+        "conversion to a number",
+        f"make y in y[i] = value by np.zeros_like of a value; or {OUTSIDE}",
+    ),
     (
         "array",
         "conversion to an array",
@@ -464,7 +469,7 @@ class Recording:
 
     def refuse(self, what: str, instead: str) -> NoReturn:
         instead = _layer_on_the_way() or instead
-        raise TypeError(f"{self.place() or self.name}: a graph cannot record {what}; {instead}")
+        raise TypeError(f"{self.place() or self.name}: {REFUSING} {what}; {instead}")
 
     def restore_layers(self) -> None:
         for layer, attributes in self._met.values():
@@ -655,6 +660,11 @@ class FromFunction:
                     )
         except TypeError as error:
             _refuse_plain_layer(error, recording)
+            raise
+        except ValueError as error:
+            # NumPy says of what it cannot convert to a number only that it is a sequence.
+            if isinstance(error.__cause__, TypeError) and REFUSING in str(error.__cause__):
+                raise error.__cause__ from None
             raise
         finally:
             recording.over = True
