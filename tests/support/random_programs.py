@@ -35,13 +35,17 @@ def words(text: str) -> list[str]:
     return text.split()
 
 
-UNARY = words("""square sqrt cbrt reciprocal fabs exp exp2 expm1 log log2 log10 log1p sin cos tan arcsin
+UNARY = words("""
+square sqrt cbrt reciprocal fabs exp
+exp2 expm1 log log2 log10 log1p sin cos tan arcsin
 arccos arctan sinh cosh tanh arcsinh arccosh arctanh degrees radians rad2deg deg2rad absolute negative
 positive""")
 UNARY_WITHOUT = words("""isnan isinf isfinite signbit sign floor ceil trunc rint logical_not""")
-BINARY = words("""arctan2 hypot logaddexp logaddexp2 maximum minimum fmax fmin copysign fmod float_power
+BINARY = words("""
+arctan2 hypot logaddexp logaddexp2 maximum minimum fmax fmin copysign fmod float_power
 add subtract multiply divide power remainder""")
-BINARY_WITHOUT = words("""less less_equal greater greater_equal equal not_equal floor_divide logical_and
+BINARY_WITHOUT = words("""
+less less_equal greater greater_equal equal not_equal floor_divide logical_and
 logical_or logical_xor heaviside""")
 SPECIAL = words("""expit logit log_expit erf erfc ndtr log_ndtr gammaln psi entr""")
 OPERATORS = ["*"] * 6 + ["+"] * 5 + ["-"] * 4 + ["/"] * 4 + ["**", "//", "%"]
