@@ -53,6 +53,11 @@ def setitem(y: Any, z: Any, *operands: Any, index: tuple[Any, ...], whole: bool 
     return copy
 
 
+def with_axes(g: Any, z: Any) -> Any:
+    """The gradient of a part, with as many axes as what was assigned to it had."""
+    return np.reshape(g, (1,) * (np.ndim(z) - np.ndim(g)) + np.shape(g))
+
+
 def zeros(like: Any, gradient: Any) -> Any:
     """Zeros in the shape of an operand, of the gradient's kind: Dask's for Dask's."""
     return np.zeros_like(gradient, order="C", shape=np.shape(like))
@@ -76,7 +81,9 @@ def take(x: Any, indices: Any, axis: int | None = None) -> Any:
 
 def take_back(g: Any, x: Any, indices: Any, axis: int | None = None) -> Any:
     back = zeros(x, g)
-    if axis is None:
+    if not np.size(g):  # of nothing NumPy takes any index
+        return back
+    if axis is None or not back.ndim:
         np.add.at(back.reshape(-1), np.asarray(indices), g)
     else:
         before: tuple[Any, ...] = (slice(None),) * (axis % back.ndim)
@@ -197,9 +204,10 @@ def split_back(
 
 
 def diff_back(g: Any, x: Any, n: int = 1, axis: int = -1) -> Any:
-    for _ in range(n):
-        shape = list(np.shape(g))
-        shape[axis] += 1
+    shape = list(np.shape(x))
+    length = shape[axis]
+    for times in reversed(range(n)):
+        shape[axis] = max(length - times, 0)  # of nothing, the difference is nothing
         back = np.zeros(shape, np.result_type(g))
         moved, gradient = np.moveaxis(back, axis, 0), np.moveaxis(g, axis, 0)
         moved[1:] += gradient
@@ -208,10 +216,16 @@ def diff_back(g: Any, x: Any, n: int = 1, axis: int = -1) -> Any:
     return g
 
 
-def repeat_back(g: Any, x: Any, repeats: int, axis: int | None = None) -> Any:
+def repeat_back(g: Any, x: Any, repeats: int | tuple[int, ...], axis: int | None = None) -> Any:
     shape = np.shape(x)
+    if isinstance(repeats, tuple):  # each element its own number of times
+        back = zeros(x, g)
+        flat = back.reshape(-1) if axis is None else np.moveaxis(back, axis, 0)
+        moved = g if axis is None else np.moveaxis(g, axis, 0)
+        np.add.at(flat, np.repeat(np.arange(len(flat)), repeats), moved)
+        return back
     if axis is None:
-        return np.reshape(np.sum(np.reshape(g, (-1, repeats)), axis=1), shape)
+        return np.reshape(np.sum(np.reshape(g, (math.prod(shape), repeats)), axis=1), shape)
     axis %= len(shape)
     apart = (*shape[: axis + 1], repeats, *shape[axis + 1 :])
     return np.sum(np.reshape(g, apart), axis=axis + 1)
@@ -276,8 +290,9 @@ def dot_back_first(g: Any, x: Any, y: Any) -> Any:
     if np.ndim(x) <= 2 >= np.ndim(y):
         return matmul_back_first(g, x, y)
     columns = np.moveaxis(y, -2, 0) if np.ndim(y) > 1 else y
-    flat = np.reshape(g, (*np.shape(x)[:-1], -1))
-    return flat @ np.reshape(columns, (np.shape(x)[-1], -1)).T
+    count = math.prod(np.shape(columns)[1:])
+    flat = np.reshape(g, (*np.shape(x)[:-1], count))
+    return flat @ np.reshape(columns, (np.shape(x)[-1], count)).T
 
 
 def dot_back_second(g: Any, x: Any, y: Any) -> Any:
@@ -286,11 +301,12 @@ def dot_back_second(g: Any, x: Any, y: Any) -> Any:
         return _summed(g * x, y)
     if np.ndim(x) <= 2 >= np.ndim(y):
         return matmul_back_second(g, x, y)
-    rows = np.reshape(x, (-1, np.shape(x)[-1]))
-    flat = rows.T @ np.reshape(g, (rows.shape[0], -1))
-    if np.ndim(y) == 1:
-        return np.reshape(flat, np.shape(y))
     shape = np.shape(y)
+    rows = np.reshape(x, (math.prod(np.shape(x)[:-1]), np.shape(x)[-1]))
+    count = math.prod(shape[:-2]) * shape[-1] if len(shape) > 1 else 1
+    flat = rows.T @ np.reshape(g, (rows.shape[0], count))
+    if len(shape) == 1:
+        return np.reshape(flat, shape)
     return np.moveaxis(np.reshape(flat, (shape[-2], *shape[:-2], shape[-1])), 0, -2)
 
 
@@ -322,7 +338,7 @@ def power_back_first(g: Any, x: Any, y: Any) -> Any:
     return g * (y * x ** np.where(y == 0, 0, y - 1))
 
 
-def power_back_second(g: Any, v: Any, x: Any, y: Any) -> Any:
+def power_back_second(g: Any, v: Any, x: Any) -> Any:
     """The gradient of ``y`` in ``v = x ** y``."""
     if isinstance(x, int | float) and x > 0:
         return g * (v * math.log(x))

@@ -11,6 +11,7 @@ from typing import Any, NamedTuple
 
 from .interpreter import Request
 from .nodes import Node, Nodes, key_of
+from .operations import OPERATIONS, SHAPED
 
 
 class Value(NamedTuple):
@@ -35,6 +36,13 @@ class Builder(dict[str, Callable[..., Any]]):
         self.nodes.append(Node(operation, positions, detail, self.place))
         return Value(len(self.nodes) - 1)
 
+    def scalar(self, value: Value) -> Value:
+        """A value that is no array without axes."""
+        operation = self.nodes[value.position].operation
+        arithmetic = operation in OPERATIONS and OPERATIONS[operation].elementwise
+        arithmetic = (arithmetic and operation != "where") or operation in SHAPED
+        return value if arithmetic else self.append("scalar", (value,), {})
+
     def _position_of(self, operand: Any) -> int:
         if isinstance(operand, Value):
             return operand.position
@@ -56,7 +64,8 @@ def graph_of_gradients(graph: Nodes, names: Sequence[str]) -> Nodes:
     inputs = range(len(graph.inputs))
     wanted = [graph.inputs.index(one) for one in names]
     request = Request(graph, len(inputs), len(values), inputs, (), graph.outputs, wanted)
-    outputs = request.differentiate(values, [1] * len(graph.outputs), builder)
+    found = request.differentiate(values, [1] * len(graph.outputs), builder)
+    outputs = [builder.scalar(one) for one in found]
     positions = tuple([output.position for output in outputs])
     return simplified(Nodes(name, tuple(builder.nodes), graph.inputs, positions, len(names) == 1))
 

@@ -16,7 +16,7 @@ from .blocks import Task, are_in_blocks, in_blocks
 from .gradients import graph_of_gradients
 from .interpreter import differentiate_nodes, reached
 from .nodes import Nodes
-from .operations import FUNCTIONS, OPERATIONS, WARNING, Operations
+from .operations import FUNCTIONS, OPERATIONS, WARNING, Operations, scalar
 from .picture import Drawing
 from .planner import entry_of
 from .recording import Asked, FromFunction, Recording, Symbol
@@ -702,7 +702,9 @@ class Graph(BaseLayer):
         self._begin(execution, douts, wanted)
         execution.go_back(wanted)
         zeros_like = self._operations["zeros_like"]
-        found = [gradients[i] if i in gradients else zeros_like(operands[i]) for i in inputs]
+        found = [
+            scalar(gradients[i]) if i in gradients else zeros_like(operands[i]) for i in inputs
+        ]
         taken = *operands, *[dout for _, dout in douts]
         return apart(found, taken, [i in gradients.foreign for i in inputs])
 

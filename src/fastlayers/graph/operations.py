@@ -130,6 +130,11 @@ def zeros_like(operand: Any) -> Any:
     return np.zeros_like(_plain(operand))[()] if hasattr(operand, "dtype") else 0
 
 
+def scalar(value: Any) -> Any:
+    """An array without axes as NumPy's scalar, as arithmetic gives it."""
+    return value[()] if type(value) is np.ndarray and not value.ndim else value
+
+
 def _plain(array: Any) -> Any:
     """A subclass's array as a plain array on the same memory."""
     return np.asarray(array) if isinstance(array, np.ndarray | np.generic) else array
@@ -217,7 +222,7 @@ OPERATIONS |= {
         operator.pow,
         (
             lambda g, v, x, y: of.power_back_first(g, x, y),
-            lambda g, v, x, y: of.power_back_second(g, v, x, y),
+            lambda g, v, x, y: of.power_back_second(g, v, x),
         ),
         "{} ** {}",
         symbol="**",
@@ -362,7 +367,7 @@ for _name, _rules in {
         lambda g, v, x, y: g * (y * np.float_power(x, np.where(y == 0, 0, y - 1))),
         lambda g, v, x, y: g * (v * np.log(np.where(x > 0, x, 1))),
     ),
-    "ldexp": (lambda g, v, x, y: g * np.ldexp(1.0, y), None),
+    "ldexp": (lambda g, v, x, y: np.ldexp(g, y), None),
     "nextafter": (lambda g, v, x, y: g * 1, None),
 }.items():
     OPERATIONS[_name] = Operation(getattr(np, _name), _rules, ufunc=getattr(np, _name))
@@ -581,16 +586,16 @@ OPERATIONS |= {
                 g * dout * (x ** (y - 1) * (1 + y * np.log(np.where(x > 0, x, 1))))
             ),
         ),
+        elementwise=True,
     ),
     "power_back_second": Operation(
         adjoints.power_back_second,
         (
-            lambda g, v, dout, value, x, y: of.power_back_second(g, value, x, y),
-            lambda g, v, dout, value, x, y: of.power_back_second(g, dout, x, y),
-            lambda g, v, dout, value, x, y: g * dout * (value / np.where(x > 0, x, 1)),
-            None,
+            lambda g, v, dout, value, x: of.power_back_second(g, value, x),
+            lambda g, v, dout, value, x: of.power_back_second(g, dout, x),
+            lambda g, v, dout, value, x: g * dout * (value / np.where(x > 0, x, 1)),
         ),
-        like=(3,),
+        elementwise=True,
     ),
     "matmul_back_first": Operation(
         adjoints.matmul_back_first,
@@ -633,11 +638,10 @@ OPERATIONS |= {
 # ---- views, copies, moved elements ----
 
 
-def _transpose_back(g: Any, v: Any, x: Any, axes: tuple[int, ...] | None = None) -> Any:
-    if axes is None:
+def _transpose_back(g: Any, v: Any, x: Any, axes: Any = None) -> Any:
+    if not isinstance(axes, tuple):  # none, or the one axis that there is
         return np.transpose(g)
-    order = [axis % len(axes) for axis in axes]
-    return np.transpose(g, tuple([order.index(i) for i in range(len(order))]))
+    return np.transpose(g, tuple(np.argsort([axis % len(axes) for axis in axes]).tolist()))
 
 
 def _reshaped(g: Any, v: Any, x: Any, **_: Any) -> Any:
@@ -690,8 +694,9 @@ _numpys(
 )
 _numpys(np.flip, "m axis", lambda g, v, x, axis=None: np.flip(g, axis), view=True)
 _numpys(np.roll, "a shift axis", _roll_back)
-_numpys(np.triu, "m k", lambda g, v, x, k=0: np.triu(g, k))
-_numpys(np.tril, "m k", lambda g, v, x, k=0: np.tril(g, k))
+# Of an array of one axis, NumPy makes a triangle that has it in every row.
+_numpys(np.triu, "m k", lambda g, v, x, k=0: of.sum_to(np.triu(g, k), x))
+_numpys(np.tril, "m k", lambda g, v, x, k=0: of.sum_to(np.tril(g, k), x))
 _numpys(np.cumsum, "a axis [dtype] [out]", _cumsum_back)
 _numpys(np.copy, "a [order] [subok]", lambda g, v, x: g)
 OPERATIONS["copy"] = OPERATIONS["copy"]._replace(methods=())  # the method has another default order
@@ -767,10 +772,15 @@ _join(np.hstack, "column_of")
 def _setitem_back(g: Any, v: Any, y: Any, z: Any, *operands: Any, which: int, **index: Any) -> Any:
     if which == 0:
         return of.setitem(g, 0, *operands, **index)
-    return of.sum_to(of.getitem(g, *operands, **index), z) if which == 1 else None
+    if which > 1:
+        return None
+    return of.sum_to(of.with_axes(of.getitem(g, *operands, **index), z), z)
 
 
 OPERATIONS["setitem"] = Operation(adjoints.setitem, _setitem_back)
+OPERATIONS["with_axes"] = Operation(
+    adjoints.with_axes, (lambda g, v, part, z: of.reshaped(g, part), None), like=(1,)
+)
 
 
 def _in_place(function: Callable[..., Any]) -> Callable[..., Any]:
@@ -789,6 +799,9 @@ for _name in ("add", "subtract", "multiply", "divide", "power"):
     )
 
 # ---- in graphs of gradients ----
+
+# What plans know of beside the operations that work element by element.
+SHAPED = ("sum_to", "multiply_to", "broadcast_to", "zeros_like")
 
 OPERATIONS |= {
     "sum_to": Operation(
@@ -815,6 +828,7 @@ OPERATIONS |= {
         like=(1,),
     ),
     "zeros_like": Operation(zeros_like, (None,), "zeros_like({})", like=(0,)),
+    "scalar": Operation(scalar, (lambda g, v, x: g,), "scalar({})"),
 }
 
 # ---- SciPy's functions, which may be met without being imported here ----

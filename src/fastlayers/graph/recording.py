@@ -9,6 +9,7 @@ import linecache
 import os
 import re
 import sys
+import warnings
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from numbers import Number
 from types import CodeType, FrameType
@@ -39,6 +40,7 @@ RULES = f"fastlayers.define_gradients says how it is differentiated, or {OWN_LAY
 UNKNOWN = "nothing is known of a value before the graph is run; make it a parameter"
 MANY_GRAPHS = "record a graph for each case, and choose between the graphs; or write np.where"
 OUTSIDE = "do that outside, with what the graph returns"
+REFUSING = "a graph cannot record"
 COPY = "copy it first: y = x.copy()"
 
 BINARY_OP = dis.opmap["BINARY_OP"]
@@ -93,8 +95,8 @@ class Symbol(Placeholder):
         if options:
             given = ", ".join(options)
             self._recording.refuse(f"{name} with {given}", f"leave out {given}")
-        if operation == "np.power" and self._recording.at_an_operator():
-            operation = "power"  # which has other bits than the function
+        if operation.startswith("np.") and self._recording.at_an_operator():
+            operation = operation.removeprefix("np.")  # with other warnings, or even bits
         return self._recording.operation(operation, *operands)
 
     def __array_function__(
@@ -213,7 +215,8 @@ REFUSED = (
     (
         "float int complex index",
         "conversion to a number",
-        f"write NumPy's function for one of math; or {OUTSIDE}",
+        f"write NumPy's function for one of math, and make y in y[i] = value by np.zeros_like of a "
+        f"value; or {OUTSIDE}",
     ),
     (
         "array",
@@ -430,7 +433,8 @@ class Recording:
             elif node.operation == "layer":
                 values[place] = node.detail.forward(*used)
             else:
-                with np.errstate(all="ignore"):
+                # NumPy's functions in Python warn in Python's way.
+                with np.errstate(all="ignore"), warnings.catch_warnings(action="ignore"):
                     values[place] = PLAIN[node.operation](*used, **dict(node.detail or ()))
         return values[position]
 
@@ -466,7 +470,7 @@ class Recording:
 
     def refuse(self, what: str, instead: str) -> NoReturn:
         instead = _layer_on_the_way() or instead
-        raise TypeError(f"{self.place() or self.name}: a graph cannot record {what}; {instead}")
+        raise TypeError(f"{self.place() or self.name}: {REFUSING} {what}; {instead}")
 
     def restore_layers(self) -> None:
         for layer, attributes in self._met.values():
@@ -657,6 +661,11 @@ class FromFunction:
                     )
         except TypeError as error:
             _refuse_plain_layer(error, recording)
+            raise
+        except ValueError as error:
+            # NumPy says of what it cannot convert to a number only that it is a sequence.
+            if isinstance(error.__cause__, TypeError) and REFUSING in str(error.__cause__):
+                raise error.__cause__ from None
             raise
         finally:
             recording.over = True

@@ -25,7 +25,7 @@ from .interpreter import (
     without_memory,
 )
 from .nodes import Node, Nodes
-from .operations import OPERATIONS, WARNING, Operations
+from .operations import OPERATIONS, SHAPED, WARNING, Operations
 from .planner import entry
 from .rules import rules_of
 
@@ -33,10 +33,6 @@ if core.passes is not None:
     from .._core.frontend.passes import WARNS, Entry
 else:
     WARNS = object()
-
-
-# What plans know of beside the operations that work element by element.
-SHAPED = ("sum_to", "multiply_to", "broadcast_to", "zeros_like")
 
 
 def is_cut(node: Node) -> bool:

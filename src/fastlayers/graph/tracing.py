@@ -8,7 +8,10 @@ from __future__ import annotations
 
 import functools
 from collections.abc import Callable, Iterable, Sequence
+from numbers import Number
 from typing import Any, NamedTuple
+
+import numpy as np
 
 from .. import core
 from .interpreter import Request
@@ -137,6 +140,8 @@ class Builder(dict[str, Callable[..., Any]]):
         """An operand, which may be a number that stands in the graph."""
         if isinstance(operand, Value):
             return operand
+        if not isinstance(operand, Number | np.bool_):
+            raise Unserved("an array from outside")
         key = key_of(operand)
         if key not in self._known:
             value = self._known[key] = self.new(NUMBER)
