@@ -59,18 +59,19 @@ def with_axes(g: Any, z: Any) -> Any:
 
 
 def zeros(like: Any, gradient: Any) -> Any:
-    """Zeros in the shape of an operand, of the gradient's kind: Dask's for Dask's."""
-    return np.zeros_like(gradient, order="C", shape=np.shape(like))
+    """Zeros in the shape of an operand, to be written into."""
+    return np.zeros(np.shape(like), np.result_type(gradient))
 
 
 def getitem_back(
     g: Any, x: Any, *operands: Any, index: tuple[Any, ...], whole: bool = False
 ) -> Any:
-    back = zeros(x, g)
     found = indexed(index, operands)
     if operands:  # which may name an element several times
-        np.add.at(back := np.asarray(back), found, g)
+        back = zeros(x, g)
+        np.add.at(back, found, np.asarray(g))
     else:
+        back = np.zeros_like(g, order="C", shape=np.shape(x))  # Dask's for Dask's
         back[found] = g
     return back if back.ndim else back[()]
 
@@ -84,22 +85,23 @@ def take_back(g: Any, x: Any, indices: Any, axis: int | None = None) -> Any:
     if not np.size(g):  # of nothing NumPy takes any index
         return back
     if axis is None or not back.ndim:
-        np.add.at(back.reshape(-1), np.asarray(indices), g)
+        np.add.at(back.reshape(-1), np.asarray(indices), np.asarray(g))
     else:
         before: tuple[Any, ...] = (slice(None),) * (axis % back.ndim)
-        np.add.at(back, (*before, np.asarray(indices)), g)
+        np.add.at(back, (*before, np.asarray(indices)), np.asarray(g))
     return back if back.ndim else back[()]
 
 
 def take_along_axis_back(g: Any, x: Any, indices: Any, axis: int | None = -1) -> Any:
     back = zeros(x, g)
     if axis is None:
-        np.add.at(back.reshape(-1), np.asarray(indices), g)
-        return back if back.ndim else back[()]
-    places: list[Any] = list(np.ogrid[tuple(slice(n) for n in np.shape(indices))])
-    places[axis] = indices
-    np.add.at(back, tuple(places), g)
-    return back if back.ndim else back[()]
+        np.add.at(back.reshape(-1), np.asarray(indices), np.asarray(g))
+        return back
+    # Along the other axes NumPy lets the indices broadcast.
+    places: list[Any] = list(np.ogrid[tuple(slice(n) for n in np.shape(g))])
+    places[axis] = np.asarray(indices)
+    np.add.at(back, tuple(places), np.asarray(g))
+    return back
 
 
 def spread(g: Any, x: Any, axis: Axes = None, keepdims: bool = False) -> Any:
@@ -209,7 +211,7 @@ def diff_back(g: Any, x: Any, n: int = 1, axis: int = -1) -> Any:
     for times in reversed(range(n)):
         shape[axis] = max(length - times, 0)  # of nothing, the difference is nothing
         back = np.zeros(shape, np.result_type(g))
-        moved, gradient = np.moveaxis(back, axis, 0), np.moveaxis(g, axis, 0)
+        moved, gradient = np.moveaxis(back, axis, 0), np.moveaxis(np.asarray(g), axis, 0)
         moved[1:] += gradient
         moved[:-1] -= gradient
         g = back
@@ -222,7 +224,7 @@ def repeat_back(g: Any, x: Any, repeats: int | tuple[int, ...], axis: int | None
         back = zeros(x, g)
         flat = back.reshape(-1) if axis is None else np.moveaxis(back, axis, 0)
         moved = g if axis is None else np.moveaxis(g, axis, 0)
-        np.add.at(flat, np.repeat(np.arange(len(flat)), repeats), moved)
+        np.add.at(flat, np.repeat(np.arange(len(flat)), repeats), np.asarray(moved))
         return back
     if axis is None:
         return np.reshape(np.sum(np.reshape(g, (math.prod(shape), repeats)), axis=1), shape)

@@ -548,7 +548,11 @@ class Graph(BaseLayer):
         return nodes
 
     def _repr_mimebundle_(self, include: Any = None, exclude: Any = None) -> dict[str, str]:
-        return {**self.draw()._repr_mimebundle_(), "text/plain": str(self)}
+        text = {"text/plain": str(self)}
+        try:
+            return {**self.draw()._repr_mimebundle_(), **text}
+        except RuntimeError:  # nothing is recorded yet
+            return text
 
     # ---- helpers ----
 
@@ -582,7 +586,7 @@ class Graph(BaseLayer):
         names = (wrt,) if isinstance(wrt, str) else tuple(wrt)
         if unknown := [name for name in names if name not in inputs]:
             raise ValueError(
-                f"{self._nodes.name} has no parameter {unknown[0]!r} to differentiate by; it has "
+                f"{self._name} has no parameter {unknown[0]!r} to differentiate by; it has "
                 f"{', '.join(inputs)}"
             )
         if len(set(names)) < len(names):

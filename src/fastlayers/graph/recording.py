@@ -48,6 +48,15 @@ BINARY_OP = dis.opmap["BINARY_OP"]
 # What Python says of an object without __call__.
 NOT_CALLABLE = re.compile("'(.+)' object is not callable")
 
+# What to write for some of NumPy's functions and arrays' methods.
+INSTEAD = {
+    "astype": "give the graph operands of the dtype that they are to have",
+    "item": OUTSIDE,
+    "tolist": OUTSIDE,
+    "round": "write np.rint",
+    "array_split": "write np.split, or slices",
+}
+
 # Attributes of an array that are computed of its elements, as by a method.
 ARRAYS_OF_AN_ARRAY = {"real", "imag", "flat"}
 # Those that are no more than the shape and the dtype, and functions that return them.
@@ -104,9 +113,10 @@ class Symbol(Placeholder):
     ) -> Any:
         if function in ASKING and arguments[:1] == (self,) and len(arguments) + len(named) == 1:
             return self._recording.answer(self._position, ASKING[function])
-        name = f"np.{function.__name__}"
+        module = function.__module__.replace("numpy", "np", 1)
+        name = f"{module}.{function.__name__}"
         if function not in FUNCTIONS:
-            self._recording.refuse(name, OWN_LAYER)
+            self._recording.refuse(name, INSTEAD.get(function.__name__, OWN_LAYER))
         return self._recording.call(FUNCTIONS[function], name, bind, arguments, named)
 
     def __getattr__(self, name: str) -> Any:
@@ -119,7 +129,8 @@ class Symbol(Placeholder):
         if name in METHODS:
             return functools.partial(self._called, name)
         if callable(getattr(np.ndarray, name, None)):
-            self._recording.refuse(f"the method .{name} of a value", OWN_LAYER)
+            instead = INSTEAD.get(name, OWN_LAYER)
+            self._recording.refuse(f"the method .{name} of a value", instead)
         if not hasattr(np.ndarray, name):
             self._recording.member(self._position, name)
         instead = OWN_LAYER if name in ARRAYS_OF_AN_ARRAY else UNKNOWN
@@ -221,7 +232,7 @@ REFUSED = (
     (
         "array",
         "conversion to an array",
-        "write np.stack([...]) for np.array([...]), np.take(C, x, axis=0) for C[x], C @ x for "
+        "write np.stack([...]) for np.array([...]), make C in C[x] a parameter, C @ x for "
         f"C.dot(x), np.zeros_like of a value for np.zeros; or {OUTSIDE}",
     ),
     ("reversed contains", "a search in a value", OUTSIDE),
