@@ -1,6 +1,6 @@
 """Rows of a job, run straight on the operands or tile by tile through buffers in the caches."""
 
-from libc.string cimport memcpy, memset
+from libc.string cimport memcpy
 
 from ..program.program cimport (
     MAX_INPUTS, MAX_OPERANDS, MAX_RESULTS, MAX_SLOTS, STEP_SLOTS, Job, Loop, Step, Sum,
@@ -91,6 +91,7 @@ cdef inline Py_ssize_t count_workspace_bytes(const Job *job) noexcept nogil:
 cdef inline void prepare(Workspace *workspace, const Job *job, char *memory) noexcept nogil:
     """Work out the tiles, if the job needs any; ``memory`` is for their steps and buffers."""
     cdef Py_ssize_t steps = job.program.step_count * sizeof(TileStep)
+    cdef int result
     if is_tiled(job):
         workspace.stored.steps = <TileStep *> memory
         memory += steps
@@ -100,7 +101,9 @@ cdef inline void prepare(Workspace *workspace, const Job *job, char *memory) noe
     memory += -<Py_ssize_t> memory & (CACHE_LINE - 1)
     if job.chunks:
         workspace.stored.runs = <Run *> memory
-        memset(memory, 0, job.program.results * sizeof(Run))
+        for result in range(job.program.results):
+            workspace.stored.runs[result].to = NULL
+            workspace.stored.runs[result].held = 0
         memory += job.program.results * sizeof(Run)
     if is_tiled(job):
         prepare_tiles(&workspace.stored, job, memory, False)
