@@ -104,6 +104,21 @@ def test_warnings_of_work_in_place_point_at_the_call(implementation):
     assert shown(calls) == at(3)
 
 
+def test_warnings_of_a_value_returned_twice_point_at_the_call(implementation):
+    def twice(x, y):
+        product = x * y
+        return product, product
+
+    graph = implementation.Graph(twice)
+    small, large = np.ones(3, "f4"), np.full(3, 3e38, "f4")
+
+    def calls():
+        graph.value_and_grad(small, 1.0, dout=(large, large))
+        graph.value_and_grad(small, small.astype("f2"), dout=(large, large))
+
+    assert shown(calls) == at(1, 2, what="overflow encountered in add")
+
+
 def test_warnings_between_layers_point_at_the_call(implementation):
     twice = Twice()
     graph = implementation.Graph(lambda x, y: twice(x * y) * y)

@@ -671,10 +671,13 @@ class Graph(BaseLayer):
         self, execution: Execution, douts: Sequence[tuple[int, Any]], wanted: Collection[int]
     ) -> None:
         """Start with the gradients of outputs; one that is returned several times has the sum."""
-        for output, dout in douts:
-            dout = self._shaped(dout, execution.values[output], output in wanted)
+        shaped = [
+            (output, self._shaped(dout, execution.values[output], output in wanted))
+            for output, dout in douts
+        ]
+        for output, dout in shaped:  # any may have warned, before sums do
             if output in wanted:
-                execution.gradients.add(output, dout, self._operations, foreign=True)
+                execution.gradients.add(output, dout, execution.run, foreign=True)
 
     def _shaped(self, dout: Any, value: Any, wanted: bool) -> Any:
         """An output's gradient, if it is wanted in the shape of its value."""

@@ -59,9 +59,13 @@ class Request(NamedTuple):
         """The gradients, of what `evaluate` returned; numbers stand for all elements."""
         through = reached(self.graph, self.wanted)
         gradients = Gradients()
-        for place, dout in zip(self.begun, douts, strict=True):
-            if place in through:
-                gradients.add(place, run["broadcast_to"](dout, values[place]), run, foreign=True)
+        begun = [
+            (place, run["broadcast_to"](dout, values[place]))
+            for place, dout in zip(self.begun, douts, strict=True)
+            if place in through
+        ]
+        for place, dout in begun:
+            gradients.add(place, dout, run, foreign=True)
         nodes = range(self.start, self.stop)
         differentiate_nodes(self.graph, values, gradients, nodes, through, run)
         return [

@@ -176,7 +176,8 @@ class Execution:
     ) -> None:
         self.values = list(operands)
         self.gradients = Gradients()
-        self._stages, self._run, self._known = stages, run, known
+        self.run = run
+        self._stages, self._known = stages, known
         self._kept = {*range(len(operands)), *stages.graph.outputs, *needed}
         self._passed: set[Stage] = set()
 
@@ -212,7 +213,7 @@ class Execution:
                     del self.gradients[place]
                 continue
             if stage in self._passed:
-                again = Execution(self._stages, self.values[: stage.start], self._run, self._kept)
+                again = Execution(self._stages, self.values[: stage.start], self.run, self._kept)
                 with np.errstate(all="ignore"):  # they have warned
                     again._evaluate_nodes(stage.stop)
                 self.values[stage.start : stage.stop] = again.values[stage.start :]
@@ -273,12 +274,12 @@ class Execution:
     def _evaluate_nodes(self, stop: int, found: Any = None) -> None:
         """Run the next nodes one by one, of which a pass may have ``found`` that they warn."""
         graph, last = self._stages.graph, self._stages.last
-        run = AtUsersLine(WARNING) if found is WARNS else self._run
+        run = AtUsersLine(WARNING) if found is WARNS else self.run
         evaluate_nodes(graph, self.values, stop, run, last, self._kept, self._known)
 
     def _differentiate_nodes(
         self, nodes: range, wanted: Collection[int], found: Any = None
     ) -> None:
-        run = AtUsersLine(WARNING) if found is WARNS else self._run
+        run = AtUsersLine(WARNING) if found is WARNS else self.run
         graph = self._stages.graph
         differentiate_nodes(graph, self.values, self.gradients, nodes, wanted, run)
