@@ -160,7 +160,7 @@ class Builder(dict[str, Callable[..., Any]]):
     def note(self, operation: str, *operands: Any, **options: Any) -> Value:
         """Note an operation whose result has the shape to which the operands broadcast."""
         row = OPERATIONS[operation]
-        operation = row.step or operation
+        function, operation = operation, row.step or operation
         if options or not (operation in STEPS or operation in CALLED):
             raise Unserved(f"{operation}, whose value may have another dtype or shape")
         values = [self.value_of(operand) for operand in operands]
@@ -169,8 +169,10 @@ class Builder(dict[str, Callable[..., Any]]):
             kind = "number"
         elif shape not in (NUMBER, SCALAR) and operation in STEPS:
             kind = "step"
+        elif shape == NUMBER and operation != function:
+            raise Unserved(f"{function} of Python's numbers, which gives NumPy's")
         else:
-            return self.call(operation, values, shape)
+            return self.call(function, values, shape)
         result = self.new(shape)
         reads = tuple(value.place for value in values)
         self.notes.append(Note(kind, operation, reads, result.place, shape))
