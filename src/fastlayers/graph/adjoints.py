@@ -113,7 +113,13 @@ def spread(g: Any, x: Any, axis: Axes = None, keepdims: bool = False) -> Any:
 def count(x: Any, axis: Axes = None) -> int:
     """How many elements are reduced to one."""
     shape = np.shape(x)
-    axes = range(len(shape)) if axis is None or not shape else axis if isinstance(axis, tuple) else (axis,)
+    axes = (
+        range(len(shape))
+        if axis is None or not shape
+        else axis
+        if isinstance(axis, tuple)
+        else (axis,)
+    )
     return math.prod(shape[one] for one in axes)
 
 
