@@ -15,12 +15,15 @@ import math
 import sys
 import warnings
 from dataclasses import replace
+from functools import partial
 from random import Random
 from typing import Any
 
 import numpy as np
+import pytest
 from hypothesis import HealthCheck, given, note, settings
 from hypothesis import strategies as st
+from operands import Literal, Operand
 from outcome import Described, Outcome, described, differences, outcome
 from plain_graph import copied, has_shape
 from random_programs import Program, lines_of, random_program
@@ -38,6 +41,52 @@ def test_a_graph_is_its_function(random):
     program = random_program(random)
     note("\n".join(lines_of(program)))
     check(program)
+
+
+F4, F8 = partial(Operand, "f4"), partial(Operand, "f8")
+MET = {
+    # Programs in which there once was a difference, as short as may be.
+    "np.take(a, [0], axis=0)": (Literal("2.5"),),
+    "np.take(a, [0], axis=1)": (F8((0, 0)),),
+    "a.transpose(0)": (F8((3,)),),
+    "np.transpose(a, (1, 0, 2))": (F8((2, 3, 4)),),
+    "np.triu(a)": (F8((3,)),),
+    "np.diff(a, n=3, axis=0)": (F8((2, 2)),),
+    "np.diff(a)": (F8((0,)),),
+    "np.power(a, np.arcsinh(b))": (F8((2,)), Literal("3")),
+    "a ** b": (F8((2, 3)), F8((2, 1))),
+    "np.dot(a, b)": (F8((3, 0, 2)), F8((4, 2, 0))),
+    "a.dot(b)": (F8((2, 0)), F8((3, 0, 2))),
+    "np.repeat(a, [1, 0, 2], axis=0)": (F8((3, 2)),),
+    "np.repeat(a, 3, axis=0)": (Literal("2.5"),),
+    "np.mean(a, axis=0)": (Literal("2.5"),),
+    "np.var(a, axis=0) + a": (F4(()),),
+    "(a + C) - C": (F4((3,)),),
+    "a * C": (Literal("2.5"),),
+    "np.float64(0.5) / a": (Literal("0.0"),),
+    "np.float64(1e300) * (a * np.float64(1e300))": (Literal("2.0"),),
+    "np.multiply(b, b)": (F4((3,)), Literal("float('inf')")),
+    "np.float32(0.1) * np.add(b, 1) * a": (F4((3,)), Literal("2.5")),
+    "np.maximum(a, 1.5)": (Literal("np.float64(2.5)"),),
+    "np.expand_dims(a, 0)": (F8(()),),
+    "np.max(a, keepdims=True)": (F8(()),),
+    "a[b]": (F8((3, 2), values="special"), Literal("1")),
+    "np.std(a, axis=0, keepdims=True) * np.std(a, axis=0).shape[0]": (F8((0, 2)),),
+    "sum([row for row in a])": (F8((3, 2)),),
+    "set_whole(a, b)": (F8((3,)), F8((1, 1, 3))),
+}
+
+
+@pytest.mark.parametrize("text", MET)
+def test_programs_that_were_met(text):
+    operands = MET[text]
+    lines = [f"return {text}"]
+    if text.startswith("set_whole"):
+        lines = ["y = a.copy()", "y[...] = b", "return y"]
+    source = "\n    ".join([f"def f({', '.join('ab'[: len(operands)])}):", *lines]) + "\n"
+    check(Program(source, operands, {"C": F4((1, 3))}))
+    if isinstance(operands[0], Operand):
+        check(Program(source, operands, {"C": F4((1, 3))}, dout=1))
 
 
 def check(program: Program) -> None:
@@ -98,7 +147,7 @@ def check_gradients(program: Program, value: Any) -> None:
     """By every way to ask for them, against a tape."""
     graph = graph_of(program.function())
     operands = program.build()
-    with np.errstate(all="ignore"):
+    with np.errstate(all="ignore"), warnings.catch_warnings(action="ignore"):
         dout = dout_of(program, value)
         expected = outcome(on_tape, program, operands, dout)
         values, gradients = both(graph, operands, dout)

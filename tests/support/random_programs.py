@@ -36,9 +36,8 @@ def words(text: str) -> list[str]:
 
 
 UNARY = words("""
-square sqrt cbrt reciprocal fabs exp
-exp2 expm1 log log2 log10 log1p sin cos tan arcsin
-arccos arctan sinh cosh tanh arcsinh arccosh arctanh degrees radians rad2deg deg2rad absolute negative
+square sqrt cbrt reciprocal fabs exp exp2 expm1 log log2 log10 log1p sin cos tan arcsin arccos
+arctan sinh cosh tanh arcsinh arccosh arctanh degrees radians rad2deg deg2rad absolute negative
 positive""")
 UNARY_WITHOUT = words("""isnan isinf isfinite signbit sign floor ceil trunc rint logical_not""")
 BINARY = words("""

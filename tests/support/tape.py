@@ -433,7 +433,7 @@ def back(g: Any, x: Any, axis: Any, keepdims: bool) -> Any:
 
 
 def count_of(x: Any, axis: Any) -> int:
-    axes = range(np.ndim(x)) if axis is None else np.atleast_1d(axis)
+    axes = range(np.ndim(x)) if axis is None or np.ndim(x) == 0 else np.atleast_1d(axis)
     return math.prod(np.shape(x)[a] for a in axes)
 
 
@@ -511,19 +511,15 @@ def dot(i: int, g: Any, v: Any, x: Any, y: Any) -> Any:
     if np.ndim(x) <= 2 and np.ndim(y) <= 2:
         return matmul(i, g, v, x, y)
     n = np.shape(x)[-1]
-    g = (
-        np.reshape(g, (math.prod(np.shape(x)[:-1]), -1))
-        if np.size(g)
-        else np.reshape(g, (math.prod(np.shape(x)[:-1]), math.prod(np.shape(y)) // n if n else 0))
-    )
-    columns = np.reshape(y if np.ndim(y) == 1 else np.moveaxis(y, -2, 0), (n, -1))
+    first = y if np.ndim(y) == 1 else np.moveaxis(y, -2, 0)
+    count = math.prod(np.shape(first)[1:])
     if i == 0:
-        return np.reshape(g @ columns.T, np.shape(x))
-    flat = np.reshape(x, (-1, n)).T @ g
+        return np.reshape(g, (*np.shape(x)[:-1], count)) @ np.reshape(first, (n, count)).T
+    rows = math.prod(np.shape(x)[:-1])
+    flat = np.reshape(x, (rows, n)).T @ np.reshape(g, (rows, count))
     if np.ndim(y) == 1:
         return np.reshape(flat, np.shape(y))
-    moved = np.moveaxis(y, -2, 0)
-    return np.moveaxis(np.reshape(flat, np.shape(moved)), 0, -2)
+    return np.moveaxis(np.reshape(flat, np.shape(first)), 0, -2)
 
 
 def outer(i: int, g: Any, v: Any, x: Any, y: Any) -> Any:
@@ -596,6 +592,7 @@ def diff(_: int, g: Any, v: Any, x: Any, n: int = 1, axis: int = -1) -> Any:
 
 def repeat(_: int, g: Any, v: Any, x: Any, repeats: Any, axis: Any = None) -> Any:
     shape = np.shape(x)
+    axis = axis if shape else None
     if not isinstance(repeats, int):
         return added(g, np.repeat(numbered(x), repeats, axis), x)
     if axis is None:

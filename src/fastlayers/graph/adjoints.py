@@ -116,7 +116,13 @@ def spread(g: Any, x: Any, axis: Axes = None, keepdims: bool = False) -> Any:
 def count(x: Any, axis: Axes = None) -> int:
     """How many elements are reduced to one."""
     shape = np.shape(x)
-    axes = range(len(shape)) if axis is None else axis if isinstance(axis, tuple) else (axis,)
+    axes = (
+        range(len(shape))
+        if axis is None or not shape
+        else axis
+        if isinstance(axis, tuple)
+        else (axis,)
+    )
     return math.prod(shape[one] for one in axes)
 
 
@@ -220,6 +226,7 @@ def diff_back(g: Any, x: Any, n: int = 1, axis: int = -1) -> Any:
 
 def repeat_back(g: Any, x: Any, repeats: int | tuple[int, ...], axis: int | None = None) -> Any:
     shape = np.shape(x)
+    axis = axis if shape else None
     if isinstance(repeats, tuple):  # each element its own number of times
         back = zeros(x, g)
         flat = back.reshape(-1) if axis is None else np.moveaxis(back, axis, 0)

@@ -474,8 +474,10 @@ class Recording:
         if out is not None:
             self.refuse("out=", "leave it out, and give it to the whole graph")
 
-    def value_of(self, symbol: Symbol) -> Any:
+    def value_of(self, symbol: Any) -> Any:
         """What a symbol stands for, of the operands that the function is recorded with."""
+        if not isinstance(symbol, Symbol):
+            return symbol
         self.answer(symbol._position, "shape")
         return self._value(symbol._position)
 

@@ -164,8 +164,8 @@ class Builder(dict[str, Callable[..., Any]]):
             kind = "number"
         elif shape not in (NUMBER, SCALAR) and step in STEPS:
             kind, operation = "step", step
-        elif step != operation:
-            raise Unserved(f"{operation}, of numbers alone")
+        elif shape == NUMBER and step != operation:
+            raise Unserved(f"{operation} of Python's numbers, which gives NumPy's")
         else:
             return self.call(operation, values, shape)
         result = self.new(shape)
