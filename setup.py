@@ -208,7 +208,7 @@ class BuildPy(build_py):
     """Leaves word for `fastlayers.core` that a package is without the compiled part by choice."""
 
     def run(self):
-        remove_stale(self.build_lib, {".py", ".pyi"})
+        remove_stale(self.build_lib, {".py"})
         super().run()
         if PURE:
             Path(self.build_lib, "fastlayers", "_pure.py").write_text(
