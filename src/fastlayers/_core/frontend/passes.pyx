@@ -19,9 +19,11 @@ from ..program.program cimport (
 from .dtypes cimport (
     Operand, array_dtype, describe_shape, has_axes, has_dtype, is_array, is_number, scalar_dtype,
 )
-from .execute cimport Given, execute
+from .builtins cimport PyCFunction, PyMethodDef, documentation
+from .execute cimport Given, begin, execute
 from .ndarray cimport (
-    Array, PyArray_CheckExact, PyArray_DIMS, PyArray_NDIM, PyTuple_GET_ITEM, set_item,
+    Array, PyArray_CheckExact, PyArray_DIMS, PyArray_NDIM, PyTuple_GET_ITEM, have_one_shape,
+    set_item,
 )
 from .results cimport sum_of_units
 from .schedule cimport UNSTOPPABLE, exceptions_to_stop_before
@@ -31,21 +33,13 @@ cdef extern from "Python.h":
     object PyType_GenericAlloc(PyTypeObject *, Py_ssize_t)
     object PyDescr_NewMethod(PyTypeObject *, PyMethodDef *)
     object PyObject_Vectorcall(object, PyObject *const *, size_t, PyObject *)
-    ctypedef void (*PyCFunction)()
     int METH_FASTCALL
     int METH_KEYWORDS
-    ctypedef struct PyMethodDef:
-        const char *ml_name
-        PyCFunction ml_meth
-        int ml_flags
-        const char *ml_doc
 cdef extern from "shared.h" nogil:
     Py_ssize_t load_size(Py_ssize_t *variable)
     void add_size(Py_ssize_t *variable, Py_ssize_t value)
 
 ctypedef void (*AnyFunction)()  # as which a function may be cast to another type, without a warning
-
-import inspect
 
 import numpy as np
 
@@ -127,7 +121,7 @@ cdef int find_kinds(PyObject *const *operands, int count, int douts, Kinds *kind
             elif not has_dtype(array, dtype):
                 return DTYPE
             else:
-                same &= has_shape_of(array, first)
+                same &= have_one_shape(array, first)
             if PyArray_NDIM(array) > MAX_DIMS:
                 return SHAPE
             kinds.kind[slot] = FIRST_SHAPE
@@ -239,16 +233,6 @@ cdef inline bint is_one(PyObject *number) noexcept:
 cdef object one = 1
 
 
-cdef bint has_shape_of(Array *array, Array *other) noexcept:
-    cdef int axis
-    if PyArray_NDIM(array) != PyArray_NDIM(other):
-        return False
-    for axis in range(PyArray_NDIM(array)):
-        if PyArray_DIMS(array)[axis] != PyArray_DIMS(other)[axis]:
-            return False
-    return True
-
-
 cdef inline int outcome_of(object results) noexcept:
     return LAYOUT if results is None else WARNING if results is WARNS else SERVED
 
@@ -351,24 +335,21 @@ cdef class Pass:
         cdef Share shares[MAX_SHARES]
         cdef bint warned = False
         cdef int slot
+        begin(&given)
+        given.summing = self.summing
         for slot in range(self.program.inputs):
             given.operands[slot] = values[self.sources[slot]]
         for slot in range(self.program.results):
             given.sum_to[slot] = values[self.sum_to[slot]] if self.sum_to[slot] >= 0 else NULL
             given.outs[slot] = NULL
-        if self.counting and dtype_of(&given, &self.program) == UNSERVED:
-            return None
-        given.has_outs = outs is not None
-        given.shares = NULL
-        if given.has_outs:
+        if outs is not None:
+            given.has_outs = True
             given.heeded = exceptions_to_stop_before()
             if given.heeded == UNSTOPPABLE or not self.take_outs(outs, &given):
                 return None
             if rest is not None:
                 memset(shares, 0, sizeof(shares))
                 given.shares = shares
-        given.summing = self.summing
-        given.copied = 0
         results = execute(&self.program, &given, &warned)
         if results is None:
             return None
@@ -401,8 +382,6 @@ cdef class Pass:
 
     cdef tuple with_counts(self, results, const Given *given, PyObject **values):
         """The results of the program, and those that take no step."""
-        cdef DType dtype = dtype_of(given, &self.program)
-        cdef Py_ssize_t elements = count_elements(given, &self.program)
         cdef Operand operand
         cdef PyObject *like
         cdef int slot
@@ -412,7 +391,8 @@ cdef class Pass:
             if self.unit[slot]:
                 like = values[self.count_to[slot]]
                 describe_shape(like, &operand)
-                one = sum_of_units(dtype, self.unit[slot], elements, like, &operand)
+                one = sum_of_units(
+                    given.dtype, self.unit[slot], given.elements, like, &operand)
             else:
                 one = results
                 if self.program.results > 1:
@@ -433,32 +413,6 @@ cdef class Pass:
             if self.sources[i] == slot:
                 return True
         return False
-
-
-cdef inline DType dtype_of(const Given *given, const Program *program) noexcept:
-    """The dtype of the arrays that a pass reads; UNSERVED if it reads none."""
-    cdef int slot
-    for slot in range(program.inputs):
-        if has_axes(given.operands[slot]):
-            return array_dtype(<Array *> given.operands[slot])
-    return UNSERVED
-
-
-cdef inline Py_ssize_t count_elements(const Given *given, const Program *program) noexcept:
-    """How many elements there are in the shape to which all arrays broadcast."""
-    cdef Py_ssize_t elements = 1
-    cdef Py_ssize_t length
-    cdef Array *array
-    cdef int slot, axis
-    for axis in range(1, MAX_DIMS + 1):
-        length = 1
-        for slot in range(program.inputs):
-            array = <Array *> given.operands[slot]
-            if (PyArray_CheckExact(given.operands[slot]) and axis <= PyArray_NDIM(array)
-                    and PyArray_DIMS(array)[PyArray_NDIM(array) - axis] != 1):
-                length = PyArray_DIMS(array)[PyArray_NDIM(array) - axis]
-        elements *= length
-    return elements
 
 
 cdef tuple without_maps(tuple values):
@@ -766,20 +720,13 @@ def quicken(type graph not None):
     for method in range(METHODS):
         name = methods[method].ml_name.decode()
         function = vars(graph)[name]
-        document = f"{name}{text_signature(function)}\n--\n\n{function.__doc__ or ''}".encode()
+        document = documentation(function)
         functions.append(function)
         documents.append(document)
-        methods[method].ml_doc = <bytes> document
+        methods[method].ml_doc = document
         methods[method].ml_flags = METH_FASTCALL | METH_KEYWORDS
         setattr(graph, name, PyDescr_NewMethod(<PyTypeObject *> graph, &methods[method]))
     in_python, documented = functions, documents
-
-
-def text_signature(function):
-    """A method's signature as `inspect` reads it from what is not in Python: without types."""
-    signature = inspect.signature(function)
-    plain = [one.replace(annotation=one.empty) for one in signature.parameters.values()]
-    return str(inspect.Signature(plain)).replace("(self", "($self", 1)
 
 
 cdef object call(object graph, PyObject *const *given, Py_ssize_t count, PyObject *names):
