@@ -87,23 +87,16 @@ def get_thresholds():
     }
 
 
-def set_thresholds(*, gil=None, threads=None, streaming=None, recycling=None, late=None):
-    """Change thresholds; None leaves one as it is.
-
-    A new ``late`` also makes all earlier calls count as in time.
-    """
-    if gil is not None:
-        store_size(&thresholds.gil, gil)
-    if threads is not None:
-        store_size(&thresholds.threads, threads)
-    if streaming is not None:
-        store_size(&thresholds.streaming, streaming)
-    if recycling is not None:
-        store_size(&thresholds.recycling, recycling)
-    if late is not None:
-        store_double(&thresholds.late, late)
-        store_double(&one_thread_until, 0)
-        store_double(&penalty, LEAST_PENALTY)
+def set_thresholds(**changed):
+    """Change thresholds by name; all earlier calls count as in time."""
+    new = get_thresholds() | changed
+    store_size(&thresholds.gil, new["gil"])
+    store_size(&thresholds.threads, new["threads"])
+    store_size(&thresholds.streaming, new["streaming"])
+    store_size(&thresholds.recycling, new["recycling"])
+    store_double(&thresholds.late, new["late"])
+    store_double(&one_thread_until, 0)
+    store_double(&penalty, LEAST_PENALTY)
 
 
 # 0 if nobody has asked for a number: then as many as OpenMP would use, up to the quota.
