@@ -256,9 +256,11 @@ MODULES = [
     "memory",
     "program.operations",
     "frontend.dtypes",
+    "frontend.fp",
     "frontend.schedule",
     "frontend.dispatch",
     "frontend.passes",
+    "frontend.methods",
     *(f"engine.kernels_{name}" for name in LEVELS),
 ]
 

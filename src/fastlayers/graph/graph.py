@@ -29,13 +29,16 @@ from .results import (
 from .segments import Segments
 
 if core.passes is not None:
-    from .._core.frontend.passes import WARNS, Entry, count_outcomes, quicken
+    from .._core.frontend.methods import count_outcomes, quicken
+    from .._core.frontend.passes import WARNS
 else:
     WARNS = None
 
 # Attributes that follow from the nodes, and that belong to this process: plans.
 DERIVED = {"_layers", "_factors", "_reached", "_needed"}
-DERIVED |= {"_passes", "_segments", "_value", "_pass_back", "_both"}
+DERIVED |= {"_passes", "_segments", "_entries"}
+
+VALUE, GRADIENTS, BOTH = range(3)  # of `_entries`
 
 
 class Graph(BaseLayer):
@@ -131,9 +134,7 @@ class Graph(BaseLayer):
         self._needed = self._factors | (self._segments.reads if self._segments else frozenset())
         # What most calls are: the compiled methods find them here.
         passes = self._passes
-        self._value: Entry | None = passes.value if passes else None
-        self._pass_back: Entry | None = passes.gradients if passes else None
-        self._both: Entry | None = passes.both if passes else None
+        self._entries = (passes.value, passes.gradients, passes.both) if passes else (None,) * 3
 
     def __getstate__(self) -> dict[str, Any]:
         return {name: value for name, value in self.__dict__.items() if name not in DERIVED}
@@ -191,7 +192,7 @@ class Graph(BaseLayer):
             Arrays that share memory with nothing else.
         """
         operands = self._bound(operands, named)
-        value = self._tried(self._value, operands, None, self._outs(out))
+        value = self._tried(self._entries[VALUE], operands, None, self._outs(out))
         if value is None or value is WARNS:
             return self._call_nodes(operands, out, value is WARNS)
         return value
@@ -211,7 +212,7 @@ class Graph(BaseLayer):
         The values of your own layers are kept, too; nothing else is.
         """
         operands = self._bound(operands, named)
-        value = self._tried(self._value, operands, None, self._outs(out))
+        value = self._tried(self._entries[VALUE], operands, None, self._outs(out))
         if value is None or value is WARNS:
             return self._forward_nodes(operands, out, value is WARNS)
         self._kept = operands
@@ -259,7 +260,8 @@ class Graph(BaseLayer):
                 f"{self._nodes.name}.backward: call forward first; it keeps the operands"
             )
         operands = self._kept
-        passed = self._tried(self._pass_back, operands, dout, self._outs(out, self.inputs, False))
+        outs = self._outs(out, self.inputs, values=False)
+        passed = self._tried(self._entries[GRADIENTS], operands, dout, outs)
         if passed is None or passed is WARNS:
             return self._backward_nodes(operands, dout, out, passed is WARNS)
         return passed
@@ -306,7 +308,7 @@ class Graph(BaseLayer):
             As from `backward`, for the parameters ``wrt`` in that order.
         """
         operands = self._bound(operands, named)
-        entry = self._both
+        entry = self._entries[BOTH]
         if wrt is not None and self._passes:
             entry = self._passes.by(self._named(wrt))
         names = self._named(wrt) if out is not None else ()

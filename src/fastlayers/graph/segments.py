@@ -26,7 +26,8 @@ from .operations import WARNING, Operations
 from .planner import entry
 
 if core.passes is not None:
-    from .._core.frontend.passes import WARNS, Entry
+    from .._core.frontend.methods import Entry
+    from .._core.frontend.passes import WARNS
 
 
 class Values(list[Any]):

@@ -10,6 +10,7 @@ from ..program.program cimport (
 from .dtypes cimport (
     Operand, array_dtype, describe, describe_shape, dtypes, has_axes, store_number,
 )
+from .fp cimport is_ignored
 from .layout cimport (
     Call, arrange, begin_job, broadcast, choose_blocks, is_in_order, leader, reaches_all,
 )
@@ -22,7 +23,7 @@ from .results cimport (
     AT_HAND, allocate, are_apart, as_given, cut_into_chunks, fits, is_writable, meet, new_workspace,
     place_result, place_sums,
 )
-from .schedule cimport is_ignored, run
+from .schedule cimport run
 
 
 # What a program is run on, as borrowed pointers.
