@@ -17,7 +17,7 @@ from .gradients import graph_of_gradients
 from .interpreter import differentiate, evaluate, reached
 from .nodes import Nodes
 from .operations import FUNCTIONS, READ, WARNING, Operations
-from .picture import Drawing
+from .picture import MOST_NODES, Drawing
 from .planner import Passes
 from .recording import Recording, Symbol, record
 from .results import (
@@ -408,6 +408,11 @@ class Graph(BaseLayer):
         Drawing
             A picture (SVG): Jupyter shows it, ``save(path)`` writes it, `str` returns its text.
 
+        Raises
+        ------
+        ValueError
+            If the graph has more than 200 nodes, too many for a picture; `to_dot` takes any.
+
         Examples
         --------
         >>> from fastlayers import Graph
@@ -441,7 +446,9 @@ class Graph(BaseLayer):
         return to_dot(self._nodes)
 
     def _repr_mimebundle_(self, include: Any = None, exclude: Any = None) -> dict[str, str]:
-        return {**self.draw()._repr_mimebundle_(), "text/plain": str(self)}
+        drawn = len(self._nodes.nodes) <= MOST_NODES
+        picture = self.draw()._repr_mimebundle_() if drawn else {}
+        return {**picture, "text/plain": str(self)}
 
     # ---- helpers ----
 
