@@ -163,6 +163,8 @@ _previous_handlers: ContextVar[tuple[Any, ...]] = ContextVar("_previous_handlers
 
 Function = TypeVar("Function", bound=Callable[..., Any])
 
+RUN_LATER = inspect.isgeneratorfunction, inspect.iscoroutinefunction, inspect.isasyncgenfunction
+
 
 class _Recycling(ContextDecorator):
     def __enter__(self) -> Self:
@@ -181,17 +183,12 @@ class _Recycling(ContextDecorator):
         if not callable(function):
             raise TypeError(f"recycling() decorates functions, got {function!r}")
         # A callable object's __call__ may be one.
-        for called in (function, type(function).__call__):
-            if (
-                inspect.isgeneratorfunction(called)
-                or inspect.iscoroutinefunction(called)
-                or inspect.isasyncgenfunction(called)
-            ):
-                raise TypeError(
-                    f"recycling() cannot decorate {function!r}, a generator or coroutine function: "
-                    "its body runs after the call. In the body, write `with "
-                    "fastlayers.recycling():` around what makes arrays, and around no `yield`"
-                )
+        if any(kind(f) for kind in RUN_LATER for f in (function, type(function).__call__)):
+            raise TypeError(
+                f"recycling() cannot decorate {function!r}, a generator or coroutine function: "
+                "its body runs after the call. In the body, write `with fastlayers.recycling():` "
+                "around what makes arrays, and around no `yield`"
+            )
         return super().__call__(function)
 
 
