@@ -9,6 +9,7 @@ import numpy as np
 
 from .base import BaseLayer
 from .graph import Graph
+from .graph.results import broadcasts_to
 from .reference import sum_to
 
 
@@ -169,11 +170,7 @@ def _as_given(operand: np.ndarray) -> Any:
 
 def _summed_to(shape: tuple[int, ...], gradient: Any, name: str) -> np.ndarray:
     gradient = np.asarray(gradient)
-    try:
-        fits = np.broadcast_shapes(gradient.shape, shape) == gradient.shape
-    except ValueError:
-        fits = False
-    if not fits:
+    if not broadcasts_to(shape, gradient.shape):
         raise ValueError(
             f"{name} has shape {gradient.shape}, which does not sum to its operand's {shape}"
         )
