@@ -224,6 +224,7 @@ def extension(name):
         define_macros=[
             ("NPY_NO_DEPRECATED_API", "NPY_2_0_API_VERSION"),
             ("NPY_TARGET_VERSION", "NPY_2_0_API_VERSION"),
+            ("WIN32_LEAN_AND_MEAN", ""),  # of windows.h
         ],
         depends=[
             "setup.py",
