@@ -97,9 +97,15 @@ cdef inline int find_kinds(PyObject *const *operands, int count, int douts, Kind
     return SERVED if same or tell_shapes_apart(operands, count, kinds) else SHAPE
 
 
+cdef inline Py_ssize_t length_from_last(Array *array, int axis) noexcept:
+    """Of an axis counted from the last one; 1 of one that the array does not have."""
+    cdef int before = PyArray_NDIM(array) - 1 - axis
+    return PyArray_DIMS(array)[before] if before >= 0 else 1
+
+
 cdef inline bint tell_shapes_apart(PyObject *const *operands, int count, Kinds *kinds) noexcept:
     """Find the shapes of arrays that broadcast together; False if they do not."""
-    cdef Py_ssize_t whole[MAX_DIMS]
+    cdef Py_ssize_t whole[MAX_DIMS]     # from the last axis
     cdef Py_ssize_t length
     cdef Array *array
     cdef Shape shape
@@ -111,8 +117,8 @@ cdef inline bint tell_shapes_apart(PyObject *const *operands, int count, Kinds *
             continue
         array = <Array *> operands[slot]
         kinds.axes = max(<int> kinds.axes, PyArray_NDIM(array))
-        for axis in range(PyArray_NDIM(array)):  # from the last one
-            length = PyArray_DIMS(array)[PyArray_NDIM(array) - 1 - axis]
+        for axis in range(PyArray_NDIM(array)):
+            length = length_from_last(array, axis)
             if whole[axis] == 1:
                 whole[axis] = length
             elif length != 1 and length != whole[axis]:
@@ -124,10 +130,7 @@ cdef inline bint tell_shapes_apart(PyObject *const *operands, int count, Kinds *
         shape.lead = kinds.axes - PyArray_NDIM(array)
         shape.repeated = 0
         for axis in range(<int> kinds.axes):
-            if whole[axis] != 1 and (
-                axis >= PyArray_NDIM(array)
-                or PyArray_DIMS(array)[PyArray_NDIM(array) - 1 - axis] == 1
-            ):
+            if whole[axis] != length_from_last(array, axis):
                 shape.repeated |= 1 << axis
         position = 0
         while position < kinds.shapes and (
