@@ -61,7 +61,7 @@ PICTURES = {
     shop: "apple apple_num orange orange_num tax | * * | + | * | shop",
     lstm: "f c g i | * * | + | lstm",
     horner: "a x | * | b | + | * | c | + | * | d | + | horner",
-    several: "f c g i o | * * | + | * | several[0],several[3] several[1] several[2]",
+    several: "f c i g o | * * | + | * | several[0],several[3] several[1] several[2]",
     residual: "x w | * | b | - | Relu | + | residual",
 }
 

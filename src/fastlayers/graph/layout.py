@@ -136,9 +136,10 @@ def _wires(parts: list[Part]) -> list[list[Part]]:
 
 
 def _ordered(ends: list[Part]) -> list[list[Part]]:
-    """The layers, each in the order in which a walk from the ends meets its parts.
+    """The layers, each in an order with few crossings.
 
-    In that order a tree has no crossing.
+    A walk from the ends meets the parts in an order in which a tree has no crossing. Then each
+    layer is ordered by the mean ranks of its neighbours in the layer before, and in that after.
     """
     layers: list[list[Part]] = [[] for _ in range(1 + max(part.layer for part in ends))]
     stack, met = ends[::-1], set()
@@ -148,6 +149,12 @@ def _ordered(ends: list[Part]) -> list[list[Part]]:
             part.y = float(len(layers[part.layer]))
             layers[part.layer].append(part)
             stack += part.before[::-1]
+    for neighbours, sweep in (attrgetter("before"), layers), (attrgetter("after"), layers[::-1]):
+        for layer in sweep:
+            means = {part: fmean([one.y for one in neighbours(part)] or [part.y]) for part in layer}
+            layer.sort(key=means.__getitem__)
+            for rank, part in enumerate(layer):
+                part.y = float(rank)
     return layers
 
 
