@@ -954,7 +954,7 @@ def test_pickle_that_was_cut(protocol):
 
 
 def test_what_a_pickle_says_of_plans_is_not_believed():
-    state = {"_nodes": NODES, "_kept": None, "_known": None, "_value": 3, "_factors": None}
+    state = {"_nodes": NODES, "_kept": None, "_known": None, "_entries": 3, "_factors": None}
     graph = Graph.__new__(Graph)
     graph.__setstate__(state)
     assert graph.value_and_grad(3.0, 4.0) == (42.0, (26.0, 9.0))

@@ -125,17 +125,3 @@ def test_name_of_the_processor(monkeypatch, lines, name):
     monkeypatch.setattr(platform, "processor", lambda: "")
     monkeypatch.setattr(platform, "machine", lambda: "aarch64")
     assert limits.cpu_name() == name
-
-
-def test_caches_of_the_processor(monkeypatch):
-    caches = [("1", "Data", "48K"), ("1", "Instruction", "32K"), ("2", "Unified", "2048K")]
-    caches.append(("3", "Unified", ""))  # as some hypervisors have it
-    files = {
-        f"{limits.CPU_CACHES}/index{index}/{name}": [text]
-        for index, cache in enumerate(caches)
-        for name, text in zip(("level", "type", "size"), cache, strict=True)
-    }
-    monkeypatch.setattr(limits, "_lines", lambda path: files.get(path, []))
-    assert limits.cpu_caches() == {"L1d": 48 << 10, "L1i": 32 << 10, "L2": 2 << 20}
-    files.clear()
-    assert limits.cpu_caches() == {}

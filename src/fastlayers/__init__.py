@@ -2,7 +2,7 @@
 
 import warnings as _warnings
 
-from . import config as _config
+from . import core as _core_in_use
 from . import reference as reference
 from .about import show_config as show_config
 from .base import BaseLayer
@@ -51,5 +51,5 @@ def __dir__() -> list[str]:
 
 
 # Warned from here, so that the warning points at the line that imports the package.
-for _notice in _config.notices:
-    _warnings.warn(_notice, RuntimeWarning, stacklevel=2)
+if _core_in_use.warning:
+    _warnings.warn(_core_in_use.warning, RuntimeWarning, stacklevel=2)

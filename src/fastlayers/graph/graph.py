@@ -17,7 +17,7 @@ from .gradients import graph_of_gradients
 from .interpreter import differentiate_nodes, reached
 from .nodes import Nodes
 from .operations import FUNCTIONS, OPERATIONS, WARNING, Operations, scalar
-from .picture import Drawing
+from .picture import MOST_NODES, Drawing
 from .planner import entry_of
 from .recording import Asked, FromFunction, Recording, Symbol
 from .results import (
@@ -31,16 +31,19 @@ from .trees import CONTAINERS, is_tree, symbols_in
 from .waiting import OnTrees, Waiting
 
 if core.passes is not None:
-    from .._core.frontend.passes import WARNS, Entry, count_outcomes, quicken
+    from .._core.frontend.methods import count_outcomes, quicken
+    from .._core.frontend.passes import WARNS
 else:
     WARNS = None
 
 # Attributes that follow from the nodes, and that belong to this process: plans.
-DERIVED = {"_elementwise", "_reached", "_stages", "_value", "_pass_back", "_both", "_both_by"}
+DERIVED = {"_elementwise", "_reached", "_stages", "_entries", "_both_by"}
 DERIVED |= {"_waiting", "_on_trees"}
 
 # The nodes of a graph that waits for its operands.
 NOTHING = Nodes("", (), (), (), False)
+
+VALUE, GRADIENTS, BOTH = range(3)  # of `_entries`
 
 
 class Graph(BaseLayer):
@@ -152,14 +155,14 @@ class Graph(BaseLayer):
         cut = any(is_cut(node) or node.operation == "constant" for node in nodes.nodes)
         self._stages = Stages(nodes, FUNCTIONS if planned and cut else None)
         # What a graph that is one plan is called by: the compiled methods find most of it here.
-        self._value: Entry | None = None
-        self._pass_back: Entry | None = None
-        self._both: Entry | None = None
-        self._both_by: dict[tuple[str, ...], Entry] = {}
+        self._entries: tuple[Any, ...] = (None,) * 3
+        self._both_by: dict[tuple[str, ...], Any] = {}
         if planned and not cut:
-            self._value = entry_of(nodes, FUNCTIONS)
-            self._pass_back = entry_of(nodes, FUNCTIONS, False, nodes.inputs)
-            self._both = entry_of(nodes, FUNCTIONS, True, nodes.inputs)
+            self._entries = (
+                entry_of(nodes, FUNCTIONS),
+                entry_of(nodes, FUNCTIONS, False, nodes.inputs),
+                entry_of(nodes, FUNCTIONS, True, nodes.inputs),
+            )
 
     def __getstate__(self) -> dict[str, Any]:
         state = {name: value for name, value in self.__dict__.items() if name not in DERIVED}
@@ -243,7 +246,7 @@ class Graph(BaseLayer):
             Arrays that share memory with nothing else.
         """
         operands = self._bound(operands, named)
-        value = self._tried(self._value, operands, None, self._outs(out))
+        value = self._tried(self._entries[VALUE], operands, None, self._outs(out))
         if value is None or value is WARNS:
             return self._call_nodes(operands, out, value is WARNS)
         return value
@@ -265,7 +268,7 @@ class Graph(BaseLayer):
         The values of your own layers are kept, too; nothing else is.
         """
         operands = self._bound(operands, named)
-        value = self._tried(self._value, operands, None, self._outs(out))
+        value = self._tried(self._entries[VALUE], operands, None, self._outs(out))
         if value is None or value is WARNS:
             return self._forward_nodes(operands, out, value is WARNS)
         self._kept = operands
@@ -318,7 +321,8 @@ class Graph(BaseLayer):
         if self._kept is None:
             raise RuntimeError(f"{self._name}.backward: call forward first; it keeps the operands")
         operands = self._kept
-        passed = self._tried(self._pass_back, operands, dout, self._outs(out, self.inputs, False))
+        outs = self._outs(out, self.inputs, values=False)
+        passed = self._tried(self._entries[GRADIENTS], operands, dout, outs)
         if passed is None or passed is WARNS:
             return self._backward_nodes(operands, dout, out, passed is WARNS)
         return passed
@@ -368,7 +372,7 @@ class Graph(BaseLayer):
             As from `backward`, for the parameters ``wrt`` in that order.
         """
         operands = self._bound(operands, named)
-        entry = self._both
+        entry = self._entries[BOTH]
         if wrt is not None and entry:
             by = self._named(wrt)
             if by not in self._both_by:
@@ -507,6 +511,8 @@ class Graph(BaseLayer):
         ------
         RuntimeError
             Without operands, if the graph waits for its first call.
+        ValueError
+            If the graph has more than 200 nodes, too many for a picture; `to_dot` takes any.
 
         Examples
         --------
@@ -540,19 +546,23 @@ class Graph(BaseLayer):
 
     def _structure(self) -> Nodes:
         """The nodes; of a function that waits for operands those of its last recording."""
+        nodes = self._structure_or_none()
+        if nodes is None:
+            raise RuntimeError(f"{self}; there is nothing to draw before")
+        return nodes
+
+    def _structure_or_none(self) -> Nodes | None:
         if self._nodes.nodes or self._waiting is None:
             return self._nodes
-        if not self._waiting.recordings:
-            raise RuntimeError(f"{self}; there is nothing to draw before")
-        nodes: Nodes = self._waiting.recordings[-1].graph._nodes
-        return nodes
+        recordings = self._waiting.recordings
+        return recordings[-1].graph._nodes if recordings else None
 
     def _repr_mimebundle_(self, include: Any = None, exclude: Any = None) -> dict[str, str]:
         text = {"text/plain": str(self)}
-        try:
-            return {**self.draw()._repr_mimebundle_(), **text}
-        except RuntimeError:  # nothing is recorded yet
+        nodes = self._structure_or_none()
+        if nodes is None or len(nodes.nodes) > MOST_NODES:
             return text
+        return {**self.draw()._repr_mimebundle_(), **text}
 
     # ---- helpers ----
 

@@ -34,7 +34,8 @@ from .tracing import (
 )
 
 if core.passes is not None:
-    from .._core.frontend.passes import MOST_VALUES, WARNS, Entry, Pass
+    from .._core.frontend.methods import MOST_VALUES, Entry
+    from .._core.frontend.passes import WARNS, Pass
 
 # Planning takes some 10 us a node for the value and 50 to 100 us for value and gradients, on the
 # first call (a chain of 1,000 nodes, Xeon of the Sapphire Rapids family, beside other work).

@@ -30,7 +30,8 @@ from .planner import entry
 from .rules import rules_of
 
 if core.passes is not None:
-    from .._core.frontend.passes import WARNS, Entry
+    from .._core.frontend.methods import Entry
+    from .._core.frontend.passes import WARNS
 else:
     WARNS = object()
 
