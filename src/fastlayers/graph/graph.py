@@ -147,7 +147,7 @@ class Graph(BaseLayer):
             for node in nodes.nodes
         )
         self._reached: dict[tuple[str, ...], set[int]] = {}
-        # What forward keeps for backward: the operands and, if there are layers, their values, and
+        # What forward keeps for backward: the operands, the values of nodes between stages, and
         # stand-ins for values of which the shape is enough.
         self._kept: tuple[Any, ...] | None = None
         self._known: Mapping[int, Any] | None = None
@@ -265,7 +265,7 @@ class Graph(BaseLayer):
     def forward(self, /, *operands: Any, out: Any = None, **named: Any) -> Any:
         """Return the value as a call does, and keep the operands for `backward`.
 
-        The values of your own layers are kept, too; nothing else is.
+        The values of products, sums, views and your own layers are kept, too; nothing else is.
         """
         operands = self._bound(operands, named)
         value = self._tried(self._entries[VALUE], operands, None, self._outs(out))
@@ -642,7 +642,7 @@ class Graph(BaseLayer):
         self, operands: tuple[Any, ...], outs: tuple[Any, ...] | None, run: Operations
     ) -> tuple[Any, dict[int, Any]]:
         """The value to return, and what to keep of the others."""
-        execution = Execution(self._stages, operands, run, self._stages.layers)
+        execution = Execution(self._stages, operands, run, self._stages.between)
         execution.evaluate()
         results = stored(self._results(operands, execution.values), outs)
         return self._returned(results), execution.known()

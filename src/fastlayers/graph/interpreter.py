@@ -92,7 +92,7 @@ def evaluate_nodes(
         node = graph.nodes[position]
         used = [values[operand] for operand in node.operands]
         try:
-            if known and position in known and node.operation in ("layer", "constant"):
+            if known and position in known:
                 value = known[position]
             elif node.operation in ("number", "constant"):
                 value = node.detail

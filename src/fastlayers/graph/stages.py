@@ -125,9 +125,12 @@ class Stages:
     Attributes
     ----------
     reads : set of int
-        The values that stages read: from these they are computed again to differentiate.
+        The values that stages read, from which they are computed again to differentiate, and those
+        that the rules of the nodes between stages read.
     needed : set of int
         The values of which gradients need more than the shape.
+    between : list of int
+        The nodes between stages, and layers.
     """
 
     def __init__(self, graph: Nodes, run: Operations | None) -> None:
@@ -135,19 +138,25 @@ class Stages:
         self.layers = [i for i, node in enumerate(graph.nodes) if node.operation == "layer"]
         cuts = {i for i, node in enumerate(graph.nodes) if is_cut(node)} if run else set()
         starts = [len(graph.inputs), *sorted({place + 1 for place in cuts} - cuts)]
+        # What is kept from value to gradient: all else passes compute again in the caches.
+        self.between = sorted(cuts.union(self.layers))
         self.stages = []
         for start, end in zip(starts, [*starts[1:], len(graph.nodes)], strict=True):
             stop = next((place for place in range(start, end) if place in cuts), end)
             self.stages.append(Stage(graph, (start, stop, end), self.last, run))
-        self.reads = {place for stage in self.stages for place in stage.reads if run}
-        self.needed = self.reads.union(
-            (*node.operands, place)[i]
+        read = {
+            place: {
+                (*node.operands, place)[i] for rule in rules_of(node) if rule for i in rule.reads
+            }
             for place, node in enumerate(graph.nodes)
             if node.operation in OPERATIONS
-            for rule in rules_of(node)
-            if rule is not None
-            for i in rule.reads
-        )
+        }
+        self.needed = set().union(*read.values())
+        self.reads: set[int] = set()
+        if run:
+            self.reads.update(*(stage.reads for stage in self.stages))
+            self.reads.update(*(places for place, places in read.items() if place in cuts))
+            self.needed |= self.reads
 
 
 class Execution:
@@ -221,12 +230,12 @@ class Execution:
             self._differentiate_nodes(range(stage.start, stage.stop), wanted, found)
 
     def known(self) -> dict[int, Any]:
-        """What another call need not compute to differentiate: the values of layers, and shapes.
+        """What another call need not compute to differentiate: the values between stages, and shapes.
 
         Of an output the gradients need the memory order, too; a stand-in's is the usual one.
         """
         stages, outputs = self._stages, self._stages.graph.outputs
-        found = {place: self.values[place] for place in stages.layers}
+        found = {place: self.values[place] for place in stages.between}
         planned = [stage for stage in stages.stages if stage.forward[1]]
         for place in [place for stage in planned for place in stage.writes]:
             value = self.values[place]
