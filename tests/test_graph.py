@@ -424,6 +424,7 @@ def test_ways_to_call(implementation, operands):
     ]
     for value, gradients in every:
         assert described((value, tuple(gradients))) == expected
+    assert described(graph(y=y, x=x)) == described(every[0][0])
 
 
 def test_wrt():

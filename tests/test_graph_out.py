@@ -312,8 +312,11 @@ def test_nothing_is_written_before_all_of_out_is_known_to_be_good():
 
 
 def momentum_of(*where):
-    """Both outputs overflow at some elements, and there the first one is no number."""
-    w, v, g, *_ = inputs(momentum, 5_000, "f4")
+    """Both outputs overflow at some elements, and there the first one is no number.
+
+    They begin beside a cache line: what lies before the next one is computed first.
+    """
+    w, v, g, *_ = inputs(momentum, 5_000, "f4", "offset")
     v[list(where)], g[where[0]] = np.finfo("f4").max, -np.finfo("f4").max
     w[list(where)] = np.inf
     return momentum, (w, v, g, 0.75, 4.0), 1, ((w, v), None)

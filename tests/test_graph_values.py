@@ -66,12 +66,10 @@ SERVED = [
 @pytest.mark.parametrize(("name", "dtype"), SERVED)
 def test_every_graph(name, dtype, path):
     function = GRAPHS[name]
-    for size in (1, 257, 5_003):
-        operands = inputs(function, size, dtype)
-        with taken(path), in_passes():
-            assert_same(
-                function, *operands, dout=3 if size == 257 else like_values(function, operands)
-            )
+    few, many = inputs(function, 257, dtype), inputs(function, 5_003, dtype)
+    with taken(path), in_passes():
+        assert_same(function, *few, dout=3)
+        assert_same(function, *many, dout=like_values(function, many))
 
 
 @pytest.mark.parametrize("dtype", FLOATS)
@@ -136,6 +134,7 @@ def fourteen(a, b, c, d, e, f, g, h, i, j, k, m, n, o):
 LIE_OTHERWISE = {
     "strided": ((3, 700), lambda first, *rest: [strided(one) for one in (first, *rest)]),
     "one strided": ((3, 700), lambda first, *rest: [strided(first), *rest]),
+    "another strided": ((3, 700), lambda *most: [*most[:-1], strided(most[-1])]),
     "a column": ((3, 700), lambda *most: [*most[:-1], most[-1][:, :1].copy()]),
     "short rows": ((700, 3), lambda *most: [*most[:-1], most[-1][:, :1].copy()]),
 }
@@ -248,7 +247,7 @@ SHAPES = [
 @pytest.mark.parametrize("row", SHAPES, ids=lambda row: f"{row[0].__name__} {row[1:]}")
 def test_shapes(row, path):
     function, *shapes = row
-    for dtype in KERNEL_DTYPES if path is None else FLOATS:
+    for dtype in KERNEL_DTYPES if path is None else ["f4"]:
         operands = uneven(*shapes, dtype=dtype)
         with taken(path), in_passes() if row in SERVED_SHAPES else nullcontext():
             assert_same(function, *operands)
@@ -402,7 +401,7 @@ CORNERS = {
 }
 
 
-@pytest.mark.parametrize("n", [None, 1, 7, 300, 5_000])
+@pytest.mark.parametrize("n", [None, 7, 5_000])
 @pytest.mark.parametrize("name", CORNERS)
 def test_corners(name, n):
     function, operands, dout, value, gradient = CORNERS[name]
