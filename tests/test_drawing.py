@@ -9,13 +9,14 @@ from xml.etree import ElementTree
 
 import numpy as np
 import pytest
+from graphs import gates, shop
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from fastlayers import BaseLayer, Graph
 from fastlayers.graph.dot import to_dot
 from fastlayers.graph.drawing import draw
-from fastlayers.graph.layout import Part, text_width
+from fastlayers.graph.layout import text_width
 from fastlayers.graph.nodes import Node, Nodes
 from fastlayers.graph.picture import MOST_NODES
 
@@ -35,14 +36,6 @@ class Relu(BaseLayer):
 relu = Relu()
 
 
-def shop(apple, apple_num, orange, orange_num, tax):
-    return (apple * apple_num + orange * orange_num) * tax
-
-
-def lstm(f, c, g, i):
-    return f * c + g * i
-
-
 def horner(x, a, b, c, d):
     return ((a * x + b) * x + c) * x + d
 
@@ -59,7 +52,7 @@ def residual(x, w, b):
 # What stands below each other, from left to right.
 PICTURES = {
     shop: "apple apple_num orange orange_num tax | * * | + | * | shop",
-    lstm: "f c g i | * * | + | lstm",
+    gates: "f c g i | * * | + | gates",
     horner: "a x | * | b | + | * | c | + | * | d | + | horner",
     several: "f c i g o | * * | + | * | several[0],several[3] several[1] several[2]",
     residual: "x w | * | b | - | Relu | + | residual",
@@ -173,7 +166,7 @@ def test_the_shop_is_the_book_s():
     assert " ".join(picture.words("gradient")) == "2.2 110 3.3 165 650 1.1 1.1 1.1 1"
     for above, below in zip(picture.texts["value"], picture.texts["gradient"], strict=True):
         assert (above[0], True) == (below[0], above[1] < below[1])
-    title = r"t3 = t2 \* tax: 715\.0000000000001\ngradient: 1\n.*test_drawing\.py"
+    title = r"t3 = t2 \* tax: 715\.0000000000001\ngradient: 1\n.*graphs\.py"
     assert re.match(title, picture.titles[8])
     assert picture.root.get("role") == "img"
     assert picture.root[0].text == "Computational graph of shop"
@@ -181,14 +174,6 @@ def test_the_shop_is_the_book_s():
         "Computational graph of shop; apple: 100; apple_num: 2; orange: 150; orange_num: 3; "
         "tax: 1.1; shop: 715.0000000000001"
     )
-
-
-def test_what_is_subtracted_from_enters_above():
-    below, above = Part("start", y=100.0), Part("start", y=-100.0)
-    minus = Part("node", "-", operands=(below, above), before=[below, above])
-    (first, upper), (second, lower) = minus.entries()
-    assert [first, second] == [below, above]
-    assert upper < lower
 
 
 class Foreign:
@@ -299,7 +284,7 @@ def test_any_graph_is_readable(data):
 
 
 def test_styles_and_names_stay_in_the_picture():
-    text = str(Graph(lstm).draw())
+    text = str(Graph(gates).draw())
     assert " id=" not in text
     style = text.partition("<style>")[2].partition("</style>")[0]
     selectors = re.findall(r"^([^@{}]+)\{", style, re.MULTILINE)
@@ -326,15 +311,15 @@ def test_jupyter_shows_it_and_save_writes_it(tmp_path, kind):
 
 
 def test_dot():
-    nodes = Graph(lstm)._nodes._replace(outputs=(4, 6), single=False)
+    nodes = Graph(gates)._nodes._replace(outputs=(4, 6), single=False)
     lines = to_dot(nodes).splitlines()
-    assert lines[0] == 'digraph "lstm" {'
+    assert lines[0] == 'digraph "gates" {'
     assert lines[-1] == "}"
     edges = [line.strip() for line in lines if "->" in line]
     ends = ["4 -> out4", "6 -> out6"]
     assert edges == [f"{k} -> {i}" for i, n in enumerate(nodes.nodes) for k in n.operands] + ends
     labels = re.findall(r'^  \w+ \[label="(.*)", shape=\w+\]$', "\n".join(lines), re.MULTILINE)
-    assert labels == [*"fcgi", TIMES, TIMES, "+", "lstm[0]", "lstm[1]"]
+    assert labels == [*"fcgi", TIMES, TIMES, "+", "gates[0]", "gates[1]"]
     name = 'a"\\b&lt;\n\0c'
     assert to_dot(of_one("negative", None, name, name)).count('"a\\"\\\\b&amp;lt;  c"') == 3
     assert len(to_dot(chain(10_000)).splitlines()) > 30_000
