@@ -913,11 +913,10 @@ def test_five_thousand_uses_of_one_input():
 
 
 def test_sums_have_the_bits_of_the_layers_in_any_memory_order():
-    """Which depend on how ``dout`` lies, where the sum is ill-conditioned."""
+    """Where the sum is ill-conditioned, and ``dout`` does not lie in one piece."""
     rng = np.random.default_rng(0)
     total = Graph(lambda x, y: x + y)
     difference = Graph(lambda x, y: x - y)
-    apart = 0
     layer = fastlayers.AddLayer(sum_to_shape=True)
     for _ in range(100):
         values = rng.standard_normal(10) * 10.0 ** rng.integers(0, 40, 10)
@@ -934,5 +933,4 @@ def test_sums_have_the_bits_of_the_layers_in_any_memory_order():
             negated = difference.value_and_grad(*operands, dout=dout)[1]
             assert described((negated[0], 0.0 - negated[1])) == described(expected)
             contiguous = layer.backward(np.ascontiguousarray(dout))
-            apart += described(contiguous) != described(expected)
-    assert apart > 0
+            assert described(contiguous) == described(expected)
