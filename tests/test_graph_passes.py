@@ -162,7 +162,7 @@ REASONS = {
     "operand": lambda: of_two(ONES, [1.0, 2.0, 3.0]),
     "dtype": lambda: of_two(ONES, ONES.astype("f4")),
     "shape": lambda: of_two(ONES, np.ones(4)),
-    "expression": lambda: Graph(lambda x: functools.reduce(np.add, [x] * 2_001))(ONES),
+    "expression": lambda: Graph(lambda x: functools.reduce(np.add, [x] * 2_002))(ONES),
     "layout": lambda: of_two(np.ones((3, 4)), np.ones((4, 3)).T),
     "warning": lambda: of_two(ONES * 1e200, ONES * 1e200),
 }
@@ -228,6 +228,54 @@ def residual(x, y):
 
 def rows(x, gamma, beta):
     return Half()(x * gamma + beta) * gamma - x
+
+
+def passes_of(call, *operands, **options):
+    """How many passes a call makes."""
+    before = fastlayers.graph_info().passes
+    call(*operands, **options)
+    return fastlayers.graph_info().passes - before
+
+
+@pytest.mark.skipif(fastlayers.IMPLEMENTATION != "native", reason="there are no passes")
+@pytest.mark.parametrize("dout", [1, "arrays"])
+def test_value_and_gradients_after_the_last_layer_are_one_pass(dout):
+    operands = inputs(lstm, (30, 20), "f4")
+    graph, of_one = Graph(lstm), Graph(lambda x, y: Half()(x * y) * y - x)
+    douts = (operands[0], operands[1]) if dout == "arrays" else 1
+    with in_passes():
+        # The cell's memory; its value, with all gradients up to there; the gradients before.
+        assert passes_of(graph.value_and_grad, *operands, dout=douts) == 3
+        assert passes_of(of_one.value_and_grad, *operands[:2]) == 3
+        assert passes_of(of_one.value_and_grad, *operands[:2], wrt="y") == 3
+
+
+def test_no_gradients_after_the_last_layer():
+    """What is asked for does not depend on it, or is not asked for: its value alone is computed."""
+    x, y = inputs(lambda x, y: x, (4, 5))
+    graph = Graph(lambda x, y: (x * y, Half()(x) * 2, y * y))
+    with in_passes():
+        for names in ((), "x", "y", ("y", "x")):
+            for douts in (1, (x, y, x)):
+                found = graph.value_and_grad(x, y, dout=douts, wrt=names)
+                expected = NodesGraph(graph).value_and_grad(x, y, dout=douts, wrt=names)
+                assert described(found) == described(expected)
+
+
+@pytest.mark.parametrize("shape", [(300, 257), (300, 5), (40, 6, 3, 4), (70_000, 2)])
+@pytest.mark.parametrize("dtype", FLOATS)
+def test_sums_do_not_depend_on_what_else_is_computed(shape, dtype):
+    rng = np.random.default_rng(0)
+    x = (rng.standard_normal(shape) * 2.0 ** rng.integers(-40, 41, shape)).astype(dtype)
+    full = np.ones(shape, dtype)
+    column = full[..., :1]
+    for y in (full[0], column, full, full[:1], full[..., :1, :], full.ravel()[:1], 1.0):
+        for n in (0.5, full[0], column, full[..., :1, :]):
+            with in_passes():
+                gradients = Graph(lambda x, y, n: x * y + n).value_and_grad(x, y, n, dout=x)[1]
+            mul = fastlayers.multiply_backward(x, x, y, sum_to_shape=True)
+            add = fastlayers.add_backward(x, full, n, sum_to_shape=True)
+            assert described(tuple(gradients)) == described((*mul, add[1]))
 
 
 # On symbols of the tests' own, layers are called as they are: plain NumPy runs what they compute.

@@ -10,8 +10,7 @@ from .kernels cimport (
     LANES, SHORT_ROW, Integer, Real, T, accumulate, accumulate_integers, accumulate_rows,
     accumulate_segment, accumulate_segment_of_integers, add, add_products, add_products_backward,
     copy, copy_twice, cut_sums, merge, multiply, multiply_add, multiply_backward, multiply_subtract,
-    negative,
-    product_backward, round_sums, subtract, subtract_product, subtract_products,
+    negative, product_backward, round_sums, subtract, subtract_product, subtract_products,
 )
 
 # ---- memoryviews without acquisition ----

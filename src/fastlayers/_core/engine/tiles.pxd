@@ -449,12 +449,15 @@ cdef inline void add_run(
     Whatever the tiles are, segments are cut from the start of the run, or of the chunk.
     """
     cdef Py_ssize_t length
+    cdef bint whole
     if to != run.to:
         end_run(job, sum, run)
         run.to = to
         run.count = 0
+    # A segment that is not full is filled up with zeros, for which a tile has room at its end.
+    whole = run.held == 0 and run.count + n == sum.run
     while n:
-        if run.held == 0 and (n >= SEGMENT or run.count + n == sum.run):
+        if whole or (run.held == 0 and n >= SEGMENT):
             length = min(n, <Py_ssize_t> SEGMENT)
             add_segment(job, sum, values, length, to)
         else:
