@@ -234,3 +234,18 @@ def test_call_that_no_line_of_pythons_makes():
     while not out.all() and time.monotonic() < until:
         time.sleep(0.001)
     assert out.tolist() == [2.0] * 3
+
+
+def test_warnings_of_a_value_returned_twice_point_at_the_call(implementation):
+    def twice(x, y):
+        product = x * y
+        return product, product
+
+    graph = implementation.Graph(twice)
+    small, large = np.ones(3, "f4"), np.full(3, 3e38, "f4")
+
+    def calls():
+        graph.value_and_grad(small, 1.0, dout=(large, large))
+        graph.value_and_grad(small, small.astype("f2"), dout=(large, large))
+
+    assert lines_of(calls) == [(line, "overflow encountered in add") for line in (1, 2)]
