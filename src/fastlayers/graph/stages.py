@@ -188,6 +188,7 @@ class Execution:
         self.gradients = Gradients()
         self.run = run
         self._stages, self._known = stages, known
+        self._between = {place: known[place] for place in stages.between} if known else None
         self._kept = {*range(len(operands)), *stages.graph.outputs, *needed}
         self._passed: set[Stage] = set()
 
@@ -230,7 +231,7 @@ class Execution:
             self._differentiate_nodes(range(stage.start, stage.stop), wanted, found)
 
     def known(self) -> dict[int, Any]:
-        """What another call need not compute to differentiate: the values between stages, and shapes.
+        """What another call need not compute to differentiate: values between stages, and shapes.
 
         Of an output the gradients need the memory order, too; a stand-in's is the usual one.
         """
@@ -285,7 +286,7 @@ class Execution:
         """Run the next nodes one by one, of which a pass may have ``found`` that they warn."""
         graph, last = self._stages.graph, self._stages.last
         run = AtUsersLine(WARNING) if found is WARNS else self.run
-        evaluate_nodes(graph, self.values, stop, run, last, self._kept, self._known)
+        evaluate_nodes(graph, self.values, stop, run, last, self._kept, self._between)
 
     def _differentiate_nodes(
         self, nodes: range, wanted: Collection[int], found: Any = None
