@@ -169,7 +169,7 @@ class Builder(dict[str, Callable[..., Any]]):
             kind = "number"
         elif shape not in (NUMBER, SCALAR) and operation in STEPS:
             kind = "step"
-        elif shape == NUMBER and operation != function:
+        elif shape == NUMBER and row.ufunc is not None:
             raise Unserved(f"{function} of Python's numbers, which gives NumPy's")
         else:
             return self.call(function, values, shape)
