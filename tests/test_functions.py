@@ -560,7 +560,7 @@ REFUSALS = {
     "np.asarray(x)": "outside",
     "math.sin(x)": "outside",
     "x[x:]": "parameter",
-    "np.ones(3)[x]": "np.take",
+    "np.ones(3)[x]": "make C a parameter",
     "x.real": "layer",
     "x.astype('f4')": "layer",
     "x.tolist()": "layer",
@@ -841,8 +841,9 @@ def test_answers_are_true_of_values_in_between():
 
     for x in (some(2, 3), some(4, 1)):
         same(Graph(function)(x), function(x))
-    with pytest.raises(TypeError, match="len"):
-        Graph(lambda x: x * len(x))(np.array(2.0))
+    for x in (np.array(2.0), 2.0):
+        with pytest.raises(TypeError, match="len"):
+            Graph(lambda x: x * len(x))(x)
 
 
 def test_unpacking_and_iterating():

@@ -230,8 +230,8 @@ REFUSED = (
     (
         "array",
         "conversion to an array",
-        "write np.stack([...]) for np.array([...]), np.take(C, x, axis=0) for C[x], np.zeros_like "
-        f"of a value for np.zeros; or {OUTSIDE}",
+        "write np.stack([...]) for np.array([...]), np.zeros_like of a value for np.zeros; make "
+        f"C a parameter for C[x]; or {OUTSIDE}",
     ),
     ("reversed contains", "a search in a value", OUTSIDE),
     ("delitem", "deletion of a part", "take the parts that stay"),
@@ -274,6 +274,7 @@ class Recording:
         self._layers: dict[int, str] = {}
         self._met: dict[int, tuple[Any, dict[str, Any]]] = {}
         self._positions: dict[CodeType, list[Any]] = {}
+        self._selected: set[int] = set()  # the shapes of these depend on values
         self._pending: tuple[Symbol, str] | None = None
 
     def input(self, name: str) -> Symbol:
@@ -395,7 +396,7 @@ class Recording:
         # Another name was written to. Of an array this is the other name of one.
         self._ask("a value by another name than the one that was changed in place")
         self._depends("shape", "dtype", "__class__")
-        if hasattr(self._value(own), "__setitem__"):
+        if hasattr(self._value(own, shaped=False), "__setitem__"):
             return array
         symbol._array = [own]  # and of a number this is one of its own
         return own
@@ -444,13 +445,19 @@ class Recording:
             raise AttributeError(f"{kind!r} object has no attribute {name!r}", name=name)
 
     def length(self, position: int) -> int:
-        shape = self.answer(position, "shape")
+        try:
+            shape = self.answer(position, "shape")
+        except AttributeError:  # a number's
+            return len(self._value(position))
         if not shape:
             raise TypeError("len() of unsized object")
         return int(shape[0])
 
-    def _value(self, position: int) -> Any:
-        """The value of a node on the operands, computed when it is asked for."""
+    def _value(self, position: int, shaped: bool = True) -> Any:
+        """The value of a node on the operands, computed when it is asked for.
+
+        Where its shape matters, it may not depend on values.
+        """
         values = self._values
         assert values is not None
         needed = {position}
@@ -462,8 +469,11 @@ class Recording:
                 continue
             node = self.nodes[place]
             used = [values[operand] for operand in node.operands]
-            if node.operation == "getitem" and any(np.asarray(i).dtype == bool for i in used[1:]):
-                self.refuse("the shape of a selection, which depends on values", UNKNOWN)
+            masks = node.operation == "getitem" and any(
+                np.asarray(i).dtype == bool for i in used[1:]
+            )
+            if masks or not self._selected.isdisjoint(node.operands):
+                self._selected.add(place)
             if node.operation in ("number", "constant"):
                 values[place] = node.detail
             elif node.operation == "layer":
@@ -472,6 +482,8 @@ class Recording:
                 # NumPy's functions in Python warn in Python's way.
                 with np.errstate(all="ignore"), warnings.catch_warnings(action="ignore"):
                     values[place] = PLAIN[node.operation](*used, **dict(node.detail or ()))
+        if shaped and position in self._selected:
+            self.refuse("the shape of a selection, which depends on values", UNKNOWN)
         return values[position]
 
     def inline(self, graph: Nodes, operands: Sequence[Any], out: Any) -> Any:
