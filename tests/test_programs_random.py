@@ -67,6 +67,7 @@ MET = {
     "np.float64(1e300) * (a * np.float64(1e300))": (Literal("2.0"),),
     "np.multiply(b, b)": (F4((3,)), Literal("float('inf')")),
     "np.float32(0.1) * np.add(b, 1) * a": (F4((3,)), Literal("2.5")),
+    "np.square(b)": (F4((3,)), Literal("3")),
     "np.maximum(a, 1.5)": (Literal("np.float64(2.5)"),),
     "np.expand_dims(a, 0)": (F8(()),),
     "np.max(a, keepdims=True)": (F8(()),),

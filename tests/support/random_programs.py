@@ -205,12 +205,14 @@ class Drawing:
     def statement(self) -> None:
         random = self.random
         writable = [name for name in self.symbols if name in self.own]
-        if writable and random.random() < 0.3:
+        if writable and random.random() < 0.05:
+            lines = [f"{self.fresh()} = {random.choice(writable)}"]
+        elif writable and random.random() < 0.3:
             line = self.assignment(random.choice(writable))
             if line is not None and self.runs(line):
                 self.lines.append(line)
             return
-        if random.random() < 0.06:
+        elif random.random() < 0.06:
             lines = self.asking()
             if lines is None:
                 return
@@ -229,8 +231,8 @@ class Drawing:
 
     def notice(self, name: str, line: str) -> None:
         """Whether a new value may be written to, and which others no longer may."""
-        value = self.values[name]
-        tree = ast.parse(line).body[0].value
+        statement = ast.parse(line).body[0]
+        tree = statement.value
         used = {node.id for node in ast.walk(tree) if isinstance(node, ast.Name)}
         masks = [n for n in used if np.asarray(self.values.get(n, self.space.get(n))).dtype == bool]
         if used & self.selected or ("[" in line and (" > " in line or masks)):
@@ -239,10 +241,27 @@ class Drawing:
             made = tree.func.attr in MAKING
         else:
             made = isinstance(tree, ast.BinOp)
-        if not made:  # a view, perhaps
-            self.own -= used
-        elif isinstance(value, np.ndarray) and value.ndim:
+        if isinstance(tree, ast.Name):  # another name of it, or parts
+            if isinstance(statement.targets[0], ast.Name):
+                self.own.add(name)
+            else:
+                self.forbid(used)
+        elif not made:  # a view, perhaps
+            self.forbid(used)
+        else:
             self.own.add(name)
+
+    def forbid(self, names: set[str]) -> None:
+        """Write no longer to what has these names."""
+        values = [self.values.get(name) for name in names]
+        # Of numbers with several names a graph cannot tell which is viewed.
+        number = any(not isinstance(value, np.ndarray) for value in values)
+        self.own -= {
+            n
+            for n in self.own
+            if any(self.values[n] is value for value in values)
+            or (number and not isinstance(self.values[n], np.ndarray))
+        }
 
     def fresh(self) -> str:
         return f"v{len(self.values)}"
@@ -648,7 +667,9 @@ class Drawing:
         random = self.random
         value = self.values[y]
         z = self.other()
-        if random.random() < 0.4:
+        if z in self.selected:
+            return None
+        if random.random() < 0.4 or not np.ndim(value):
             return f"{y} {random.choice(['+=', '-=', '*=', '/='])} {z}"
         if random.random() < 0.2:
             return f"{y}[{y} > {random.choice(NUMBERS)}] = {random.choice(NUMBERS)}"

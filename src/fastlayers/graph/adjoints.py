@@ -7,6 +7,7 @@ Options are those that NumPy's function was given.
 
 from __future__ import annotations
 
+import copy
 import math
 from collections.abc import Sequence
 from typing import Any, NamedTuple
@@ -46,11 +47,19 @@ def getitem(x: Any, *operands: Any, index: tuple[Any, ...], whole: bool = False)
 
 
 def setitem(y: Any, z: Any, *operands: Any, index: tuple[Any, ...], whole: bool = False) -> Any:
-    """A copy of ``y`` with ``z`` at an index."""
-    copy = np.array(y, subok=True)
+    """A copy of ``y`` with ``z`` at an index; a number has none, and says so."""
+    changed = np.array(y, subok=True) if isinstance(y, np.ndarray) else copy.copy(y)
     found = indexed(index, operands)
-    copy[found if whole else found[0]] = z
-    return copy
+    changed[found if whole else found[0]] = z
+    return changed
+
+
+def without_part(g: Any, *operands: Any, index: tuple[Any, ...], whole: bool = False) -> Any:
+    """A gradient with zeros at an index, where its value was written over."""
+    rest = np.array(g)
+    found = indexed(index, operands)
+    rest[found if whole else found[0]] = 0
+    return rest
 
 
 def with_axes(g: Any, z: Any) -> Any:

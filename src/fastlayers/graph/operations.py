@@ -771,13 +771,19 @@ _join(np.hstack, "column_of")
 
 def _setitem_back(g: Any, v: Any, y: Any, z: Any, *operands: Any, which: int, **index: Any) -> Any:
     if which == 0:
-        return of.setitem(g, 0, *operands, **index)
+        return of.without_part(g, *operands, **index)
     if which > 1:
         return None
     return of.sum_to(of.with_axes(of.getitem(g, *operands, **index), z), z)
 
 
 OPERATIONS["setitem"] = Operation(adjoints.setitem, _setitem_back)
+OPERATIONS["without_part"] = Operation(
+    adjoints.without_part,
+    lambda g, v, x, *operands, which, **index: (
+        None if which else of.without_part(g, *operands, **index)
+    ),
+)
 OPERATIONS["with_axes"] = Operation(
     adjoints.with_axes, (lambda g, v, part, z: of.reshaped(g, part), None), like=(1,)
 )

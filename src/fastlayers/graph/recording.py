@@ -41,6 +41,7 @@ UNKNOWN = "nothing is known of a value before the graph is run; make it a parame
 MANY_GRAPHS = "record a graph for each case, and choose between the graphs; or write np.where"
 OUTSIDE = "do that outside, with what the graph returns"
 REFUSING = "a graph cannot record"
+ONE_INDEX = "write y[...] += z with one index"
 COPY = "copy it first: y = x.copy()"
 
 BINARY_OP = dis.opmap["BINARY_OP"]
@@ -73,15 +74,24 @@ class Asked(BaseException):
 
 
 class Symbol(Placeholder):
-    """A value of the graph that is being recorded. Operations on it become nodes."""
+    """A value of the graph that is being recorded. Operations on it become nodes.
 
-    __slots__ = ("__weakref__", "_base", "_position", "_recording", "_views")
+    After ``u = y; y += z`` there are two symbols. If y is an array, both are what is at the
+    position ``_array[0]`` now; of a number, u is what it was.
+    """
+
+    __slots__ = ("__weakref__", "_array", "_base", "_own", "_recording", "_views")
 
     def __init__(self, recording: Recording, position: int) -> None:
         self._recording = recording
-        self._position = position
+        self._own = position
+        self._array = [position]
         self._base: tuple[Symbol, Any] | None = None  # of which this is a view, by what index
         self._views: WeakSet[Symbol] | None = None
+
+    @property
+    def _position(self) -> int:
+        return self._recording.now(self)
 
     def apply(self, layer: BaseLayer, operands: tuple[Any, ...]) -> Any:
         if type(layer) in ELEMENTWISE:
@@ -276,6 +286,8 @@ class Recording:
         self._layers: dict[int, str] = {}
         self._met: dict[int, tuple[Any, dict[str, Any]]] = {}
         self._positions: dict[CodeType, list[Any]] = {}
+        self._selected: set[int] = set()  # the shapes of these depend on values
+        self._pending: tuple[Symbol, str] | None = None
 
     def input(self, name: str) -> Symbol:
         return self._made(Node("input", detail=name))
@@ -353,32 +365,53 @@ class Recording:
 
     def assign(self, symbol: Symbol, index: Any, value: Any) -> None:
         operands, options = self._index(index)
-        if isinstance(value, Symbol) and value._base is not None:
-            base, own = value._base
-            if base is symbol and own == options:  # as `y[i] += z` ends, when all is done
-                return
-        self._may_write(symbol, "an assignment to a part of")
+        if self._pending and self._pending[0] is value and value._base == (symbol, options):
+            self._pending = None  # `y[i] += z` ends so
+            by = value
+        else:
+            by = None
+        self._may_write(symbol, "an assignment to a part of", by)
         place = self.place()
         if not isinstance(value, Symbol | Number | np.ndarray | np.generic):
             value = np.array(value)
         made = self.operation("setitem", symbol, value, *operands, place=place, options=options)
-        symbol._position = made._position
+        symbol._own = symbol._array[0] = made._own
 
     def update(self, symbol: Symbol, operation: str, other: Any) -> Symbol:
-        """``y += z`` and the like: every name of y sees the new value."""
+        """``y += z`` and the like: every name of y sees the new value, if that is an array."""
         what = "an assignment in place to"
-        if symbol._base is None:
-            self._may_write(symbol, what)
+        base = symbol._base
+        if base is not None and base[1] is None:
+            self.refuse(f"{what} a view of a value", ONE_INDEX)
+        self._may_write(symbol if base is None else base[0], what, symbol)
+        made = self.operation(operation, symbol, other)
+        if base is None:
+            if symbol._views is None:
+                symbol._views = WeakSet()
+            made._views, made._array = symbol._views, symbol._array
+            made._array[0] = made._own
         else:
-            base, options = symbol._base
-            if options is None or base._base is not None:
-                self.refuse(f"{what} a view of a value", "write y[...] += z with one index")
-            self._may_write(base, what, symbol)
-        symbol._position = self.operation(operation, symbol, other)._position
-        if symbol._base is not None:
-            made = self.operation("setitem", base, symbol, options=options)
-            base._position = made._position
-        return symbol
+            made._base = base
+            self._pending = made, self.place()
+        return made
+
+    def now(self, symbol: Symbol) -> int:
+        """The node that a symbol stands for, now that others may have been written to."""
+        if self._pending is not None:
+            place, self._pending = self._pending[1], None
+            raise TypeError(
+                f"{place}: {REFUSING} an assignment in place to a view of a value; {ONE_INDEX}"
+            )
+        own, array = symbol._own, symbol._array[0]
+        if own == array or self.over:
+            return own
+        # Another name was written to. Of an array this is the other name of one.
+        self._ask("a value by another name than the one that was changed in place")
+        self._depends("shape", "dtype", "__class__")
+        if hasattr(self._value(own, shaped=False), "__setitem__"):
+            return array
+        symbol._array = [own]  # and of a number this is one of its own
+        return own
 
     def _may_write(self, symbol: Symbol, what: str, by: Symbol | None = None) -> None:
         """Refuse to write what the function has not made itself, or what others see."""
@@ -399,12 +432,17 @@ class Recording:
         if self.nodes[position].operation == "input":
             self.asked[position, what] = getattr(self._values[position], what, None)
         else:
-            for place, node in enumerate(self.nodes):
-                if node.operation == "input":
-                    for one in ("shape", "dtype"):
-                        self.asked[place, one] = getattr(self._values[place], one, None)
+            self._depends("shape", "dtype")
         # A number without such an attribute raises what the function would.
         return getattr(self._value(position), what)
+
+    def _depends(self, *attributes: str) -> None:
+        """Note that the recording is one for operands with these attributes."""
+        assert self._values is not None
+        for place, node in enumerate(self.nodes):
+            if node.operation == "input":
+                for one in attributes:
+                    self.asked[place, one] = getattr(self._values[place], one, None)
 
     def _ask(self, what: str) -> None:
         """Make the function wait for operands, if it is recorded without."""
@@ -419,13 +457,19 @@ class Recording:
             raise AttributeError(f"{kind!r} object has no attribute {name!r}", name=name)
 
     def length(self, position: int) -> int:
-        shape = self.answer(position, "shape")
+        try:
+            shape = self.answer(position, "shape")
+        except AttributeError:  # a number's
+            return len(self._value(position))
         if not shape:
             raise TypeError("len() of unsized object")
         return int(shape[0])
 
-    def _value(self, position: int) -> Any:
-        """The value of a node on the operands, computed when it is asked for."""
+    def _value(self, position: int, shaped: bool = True) -> Any:
+        """The value of a node on the operands, computed when it is asked for.
+
+        Where its shape matters, it may not depend on values.
+        """
         values = self._values
         assert values is not None
         needed = {position}
@@ -437,8 +481,11 @@ class Recording:
                 continue
             node = self.nodes[place]
             used = [values[operand] for operand in node.operands]
-            if node.operation == "getitem" and any(np.asarray(i).dtype == bool for i in used[1:]):
-                self.refuse("the shape of a selection, which depends on values", UNKNOWN)
+            masks = node.operation == "getitem" and any(
+                np.asarray(i).dtype == bool for i in used[1:]
+            )
+            if masks or not self._selected.isdisjoint(node.operands):
+                self._selected.add(place)
             if node.operation in ("number", "constant"):
                 values[place] = node.detail
             elif node.operation == "layer":
@@ -447,6 +494,8 @@ class Recording:
                 # NumPy's functions in Python warn in Python's way.
                 with np.errstate(all="ignore"), warnings.catch_warnings(action="ignore"):
                     values[place] = PLAIN[node.operation](*used, **dict(node.detail or ()))
+        if shaped and position in self._selected:
+            self.refuse("the shape of a selection, which depends on values", UNKNOWN)
         return values[position]
 
     def inline(self, graph: Nodes, operands: Sequence[Any], out: Any) -> Any:
@@ -672,6 +721,7 @@ class FromFunction:
                         f"{_defined(self.function, name)}: {name} must return a value that it "
                         f"computes, or a tuple of such values; it returned {output!r:.60}"
                     )
+            positions = tuple([output._position for output in outputs])
         except TypeError as error:
             _refuse_plain_layer(error, recording)
             raise
@@ -683,7 +733,6 @@ class FromFunction:
         finally:
             recording.over = True
             recording.restore_layers()
-        positions = tuple([output._position for output in outputs])
         return Nodes(name, tuple(recording.nodes), inputs, positions, single), recording.asked
 
 

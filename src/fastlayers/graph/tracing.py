@@ -164,7 +164,7 @@ class Builder(dict[str, Callable[..., Any]]):
             kind = "number"
         elif shape not in (NUMBER, SCALAR) and step in STEPS:
             kind, operation = "step", step
-        elif shape == NUMBER and step != operation:
+        elif shape == NUMBER and (row.ufunc is not None or step != operation):
             raise Unserved(f"{operation} of Python's numbers, which gives NumPy's")
         else:
             return self.call(operation, values, shape)
