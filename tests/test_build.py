@@ -103,7 +103,9 @@ def test_an_old_compiler_and_flags_that_change_results(short_sources):
         levels = {"engine.kernels_x86_64_v2", "engine.kernels_x86_64_v3"}
         assert "left out -march=x86-64-v4 -mprefer-vector-width=512: " in result.stdout
         assert "what is x86-64-v4?" in result.stderr
-    frontend = {f"frontend.{name}" for name in ("dispatch", "dtypes", "passes", "schedule")}
+    frontend = {
+        f"frontend.{name}" for name in ("dispatch", "dtypes", "fp", "methods", "passes", "schedule")
+    }
     assert built == {"memory", "program.operations"} | frontend | levels
     assert {path.name for path in core.parent.glob("*.py*")} == {
         path.name for path in (short_sources / "src/fastlayers").glob("*.py*")

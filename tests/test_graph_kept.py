@@ -164,7 +164,7 @@ BROKEN = {
 
 for name, changed in {
     "no node": None,
-    "unknown operation": NODES.nodes[2]._replace(operation="power"),
+    "unknown operation": NODES.nodes[2]._replace(operation="sine"),
     "an input in the middle": NODES.nodes[0],
     "too few operands": NODES.nodes[2]._replace(operands=(0,)),
     "too many operands": NODES.nodes[2]._replace(operands=(0, 1, 1)),

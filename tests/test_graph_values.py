@@ -275,11 +275,10 @@ def test_ones_are_counted_for_whichever_operand(dtype):
 
 
 def test_sums_have_the_bits_of_the_layers_in_any_memory_order():
-    """Which depend on how ``dout`` lies, where the sum is ill-conditioned."""
+    """Where the sum is ill-conditioned, and ``dout`` does not lie in one piece."""
     rng = np.random.default_rng(0)
     total, difference = Graph(lambda x, y: x + y), Graph(lambda x, y: x - y)
     layer = fastlayers.AddLayer(sum_to_shape=True)
-    apart = 0
     for _ in range(100):
         values = rng.standard_normal(10) * 10.0 ** rng.integers(0, 40, 10)
         others = -values * (1 + rng.integers(0, 2, 10) * 2.0 ** -rng.integers(20, 52, 10))
@@ -294,8 +293,7 @@ def test_sums_have_the_bits_of_the_layers_in_any_memory_order():
             negated = difference.value_and_grad(*operands, dout=dout)[1]
             assert described((negated[0], 0.0 - negated[1])) == described(expected)
             contiguous = layer.backward(np.ascontiguousarray(dout))
-            apart += described(contiguous) != described(expected)
-    assert apart > 0
+            assert described(contiguous) == described(expected)
 
 
 def test_shapes_that_do_not_broadcast():

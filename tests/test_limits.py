@@ -125,13 +125,3 @@ def test_name_of_the_processor(machine, monkeypatch, text, name):
     monkeypatch.setattr(platform, "processor", lambda: "")
     monkeypatch.setattr(platform, "machine", lambda: "aarch64")
     assert limits.cpu_name() == name
-
-
-def test_caches_of_the_processor(machine):
-    assert limits.cpu_caches() == {}
-    caches = [("1", "Data", "48K"), ("1", "Instruction", "32K"), ("2", "Unified", "2048K")]
-    caches.append(("3", "Unified", ""))  # as some hypervisors have it
-    for index, cache in enumerate(caches):
-        for name, text in zip(("level", "type", "size"), cache, strict=True):
-            machine[f"{limits.CPU_CACHES}/index{index}/{name}"] = text
-    assert limits.cpu_caches() == {"L1d": 48 << 10, "L1i": 32 << 10, "L2": 2 << 20}

@@ -63,6 +63,7 @@ IN_WORDS = {
     "power": ("`g * (y * x ** (y - 1))`", "`g * (v * log(where(x > 0, x, 1)))`"),
     "matmul": ("`g @ y.T`", "`x.T @ g`"),
     "dot": ("`dot(g, y.T)`", "`dot(x.T, g)`"),
+    "einsum": ("`einsum` of `g` and the other operand, for the letters of `x`",),
     "outer": ("`g @ y.ravel()`", "`x.ravel() @ g`"),
     "triu": ("`triu(g, k)`",),
     "tril": ("`tril(g, k)`",),
@@ -89,7 +90,12 @@ class Letter(float):
         return "ddof"
 
 
-OPTIONS = {"clip": {"bounds": "lu"}, "var": {"ddof": Letter()}, "std": {"ddof": Letter()}}
+OPTIONS = {
+    "clip": {"bounds": "lu"},
+    "einsum": {"subscripts": "ij->j"},
+    "var": {"ddof": Letter()},
+    "std": {"ddof": Letter()},
+}
 
 
 def operands_of(name, row):

@@ -627,7 +627,7 @@ def _layer_on_the_way() -> str:
         outside = not (recorded or code.co_filename.startswith(PACKAGE))
         if outside and code.co_name == "forward" and code.co_argcount:
             layer = type(frame.f_locals.get(code.co_varnames[0]))
-            if _is_layer(layer):
+            if _is_layer(layer) and not issubclass(layer, ELEMENTWISE):
                 return _call_of(layer.__name__, issubclass(layer, BaseLayer))
         frame = frame.f_back
     return ""
