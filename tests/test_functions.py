@@ -61,7 +61,7 @@ CASES = {
     "np.clip(x, 0.4, 0.6)": (some(9),),
     "x.clip(y, None)": (some(9), some(1)),
     "np.clip(x, None, y)": (some(3, 3), some(3)),
-    "np.clip(x, min=y, max=0.7)": (some(9), some(9) - 0.2),
+    "x.clip(min=y, max=0.7)": (some(9), some(9) - 0.2),
     "np.maximum(x, y)": (some(2, 3), some(3)),
     "np.minimum(x, y)": (some(2, 3), some(2, 1)),
     "x.sum()": (some(2, 3),),
