@@ -48,6 +48,7 @@ less less_equal greater greater_equal equal not_equal floor_divide logical_and
 logical_or logical_xor heaviside""")
 SPECIAL = words("""expit logit log_expit erf erfc ndtr log_ndtr gammaln psi entr""")
 OPERATORS = ["*"] * 6 + ["+"] * 5 + ["-"] * 4 + ["/"] * 4 + ["**", "//", "%"]
+IN_PLACE = [*["+=", "-=", "*=", "/="] * 3, "**=", "//=", "%=", "@=", "&=", "|="]
 COMPARISONS = ["<", "<=", ">", ">=", "==", "!="]
 MOST_ELEMENTS = 20_000
 # What makes arrays that share memory with nothing.
@@ -670,11 +671,11 @@ class Drawing:
         if z in self.selected:
             return None
         if random.random() < 0.4 or not np.ndim(value):
-            return f"{y} {random.choice(['+=', '-=', '*=', '/='])} {z}"
+            return f"{y} {random.choice(IN_PLACE)} {z}"
         if random.random() < 0.2:
             return f"{y}[{y} > {random.choice(NUMBERS)}] = {random.choice(NUMBERS)}"
         arrays = random.random() < 0.3
-        sign = random.choice(["=", "=", "+=", "*=", "-="])
+        sign = random.choice(["=", "=", "=", "+=", "*=", "-=", "//="])
         index = self.index(value.shape, arrays)
         return f"{y}[{index}] {sign} {z}"
 

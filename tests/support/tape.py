@@ -132,7 +132,7 @@ class Taped:
         if name in ("shape", "ndim", "size", "dtype"):
             return getattr(self.value, name)
         if name in ("T", "mT"):
-            return self.tape.run("moved", lambda x: getattr(x, name), self, options=how(name))
+            return self.tape.run(name, lambda x: getattr(x, name), self)
         if name.startswith("_"):
             raise AttributeError(name)
 
@@ -284,13 +284,13 @@ def taped(program: Program, operands: Sequence[Any]) -> tuple[Tape, Any, int]:
 def call(tape: Tape, function: Any, given: Any, named: Any, method: Any = None) -> Any:
     name = function.__name__
     compute = method or function
-    if function in (np.concatenate, np.stack, np.vstack, np.hstack):
+    if name in JOINED:
         parts, *rest = given
-
-        def join(*parts: Any) -> Any:
-            return compute(parts, *rest, **named)
-
-        return tape.run("joined", join, *parts, options={"how": join})
+        axis = rest[0] if rest else named.get("axis", 0)
+        options = {"join": name, "axis": axis}
+        return tape.run(
+            "joined", lambda *parts: compute(parts, *rest, **named), *parts, options=options
+        )
     if function is np.split:
         sections = raw(given[1:])
         made = np.split(given[0].value, *sections, **named)
@@ -336,14 +336,8 @@ def signature(function: Any) -> inspect.Signature:
     return inspect.signature(function)
 
 
-def how(attribute: str) -> dict[str, Any]:
-    return {"how": lambda x: getattr(x, attribute)}
-
-
-MOVING = {
-    *("transpose", "swapaxes", "moveaxis", "reshape", "ravel", "squeeze", "expand_dims", "copy"),
-    *("flip", "roll", "diag"),
-}
+MOVING = ("roll", "diag")
+JOINED = ("concatenate", "stack", "vstack", "hstack")
 
 # ---- rules ----
 
@@ -567,9 +561,47 @@ def setitem(i: int, g: Any, v: Any, y: Any, z: Any, index: Any) -> Any:
     return g
 
 
-def joined(i: int, g: Any, v: Any, *parts: Any, how: Callable[..., Any]) -> Any:
-    numbers = [numbered(one) if k == i else 0 * numbered(one) for k, one in enumerate(parts)]
-    return placed(g, how(*numbers), parts[i])
+def joined(i: int, g: Any, v: Any, *parts: Any, join: str, axis: Any) -> Any:
+    """A view of the gradient."""
+    shape = np.shape(parts[i])
+    if join == "stack":
+        return g[(slice(None),) * (axis % np.ndim(g)) + (i,)]
+    if join == "concatenate" and axis is None:
+        g, axis, lengths = np.ravel(g), 0, [np.size(one) for one in parts]
+    elif join == "concatenate":
+        axis %= np.ndim(g)
+        lengths = [np.shape(one)[axis] for one in parts]
+    elif join == "vstack":
+        axis, lengths = 0, [np.atleast_2d(one).shape[0] for one in parts]
+    else:
+        axis = 0 if np.ndim(g) == 1 else 1
+        lengths = [np.atleast_1d(one).shape[axis] for one in parts]
+    begin = sum(lengths[:i])
+    return np.reshape(g[(slice(None),) * axis + (slice(begin, begin + lengths[i]),)], shape)
+
+
+def same_shape(_: int, g: Any, v: Any, x: Any, **__: Any) -> Any:
+    return np.reshape(g, np.shape(x))
+
+
+def transpose(_: int, g: Any, v: Any, x: Any, axes: Any = None) -> Any:
+    if axes is None or isinstance(axes, int):
+        return np.transpose(g)
+    return np.transpose(
+        g, [axes.index(i) if i in axes else axes.index(i - len(axes)) for i in range(len(axes))]
+    )
+
+
+def swapaxes(_: int, g: Any, v: Any, x: Any, axis1: int, axis2: int) -> Any:
+    return np.swapaxes(g, axis2, axis1)
+
+
+def moveaxis(_: int, g: Any, v: Any, x: Any, source: Any, destination: Any) -> Any:
+    return np.moveaxis(g, destination, source)
+
+
+def flip(_: int, g: Any, v: Any, x: Any, axis: Any = None) -> Any:
+    return np.flip(g, axis)
 
 
 def cumsum(_: int, g: Any, v: Any, x: Any, axis: Any = None) -> Any:
@@ -764,6 +796,14 @@ RULES: dict[str, Rule | None] = {
     "repeat": repeat,
     "tile": tile,
     "trace": trace,
+    "T": unary(lambda g, v, x: np.transpose(g)),
+    "mT": unary(lambda g, v, x: np.swapaxes(g, -1, -2)),
+    "transpose": transpose,
+    "swapaxes": swapaxes,
+    "moveaxis": moveaxis,
+    "flip": flip,
+    "copy": unary(lambda g, v, x: g),
+    **dict.fromkeys(("reshape", "ravel", "squeeze", "expand_dims"), same_shape),
     "triu": triu,
     "tril": tril,
     "broadcast_to": broadcast_to,

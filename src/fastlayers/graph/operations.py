@@ -794,7 +794,10 @@ def _in_place(function: Callable[..., Any]) -> Callable[..., Any]:
     return lambda y, z: function(np.array(y, subok=True) if isinstance(y, np.ndarray) else y, z)
 
 
-for _name in ("add", "subtract", "multiply", "divide", "power"):
+for _name in (
+    *("add", "subtract", "multiply", "divide", "power", "floor_divide", "remainder", "matmul"),
+    *("bitwise_and", "bitwise_or", "bitwise_xor", "left_shift", "right_shift"),
+):
     _row = OPERATIONS[_name]
     OPERATIONS[f"{_name}_in_place"] = _row._replace(
         plain=_in_place(getattr(operator, f"__i{_row.operator}__")),
@@ -888,7 +891,7 @@ for _name, _row in list(OPERATIONS.items()):
         )
         OPERATIONS[_name] = _row._replace(ufunc=None)
     if _row.in_place:
-        OPERATIONS[_name] = _row._replace(elementwise=True)
+        OPERATIONS[_name] = _row._replace(elementwise=OPERATIONS[_row.step].elementwise)
 
 # What runs nodes one by one: plain NumPy; the functions of this package; and where a pass has
 # computed all of it, and NumPy must warn.

@@ -42,6 +42,7 @@ MANY_GRAPHS = "record a graph for each case, and choose between the graphs; or w
 OUTSIDE = "do that outside, with what the graph returns"
 REFUSING = "a graph cannot record"
 ONE_INDEX = "write y[...] += z with one index"
+NEW_NAME = "write y = y + z for y += z, or make y by np.zeros_like of a value"
 COPY = "copy it first: y = x.copy()"
 
 BINARY_OP = dis.opmap["BINARY_OP"]
@@ -112,6 +113,8 @@ class Symbol(Placeholder):
         if operation is None:
             self._recording.refuse(f"the ufunc {ufunc.__name__}", RULES)
         if options:
+            if self._recording.at_an_operator():  # C += x
+                self._recording.refuse("an assignment in place to an array from outside", NEW_NAME)
             given = ", ".join(options)
             self._recording.refuse(f"{name} with {given}", f"leave out {given}")
         if operation.startswith("np.") and self._recording.at_an_operator():
