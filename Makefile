@@ -13,8 +13,9 @@ SOURCES := pyproject.toml setup.py README.md $(shell find src -type f -not -path
 # What test-all looks for, with the oldest NumPy of which there are wheels for it.
 PYTHONS := 3.11:2.0.0 3.12:2.0.0 3.13:2.1.0 3.14:2.3.2
 
-.PHONY: demo test test-all test-numpys fuzz fuzz-calls fuzz-graphs leaks sanitize memcheck addresses \
-	races bench side-by-side threads asv compilers emulate wheel docs lint coverage covered clean
+.PHONY: demo test test-all test-numpys fuzz fuzz-calls fuzz-graphs fuzz-functions leaks sanitize \
+	memcheck addresses races bench side-by-side threads asv compilers emulate wheel docs lint \
+	coverage covered clean
 
 demo: $(VENV)/installed $(VENV)/group-demo
 	$(BIN)/python examples/flat_field.py
@@ -47,8 +48,8 @@ test-numpys: $(BIN)/pip-upgraded
 	done
 
 # More threads than cores would spin through each other's turns.
-fuzz-calls fuzz-graphs: export OMP_WAIT_POLICY = passive
-fuzz: fuzz-calls fuzz-graphs
+fuzz-calls fuzz-graphs fuzz-functions: export OMP_WAIT_POLICY = passive
+fuzz: fuzz-calls fuzz-graphs fuzz-functions
 
 # All tests that draw their examples, 25,000 each.
 fuzz-calls: $(VENV)/installed $(VENV)/group-test
@@ -56,6 +57,9 @@ fuzz-calls: $(VENV)/installed $(VENV)/group-test
 
 fuzz-graphs: $(VENV)/installed $(VENV)/group-test
 	PYTHONPATH=tests/support $(BIN)/python tests/test_graph_random.py
+
+fuzz-functions: $(VENV)/installed $(VENV)/group-test
+	PYTHONPATH=tests/support $(BIN)/python tests/test_programs_random.py
 
 leaks: $(VENV)/installed $(VENV)/group-test
 	$(BIN)/python tests/support/leaks.py
@@ -151,7 +155,6 @@ lint: $(VENV)/installed $(VENV)/group-lint $(VENV)/group-test $(VENV)/group-demo
 	PATH="$(abspath $(BIN)):$$PATH" cython-lint src
 	$(BIN)/mypy
 	$(BIN)/basedpyright
-	$(BIN)/python -m mypy.stubtest fastlayers --allowlist tests/typing/stubtest-allowlist.txt
 	$(BIN)/codespell
 	$(BIN)/check-jsonschema --builtin-schema vendor.github-workflows .github/workflows/*.yml
 	$(BIN)/zizmor --quiet --offline .github

@@ -208,7 +208,7 @@ class BuildPy(build_py):
     """Leaves word for `fastlayers.core` that a package is without the compiled part by choice."""
 
     def run(self):
-        remove_stale(self.build_lib, {".py", ".pyi"})
+        remove_stale(self.build_lib, {".py"})
         super().run()
         if PURE:
             Path(self.build_lib, "fastlayers", "_pure.py").write_text(
@@ -224,6 +224,7 @@ def extension(name):
         define_macros=[
             ("NPY_NO_DEPRECATED_API", "NPY_2_0_API_VERSION"),
             ("NPY_TARGET_VERSION", "NPY_2_0_API_VERSION"),
+            ("WIN32_LEAN_AND_MEAN", ""),  # of windows.h
         ],
         depends=[
             "setup.py",
@@ -256,9 +257,11 @@ MODULES = [
     "memory",
     "program.operations",
     "frontend.dtypes",
+    "frontend.fp",
     "frontend.schedule",
     "frontend.dispatch",
     "frontend.passes",
+    "frontend.methods",
     *(f"engine.kernels_{name}" for name in LEVELS),
 ]
 

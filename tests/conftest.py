@@ -14,6 +14,7 @@ os.environ.setdefault("OMP_WAIT_POLICY", "passive")
 
 from implementations import INSTALLED, REFERENCE
 from outcome import Described, Outcome, differences
+from paths import PATHS, taken
 
 import fastlayers
 
@@ -42,6 +43,13 @@ def implementation(request):
     return REFERENCE if request.param == "reference" else INSTALLED
 
 
+@pytest.fixture(params=PATHS, ids=str)
+def path(request):
+    """Every path that a call can take through the compiled part."""
+    with taken(request.param):
+        yield request.param
+
+
 def pytest_collection_finish():
     """Spare the collector, which many tests call, what pytest holds of thousands of tests."""
     gc.collect()
@@ -51,7 +59,7 @@ def pytest_collection_finish():
 def pytest_assertrepr_compare(op, left, right):
     """Say where two outcomes differ instead of printing both."""
     if op == "==" and _holds_outcomes(left) and (lines := differences(left, right)):
-        return ["the outcomes differ:", *lines]
+        return ["the outcomes differ:", *lines[:20]]
     return None
 
 

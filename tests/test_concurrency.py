@@ -8,12 +8,10 @@ import os
 import sys
 import threading
 from concurrent.futures import ThreadPoolExecutor
-from contextvars import copy_context
 
 import numpy as np
 import pytest
-from fresh import FORK, PATIENCE, lines_of, output_of
-from outcome import described
+from fresh import FORK, PATIENCE, SUPPORT, lines_of, output_of
 
 import fastlayers
 from fastlayers import limits
@@ -21,7 +19,7 @@ from fastlayers import limits
 if fastlayers.IMPLEMENTATION != "native":
     pytest.skip("plain NumPy has neither threads nor memory of its own", allow_module_level=True)
 
-from paths import OPENMP, PATHS, needs_openmp, taken
+from paths import OPENMP, needs_openmp
 from recycler import recycler
 
 from fastlayers._core.frontend import schedule
@@ -31,10 +29,11 @@ LARGE = 50_000  # elements, worth two threads
 
 @pytest.fixture(autouse=True)
 def restore():
-    limit = fastlayers.cache_info().limit
+    limit, interval = fastlayers.cache_info().limit, sys.getswitchinterval()
     yield
     schedule.set_thread_count(0, limits.cpu_quota())
     fastlayers.set_cache_limit(limit)
+    sys.setswitchinterval(interval)
 
 
 WORK = f"""
@@ -74,51 +73,6 @@ def output_of_script(script, path):
 
 # ------------------------------------------------------------------------------------------- fork
 
-can_fork = pytest.mark.skipif(not hasattr(os, "fork"), reason="no fork here")
-
-
-@needs_openmp
-@can_fork
-def test_fork_after_threads_have_worked(tmp_path):
-    code = """
-fastlayers.set_num_threads(4)
-work()
-def child():
-    assert work() == 1
-    assert wait(fork(work)) == 0  # the child's child
-    fastlayers.set_num_threads(3)
-    assert work() == 1
-print([wait(fork(child)) for _ in range(3)], work())
-"""
-    assert output_of_script(WORK + FORK + code, tmp_path / "s.py") == ["[0,", "0,", "0]", "4"]
-
-
-@can_fork
-def test_fork_before_threads_have_worked(tmp_path):
-    code = "print(wait(fork(work)), work() >= 1)"
-    assert output_of_script(WORK + FORK + code, tmp_path / "s.py") == ["0", "True"]
-
-
-@can_fork
-def test_children_share_nothing_with_their_parent(tmp_path):
-    code = """
-x = np.arange(200_000.0)
-blocks = [fastlayers.add(x, float(i)) for i in range(4)]
-del blocks[::2]
-def child():
-    one, other = fastlayers.add_backward(x)
-    one[:] = other[:] = -1.0
-    blocks[0][:] = -1.0
-    del one, other
-    assert fastlayers.cache_info().blocks == 2
-    fastlayers.empty_cache()
-print(wait(fork(child)), np.array_equal(blocks[0], x + 1.0))
-fastlayers.add(x, 1.0)
-print(fastlayers.cache_info().blocks)
-"""
-    assert output_of_script(WORK + FORK + code, tmp_path / "s.py") == ["0", "True", "1"]
-
-
 # For as long as children are forked, threads call what keeps them busy.
 BUSY = """
 import threading
@@ -139,12 +93,42 @@ def children(function, count):
         thread.join()
     return codes
 """
-
-
-@can_fork
-def test_fork_while_threads_are_at_work(tmp_path):
+FORKS = {
+    "after threads have worked": (
+        """
+fastlayers.set_num_threads(4)
+work()
+def child():
+    assert work() == 1
+    assert wait(fork(work)) == 0  # the child's child
+    fastlayers.set_num_threads(3)
+    assert work() == 1
+print(*[wait(fork(child)) for _ in range(3)], work())
+""",
+        f"0 0 0 {4 if OPENMP else 1}",
+    ),
+    "before threads have worked": ("print(wait(fork(work)), work() >= 1)", "0 True"),
+    "and share nothing": (
+        """
+x = np.arange(200_000.0)
+blocks = [fastlayers.add(x, float(i)) for i in range(4)]
+del blocks[::2]
+def child():
+    one, other = fastlayers.add_backward(x)
+    one[:] = other[:] = -1.0
+    blocks[0][:] = -1.0
+    del one, other
+    assert fastlayers.cache_info().blocks == 2
+    fastlayers.empty_cache()
+print(wait(fork(child)), np.array_equal(blocks[0], x + 1.0))
+fastlayers.add(x, 1.0)
+print(fastlayers.cache_info().blocks)
+""",
+        "0 True 1",
+    ),
     # In the midst of calls that share their work out to threads.
-    code = """
+    "fork_while_threads_are_at_work": (
+        """
 from fastlayers._core.frontend import schedule
 schedule.set_thresholds(late=1e6)
 fastlayers.set_num_threads(3)
@@ -152,21 +136,29 @@ x = np.ones(200_000)
 def call():
     fastlayers.add_backward(x)
 print(children(work, 10))
-"""
-    assert output_of_script(WORK + FORK + BUSY + code, tmp_path / "s.py") == ["{0}"]
-
-
-@can_fork
-def test_fork_while_the_recycler_is_in_use(tmp_path):
-    # Its mutex must not be taken in the child.
-    code = """
+""",
+        "{0}",
+    ),
+    # The recycler's mutex must not be taken in the child.
+    "while the recycler is in use": (
+        """
 from recycler import recycler
 x = np.ones(1_000)
 def call():
     recycler.free(None, recycler.malloc(None, 4_000), 4_000)
 print(children(lambda: fastlayers.add(x, 1.0), 100))
-"""
-    assert output_of_script(WORK + FORK + BUSY + code, tmp_path / "s.py") == ["{0}"]
+""",
+        "{0}",
+    ),
+}
+
+
+@pytest.mark.skipif(not hasattr(os, "fork"), reason="no fork here")
+@pytest.mark.parametrize("case", FORKS)
+def test_fork(case, tmp_path):
+    code, expected = FORKS[case]
+    output = output_of_script(WORK + FORK + BUSY + code, tmp_path / "s.py")
+    assert output == expected.split()
 
 
 @pytest.mark.parametrize("method", ["fork", "forkserver", "spawn"])
@@ -211,107 +203,18 @@ if __name__ == "__main__":
 
 # ---------------------------------------------------------------------------------------- threads
 
-THREADS = 16
+
+@needs_openmp
+def test_threads_share_the_recycler_layers_and_graphs_while_knobs_are_turned():
+    assert lines_of(str(SUPPORT / "races.py"), "400") == ["18 threads, 0 errors"]
 
 
-@pytest.fixture
-def in_threads():
-    """Run a function of a number in as many threads at once, and whatever else meanwhile."""
-    interval = sys.getswitchinterval()
-    sys.setswitchinterval(1e-5)
-    barrier = threading.Barrier(THREADS)
+def test_blocks_are_given_to_one_thread_at_a_time():
+    new, free, size, steps, count = recycler.malloc, recycler.free, 4_000, 5_000, 16
+    barrier = threading.Barrier(count)
 
-    def started(function, number):
+    def work(number):
         barrier.wait()
-        return function(number)
-
-    def run_all(function, meanwhile=None):
-        with ThreadPoolExecutor(THREADS) as pool:
-            running = [pool.submit(started, function, number) for number in range(THREADS)]
-            while meanwhile and not all(one.done() for one in running):
-                meanwhile()
-            return [one.result() for one in running]
-
-    yield run_all
-    sys.setswitchinterval(interval)
-
-
-def operands(seed, n=3_000):
-    rng = np.random.default_rng(seed)
-    return tuple(rng.standard_normal((n // 100, 100)) for _ in range(3))
-
-
-GRAPH = fastlayers.Graph(lambda a, b, c: (a * b - c) * a)
-
-
-def everything(x, y, dout):
-    """What functions, layers, a graph of all threads and sums give, and what falls through."""
-    mul, add = fastlayers.MulLayer(), fastlayers.AddLayer()
-    summing = fastlayers.MulLayer(sum_to_shape=True)
-    summing.forward(x, y[:1])
-    return described(
-        [
-            *(mul.forward(x, y), *mul.backward(dout), *mul.backward(dout[:1])),
-            *(add.forward(x, y), *add.backward(dout)),
-            *summing.backward(dout),
-            *GRAPH.value_and_grad(x, y[:1], dout),
-            *GRAPH.value_and_grad(x, y, dout, out=(None, (np.empty_like(x), None, None))),
-            fastlayers.multiply(x.astype("D"), y),
-            fastlayers.add(x, y, out=np.empty_like(x)),
-        ]
-    )
-
-
-def change_knobs():
-    for threads, limit in ((1, 0), (5, 1 << 16), (2, 1 << 30)):
-        fastlayers.set_num_threads(threads)
-        fastlayers.set_cache_limit(limit)
-        fastlayers.empty_cache()
-        fastlayers.cache_info()
-
-
-@pytest.mark.parametrize("shared", [True, False], ids=["shared operands", "own operands"])
-def test_threads_while_knobs_are_turned(in_threads, shared):
-    given = [operands(0)] * THREADS if shared else [operands(seed) for seed in range(THREADS)]
-    before = described(given)
-    expected = [everything(*one) for one in given]
-
-    def work(number):
-        return [everything(*given[number]) == expected[number] for _ in range(10)]
-
-    with taken(PATHS[-1]):
-        assert in_threads(work, meanwhile=change_knobs) == [[True] * 10] * THREADS
-    assert described(given) == before
-
-
-def test_a_layer_that_threads_share(in_threads):
-    # Each call takes the operands of its own, or some thread's last ones: never anything else.
-    layer = fastlayers.MulLayer()
-    given = [operands(seed) for seed in range(THREADS)]
-    layer.forward(*given[0][:2])
-    dout = operands(THREADS)[0]
-    by_y = {(dout * y).tobytes() for _, y, _ in given}
-    by_x = {(dout * x).tobytes() for x, _, _ in given}
-
-    def work(number):
-        x, y, _ = given[number]
-        expected = x * y
-        for _ in range(20):
-            assert layer.forward(x, y).tobytes() == expected.tobytes()
-            dx, dy = layer.backward(dout)
-            assert dx.tobytes() in by_y
-            assert dy.tobytes() in by_x
-        return True
-
-    with taken(PATHS[-1]):
-        assert in_threads(work) == [True] * THREADS
-
-
-def test_blocks_are_given_to_one_thread_at_a_time(in_threads):
-    new, free, size = recycler.malloc, recycler.free, 4_000
-    steps = 5_000
-
-    def work(number):
         mine = []
         for _ in range(steps):
             blocks = new(None, size), new(None, size)
@@ -322,53 +225,20 @@ def test_blocks_are_given_to_one_thread_at_a_time(in_threads):
                 free(None, block, size)
         return all(mine)
 
-    def meanwhile():
-        # So little that most blocks that come back have others given up for them.
-        for limit in (3 * size, 2 * size):
-            fastlayers.set_cache_limit(limit)
-            assert fastlayers.cache_info().bytes <= limit
-
     fastlayers.empty_cache()
-    before = fastlayers.cache_info()
-    assert in_threads(work, meanwhile) == [True] * THREADS
-    after = fastlayers.cache_info()
-    new_blocks = after.hits + after.misses - before.hits - before.misses
-    assert new_blocks == 2 * steps * THREADS
-    fastlayers.empty_cache()
-    assert fastlayers.cache_info()[2:4] == (0, 0)
-
-
-def is_recycling():
     before = sum(fastlayers.cache_info()[:2])
-    np.empty(10_000)
-    return sum(fastlayers.cache_info()[:2]) > before
-
-
-def test_recycling_that_contexts_share():
-    # As threads and asynchronous tasks are: each restores what was in force in itself.
-    shared, one, other = fastlayers.recycling(), copy_context(), copy_context()
-    one.run(fastlayers.recycling().__enter__)
-    for context in (one, other):
-        context.run(shared.__enter__)
-    for context in (one, other):
-        assert context.run(is_recycling)
-        context.run(shared.__exit__)
-    assert one.run(is_recycling)
-    assert not other.run(is_recycling)
-
-
-def test_recycling_in_generators():
-    # They may be entered and left in turns, not nested.
-    def generate():
-        with fastlayers.recycling():
-            yield
-
-    first, second = generate(), generate()
-    next(first), next(second)
-    first.close()
-    assert is_recycling()
-    second.close()
-    assert not is_recycling()
+    sys.setswitchinterval(1e-5)
+    with ThreadPoolExecutor(count) as pool:
+        running = [pool.submit(work, number) for number in range(count)]
+        # So little that most blocks that come back have others given up for them.
+        while not all(one.done() for one in running):
+            for limit in (3 * size, 2 * size):
+                fastlayers.set_cache_limit(limit)
+                assert fastlayers.cache_info().bytes <= limit
+    assert [one.result() for one in running] == [True] * count
+    assert sum(fastlayers.cache_info()[:2]) - before == 2 * steps * count
+    fastlayers.set_cache_limit(0)
+    assert fastlayers.cache_info()[2:4] == (0, 0)
 
 
 def lets_others_run(call):
@@ -381,20 +251,17 @@ def lets_others_run(call):
             ran.append(True)
 
     waiting = threading.Thread(target=wait)
-    interval = sys.getswitchinterval()
+    waiting.start()
     sys.setswitchinterval(1_000)  # nobody is made to give up the GIL
-    try:
-        waiting.start()
-        gate.release()
-        # From here on nothing but the call itself can let the other thread run.
-        for _ in range(2_000):
-            call()
-            if ran:
-                break
-        return bool(ran)
-    finally:
-        sys.setswitchinterval(interval)
-        waiting.join()
+    gate.release()
+    # From here on nothing but the call itself can let the other thread run.
+    for _ in range(2_000):
+        call()
+        if ran:
+            break
+    found = bool(ran)
+    waiting.join()
+    return found
 
 
 @pytest.mark.skipif(

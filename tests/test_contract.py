@@ -16,8 +16,8 @@ import pickle
 import numpy as np
 import plain
 import pytest
-from implementations import FUNCTIONS, LAYERS
-from operands import KERNEL_DTYPES, LAYOUTS, Operand
+from implementations import FUNCTIONS, LAYERS, operands_of
+from operands import KERNEL_DTYPES
 from outcome import arrays_in, described, everything, outcome, sharing
 
 from fastlayers import BaseLayer
@@ -44,19 +44,6 @@ def floats(shape, dtype="f8", seed=0):
 # ------------------------------------------------------------------------------- values and types
 
 
-def test_apples_and_oranges_with_tax(implementation):
-    # The numbers of the book, to the last bit, from plain Python numbers.
-    apples, oranges, tax = (implementation.MulLayer() for _ in range(3))
-    both = implementation.AddLayer()
-    total = both.forward(apples.forward(100, 2), oranges.forward(150, 3))
-    assert described(tax.forward(total, 1.1)) == described(715.0000000000001)
-    dtotal, dtax = tax.backward(1)
-    dapples, doranges = both.backward(dtotal)
-    assert described(apples.backward(dapples)) == described((2.2, 110.00000000000001))
-    assert described(oranges.backward(doranges)) == described((3.3000000000000003, 165.0))
-    assert described(dtax) == described(650)
-
-
 class Watt:
     """A foreign class that knows how to deal with arrays on both of its sides."""
 
@@ -68,17 +55,13 @@ class Watt:
     def __repr__(self):
         return f"Watt({self.text!r})"
 
-    def __neg__(self):
-        return Watt(f"-{self.text}")
+
+def watts(operator):
+    return lambda self, *other: Watt(f"{operator} {self.text} {np.asarray(other).tolist()}")
 
 
-for name, sign in (("mul", "*"), ("add", "+"), ("sub", "-")):
-    on_the_left, on_the_right = (
-        lambda self, other, sign=sign: Watt(f"{self.text} {sign} {np.asarray(other).tolist()}"),
-        lambda self, other, sign=sign: Watt(f"{np.asarray(other).tolist()} {sign} {self.text}"),
-    )
-    setattr(Watt, f"__{name}__", on_the_left)
-    setattr(Watt, f"__r{name}__", on_the_right)
+for operator in ("mul", "rmul", "add", "radd", "sub", "rsub", "neg"):
+    setattr(Watt, f"__{operator}__", watts(operator))
 
 
 class Lazy(np.lib.mixins.NDArrayOperatorsMixin):
@@ -149,23 +132,15 @@ OPERANDS = {  # x, y, dout
     "timedelta": (datetime.timedelta(1), 2, 1),
     "text": ("ab", 2, 3),
     "two texts": ("ab", "cd", "ef"),
-    "list": ([1, 2], 2, 3),
     "list and array": ([1.0, 2.0], np.arange(2.0), (1.0, 1.0)),
-    "mixed scalars": (np.float32(1.1), np.int8(2), np.float64(3)),
     "scalar of another type": (Sixth(1.5), np.ones(3), Sixth(2)),
-    "0-d": (np.array(1.1), np.array(2.2), np.array(3.0)),
     "0-d of a wider dtype": (np.array(1.1), SINGLE_ROW, np.float64(2)),
-    "array and numbers": (ROW, 2, 1.5),
     "float32 and a float that is none": (SINGLE_ROW, 1e39, 1e-46),
     "float32 and a huge int": (SINGLE_ROW, 10**38, 10**39),
     "int32 and its limits": (np.arange(3, dtype="i4"), 2**31 - 1, -(2**31)),
     "int32 and too large an int": (np.arange(3, dtype="i4"), 2**31, -(2**31) - 1),
     "int64 and its limits": (np.arange(3), 2**63 - 1, -(2**63)),
     "int64 and too large an int": (np.arange(3), 2**63, -(2**63) - 1),
-    "int array and a float": (np.arange(3), 2.5, 1.0),
-    "int array and bool": (np.arange(3), True, False),
-    "array and Fraction": (ROW, fractions.Fraction(1, 3), 1),
-    "array and Decimal": (ROW, decimal.Decimal(1), 1),
     "array and a float's subclass": (ROW, Grams(2), Grams(3)),
     "array and None": (ROW, None, 1),
     "array and text": (ROW, "a", 1),
@@ -181,6 +156,10 @@ OPERANDS = {  # x, y, dout
     "matrix": (np.eye(2).view(np.matrix), np.ones((2, 2)), np.ones((2, 2)).view(np.matrix)),
     "nothing masked": (np.ma.array([1.0, 2]), 2.0, np.ma.array([3.0, 4])),
     "record array": tuple(np.rec.array(np.zeros(2, "i4,f4")) for _ in range(3)),
+    # The warnings of scalars are worded otherwise.
+    "scalars that overflow": (np.float64(1e308), np.float64(1e308), np.float32(3e38)),
+    "scalars that underflow": (np.float64(1e-300), np.float64(1e-300), np.float32(1e-38)),
+    "scalars that are invalid": (np.float64(math.inf), np.float64(0), np.float32(-math.inf)),
     "foreign operators": (ROW, Watt("w"), ROW),
     "foreign operators first": (Watt("w"), ROW, Watt("v")),
     "foreign array": (ROW, Lazy("graph"), ROW),
@@ -189,7 +168,6 @@ OPERANDS = {  # x, y, dout
     "priority": (ROW, Listed([1, 2, 3]), ROW),
     "an operand that raises": (ROW, Broken(), Broken()),
     "mismatched shapes": (np.ones(3), np.ones(4), np.ones(5)),
-    "mismatched dout": (np.ones(3), np.ones(3), np.ones(4)),
     "None": (None, None, None),
     "objects without operators": ({}, {1}, {2: 3}),
     "array and object": (ROW, object, dict),
@@ -200,15 +178,10 @@ OPERANDS = {  # x, y, dout
 def test_as_the_plain_layers(implementation, case):
     x, y, dout = OPERANDS[case]
     before = described((x, y, dout))
-    assert everything(implementation, x, y, dout) == everything(plain, x, y, dout)
+    for mode in ("warn", "ignore", "raise", "call", "log"):
+        expected = everything(plain, x, y, dout, {"all": mode})
+        assert everything(implementation, x, y, dout, {"all": mode}) == expected
     assert described((x, y, dout)) == before
-
-
-@pytest.mark.parametrize("case", ["foreign operators", "foreign array", "priority"])
-def test_the_plain_layers_ask_the_operands(case):
-    # Or else the cases above would show nothing.
-    x, y, _ = OPERANDS[case]
-    assert type(plain.multiply(x, y)) is not np.ndarray
 
 
 PYTHON_NUMBERS = [
@@ -235,29 +208,12 @@ def test_result_too_large_for_memory(implementation, elements):
     assert everything(implementation, 2.0, 3.0, 1.0) == everything(plain, 2.0, 3.0, 1.0)
 
 
-@pytest.mark.parametrize("dtype", [*KERNEL_DTYPES, "f2", "D", ">f4"])
-@pytest.mark.parametrize("layout", LAYOUTS)
-def test_every_layout(implementation, layout, dtype):
-    # Where strides are negative NumPy 2.0.0 rounds a complex product once (by FMA) or twice,
-    # depending on where the result lies in memory. Products of small whole numbers are exact.
-    values = "ordinary" if dtype == "D" else "bits"
-    for shape in ((5, 7), (3, 4, 5)):
-        x, y, dout = (Operand(dtype, shape, layout, values, seed).build() for seed in range(3))
-        for other in (y, np.array(y, order="C"), np.array(y, order="F")):
-            expected = everything(plain, x, other, dout)
-            assert everything(implementation, x, other, dout) == expected
-
-
 def test_larger_than_any_cache(implementation):
     x, y, dout = (np.random.default_rng(i).standard_normal(5_000_003, "f4") for i in range(3))
-    for function, operands in (
-        ("multiply", (x, y)),
-        ("add", (x, y)),
-        ("multiply_backward", (dout, x, y)),
-        ("add_backward", (dout,)),
-    ):
+    for function in FUNCTIONS:
+        given = operands_of(function, dout, x, y)
         actual, expected = (
-            arrays_in(getattr(one, function)(*operands)) for one in (implementation, plain)
+            arrays_in(getattr(one, function)(*given)) for one in (implementation, plain)
         )
         assert all(map(np.array_equal, actual, expected))
 
@@ -284,6 +240,9 @@ def test_layer_works_on_after_an_error(layer, case):
 @pytest.mark.parametrize(
     ("method", "args", "kwargs"),
     [
+        ("__init__", (True,), {}),
+        ("__init__", (1, 2), {}),
+        ("__init__", (), {"sum_to": "shape"}),
         ("forward", (), {}),
         ("forward", (1,), {}),
         ("forward", (1, 2), {"z": 3}),
@@ -294,44 +253,11 @@ def test_layer_works_on_after_an_error(layer, case):
     ],
 )
 def test_wrong_arguments(layer, method, args, kwargs):
-    with pytest.raises(TypeError, match=method):
+    with pytest.raises(TypeError, match=rf"^{type(layer).__name__}\.{method}\(\) "):
         getattr(layer, method)(*args, **kwargs)
 
 
 # --------------------------------------------------------------------------------- np.errstate
-
-
-SIZES = [(), (7,), (1_000,), (100_000,)]  # () makes a scalar, whose warnings are worded otherwise
-CATEGORIES = {  # of a product, and of a sum
-    "over": ("max", "max"),
-    "under": ("tiny", "tiny"),
-    "invalid": ("inf", "zero"),
-    "invalid, in a sum": ("inf", "-inf"),
-}
-
-
-def troubled(shape, dtype, name, where):
-    """Ones, and a single element at which arithmetic goes wrong."""
-    info = np.finfo(dtype)
-    value = {"max": info.max, "tiny": info.tiny, "inf": np.inf, "-inf": -np.inf, "zero": 0}[name]
-    array = np.ones(shape, dtype)
-    array.flat[int(where * (array.size - 1))] = value
-    return array if shape else array[()]
-
-
-@pytest.mark.parametrize("mode", ["ignore", "warn", "raise", "call", "log"])
-@pytest.mark.parametrize("category", CATEGORIES)
-@pytest.mark.parametrize("dtype", ["f4", "f8"])
-@pytest.mark.parametrize("size", SIZES, ids=str)
-def test_errstate(implementation, size, dtype, category, mode):
-    reported = []
-    for where in (0, 0.5, 1):  # the first vector, another thread's share, the tail
-        x, y = (troubled(size, dtype, name, where) for name in CATEGORIES[category])
-        errstate = {"all": "ignore", category.partition(",")[0]: mode}
-        expected = everything(plain, x, y, y, errstate)
-        assert everything(implementation, x, y, y, errstate) == expected
-        reported += [one.exception or one.warnings or one.handled for one in expected.values()]
-    assert any(reported) == (mode != "ignore")
 
 
 def test_errstate_print(implementation, capfd):
@@ -377,20 +303,6 @@ def test_operands_are_kept_not_copied(layer):
         assert layer.x is x
         assert layer.y is y
     assert (other.x, other.y) == (None, None)
-
-
-def test_operands_can_be_changed_and_assigned(implementation):
-    layer, x, y = implementation.MulLayer(), np.ones(3), np.ones(3)
-    layer.forward(x, y)
-    x[1] = 5.0
-    y *= 2
-    dx, dy = layer.backward(np.ones(3))
-    assert (dx.tolist(), dy.tolist()) == ([2.0] * 3, [1.0, 5.0, 1.0])
-    layer.x, layer.y = np.array([2.0]), 3
-    dx, dy = layer.backward(np.array([10.0]))
-    assert (dx.tolist(), dy.tolist()) == ([30.0], [20.0])
-    layer.note = "layers are ordinary objects"
-    assert layer.note in vars(layer).values()
 
 
 def test_operands_by_keyword(implementation):
@@ -462,12 +374,11 @@ def test_functions_can_be_pickled(implementation, name):
 
 # --------------------------------------------------------------------------------------- aliasing
 
-SHAPES = [(1,), (7,), (100_000,), (300, 1_000)]
 DTYPES = [*KERNEL_DTYPES, "f2", "D", "?"]
 
 
 @pytest.mark.parametrize("dtype", DTYPES)
-@pytest.mark.parametrize("shape", SHAPES)
+@pytest.mark.parametrize("shape", [(1,), (7,), (100_000,), (300, 1_000)])
 def test_gradients_of_a_sum_are_two_arrays(implementation, shape, dtype):
     # The book's Relu.backward writes into the gradient that it is given.
     dout = np.ones(shape, dtype)
@@ -479,21 +390,6 @@ def test_gradients_of_a_sum_are_two_arrays(implementation, shape, dtype):
     dx[...] = 0
     assert np.all(dy == 1)
     assert np.all(dout == 1)
-
-
-@pytest.mark.parametrize("shape", SHAPES)
-def test_live_results_share_nothing(implementation, shape):
-    x = floats(shape)
-    alive = []
-    for _ in range(5):
-        alive += arrays_in(implementation.multiply(x, x))
-        alive += arrays_in(implementation.add(x, 1.0))
-        alive += arrays_in(implementation.multiply_backward(x, x, x))
-        alive += arrays_in(implementation.add_backward(x))
-        # Some die in between, so that their memory may serve again.
-        del alive[::3]
-    assert len(alive) >= 10
-    assert sharing(alive, [x]) == []
 
 
 @pytest.mark.parametrize("dtype", DTYPES)
@@ -632,12 +528,3 @@ def test_repr(layer):
     assert "x=<int of 16610 bits>" in repr(layer)
     summed = repr(type(layer)(sum_to_shape=True))
     assert summed == repr(type(layer)()).replace(">", ", sum_to_shape=True>")
-
-
-@pytest.mark.parametrize("arguments", [(3,), (True,), (1, 2)])
-def test_arguments_that_a_layer_does_not_take(layer_class, arguments):
-    name = layer_class.__name__
-    with pytest.raises(TypeError, match=rf"^{name}.__init__\(\) takes 1 positional argument but"):
-        layer_class(*arguments)
-    with pytest.raises(TypeError, match=rf"^{name}.__init__\(\) got an unexpected keyword arg"):
-        layer_class(sum_to="shape")

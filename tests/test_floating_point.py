@@ -27,12 +27,6 @@ from fastlayers import reference
 from fastlayers._core import memory
 
 
-@pytest.fixture(params=PATHS, ids=str)
-def path(request):
-    with taken(request.param):
-        yield
-
-
 def of_graph(x, y, z):
     return (x * y + z) * (x - y)
 

@@ -2,75 +2,16 @@
 
 from __future__ import annotations
 
-import copy
 import functools
-import inspect
-import pickle
 import re
-from fractions import Fraction
 
 import numpy as np
 import pytest
-from outcome import described, outcome
+from graphs import Relu, Shop, fans, normal, shop
+from outcome import described
 
 import fastlayers
-from fastlayers import AddLayer, BaseLayer, Graph, MulLayer, gradcheck, reference
-
-
-def floats(*shape, seed=0):
-    return np.random.default_rng(seed).standard_normal(shape)
-
-
-def shop(apple, apple_num, orange, orange_num, tax):
-    return (apple * apple_num + orange * orange_num) * tax
-
-
-class Shop:
-    """The book's shop by hand, with a layer for each node and a backward in reverse."""
-
-    def __init__(self, layers):
-        self.apples, self.oranges, self.total = (layers.MulLayer() for _ in range(3))
-        self.fruit = layers.AddLayer()
-
-    def forward(self, apple, apple_num, orange, orange_num, tax):
-        apples = self.apples.forward(apple, apple_num)
-        oranges = self.oranges.forward(orange, orange_num)
-        return self.total.forward(self.fruit.forward(apples, oranges), tax)
-
-    def backward(self, dout):
-        dfruit, dtax = self.total.backward(dout)
-        dapples, doranges = self.fruit.backward(dfruit)
-        dapple, dapple_num = self.apples.backward(dapples)
-        dorange, dorange_num = self.oranges.backward(doranges)
-        return dapple, dapple_num, dorange, dorange_num, dtax
-
-
-class Relu(BaseLayer):
-    """As the book writes it: it keeps a mask, and writes into what it is given."""
-
-    def forward(self, x):
-        self.mask = x <= 0
-        out = x.copy()
-        out[self.mask] = 0
-        return out
-
-    def backward(self, dout):
-        dout[self.mask] = 0
-        return dout
-
-
-class Affine(BaseLayer):
-    def __init__(self, weights, bias):
-        self.weights, self.bias = weights, bias
-
-    def forward(self, x):
-        self.x = x
-        return x @ self.weights + self.bias
-
-    def backward(self, dout):
-        self.dweights = self.x.T @ dout
-        return dout @ self.weights.T
-
+from fastlayers import AddLayer, Graph, MulLayer, reference
 
 # --------------------------------------------------------------------------------- what is recorded
 
@@ -87,8 +28,8 @@ def test_shop_of_the_book(implementation):
 def test_class_written_by_hand(implementation):
     by_hand = Shop(implementation)
     graph = implementation.Graph(by_hand.forward)
-    for operands in ((100, 2, 150, 3, 1.1), [floats(40, seed=seed) for seed in range(5)]):
-        dout = 1 if isinstance(operands, tuple) else floats(40, seed=5)
+    for operands in ((100, 2, 150, 3, 1.1), [normal(40, seed=seed) for seed in range(5)]):
+        dout = 1 if isinstance(operands, tuple) else normal(40, seed=5)
         assert described(graph.forward(*operands)) == described(by_hand.forward(*operands))
         expected = by_hand.backward(dout)
         assert described(tuple(graph.backward(dout))) == described(expected)
@@ -135,44 +76,12 @@ def test_every_way_to_write_a_node():
             assert Graph(function)(x, y) == expected
 
 
-def test_gradients_of_minus_and_plus():
-    value, gradients = Graph(lambda x, y: -x - (+y)).value_and_grad(2.0, np.ones((2, 3)), dout=3)
-    assert value.tolist() == [[-3.0] * 3] * 2
-    assert gradients.x == -18.0
-    assert gradients.y.tolist() == [[-3.0] * 3] * 2
-
-
-def test_numbers_on_either_side_keep_their_type():
-    x = np.ones(3, "f4")
-    assert Graph(lambda x: 1 - 0.1 * x)(x).dtype == np.float32
-    assert Graph(lambda x: np.float64(0.1) * x)(x).dtype == np.float64
-    assert type(Graph(lambda x: 2 * x)(3)) is int
-
-
 def test_several_outputs():
     graph = Graph(lambda x, y: (x * y, x, x * y + y))
     assert graph(2, 3) == (6, 2, 9)
     assert graph.value_and_grad(2, 3, dout=(1, 10, 100)) == ((6, 2, 9), (313, 302))
     assert graph.value_and_grad(2, 3)[1] == (7, 5)
     assert Graph(lambda x: (x * 2,))(3) == (6,)
-
-
-@pytest.mark.parametrize("x", [3.0, np.arange(3.0)])
-def test_three_dots_ask_for_arrays(x):
-    # As NumPy's functions take them, from the version on that does.
-    graph, of_numpy = Graph(lambda x, y: x * y), outcome(np.multiply, x, 2.0, out=...)
-    graph.forward(x, 2.0)
-    for call, pick in (
-        (lambda: graph(x, 2.0, out=...), lambda value: value),
-        (lambda: graph.forward(x, 2.0, out=...), lambda value: value),
-        (lambda: graph.backward(x, out=(..., None)), lambda gradients: gradients.x),
-        (lambda: graph.value_and_grad(x, 2.0, out=(..., None)), lambda both: both[0]),
-        (lambda: graph.value_and_grad(x, 2.0, dout=x, out=(None, (..., None))), lambda b: b[1].x),
-    ):
-        seen = outcome(call)
-        assert (seen.exception, seen.warnings) == (of_numpy.exception, ())
-        if seen.exception is None:
-            assert described(pick(seen.value)) == of_numpy.result
 
 
 def test_keyword_only_parameters():
@@ -195,19 +104,6 @@ def test_graphs_in_graphs_are_inlined():
     assert twice(0.5, 4.0, 2.0) == 2.75
     assert twice.value_and_grad(0.5, 4.0, 2.0)[1] == (1.5, 0.25, 0.25)
     assert "Graph" not in str(twice)
-
-
-def test_layers_of_ones_own():
-    hidden, relu = Affine(floats(3, 4), floats(4, seed=1)), Relu()
-    graph = Graph(lambda x, gain: relu(hidden(x) * gain) * gain)
-    x, dout = floats(5, 3, seed=2), floats(5, 4, seed=3)
-    value, gradients = graph.value_and_grad(x, 2.0, dout=dout)
-    before = x @ hidden.weights + hidden.bias
-    assert described(value) == described(np.maximum(before * 2.0, 0) * 2.0)
-    dbefore = np.where(before > 0, dout * 2.0 * 2.0, 0.0)
-    assert described(gradients.x) == described(dbefore @ hidden.weights.T)
-    assert described(hidden.dweights) == described(x.T @ dbefore)
-    assert gradcheck(graph, x, 2.0)
 
 
 def test_layer_with_a_backward_of_its_own_is_run_by_it():
@@ -242,8 +138,8 @@ def test_recording_leaves_layers_as_they_were(implementation, before):
         return mul.forward(add.forward(a, b), mul.forward(2, b)) * counting.forward(a, b)
 
     assert implementation.Graph(function)(2, 3) == 180
-    with pytest.raises(TypeError, match="from outside"):
-        implementation.Graph(lambda a: mul.forward(a, np.ones(2)))
+    with pytest.raises(TypeError, match=r"np\.sort"):
+        implementation.Graph(lambda a: np.sort(mul.forward(a, 2)))
     for layer in (mul, add):
         assert layer.x is before[0]
         assert layer.y is before[1]
@@ -254,50 +150,81 @@ def test_recording_leaves_layers_as_they_were(implementation, before):
 
 relu = Relu()
 
+
+class PlainDropout:
+    """As the book writes it: a layer, but of no base class. With another name for itself."""
+
+    def forward(this, x):
+        return x * np.ones(4)
+
+    def backward(this, dout):
+        return dout
+
+
+class PlainAffine(PlainDropout):
+    def forward(self, x):
+        return np.dot(x, np.ones((4, 4))) + 1
+
+
+class PlainNetwork:
+    layers = (PlainAffine(), PlainDropout())
+
+    def forward(self, x):
+        return self.layers[0].forward(x)
+
+    def call(self, x):
+        return self.layers[0](x)
+
+
+def over_lines(x):
+    return np.sort(
+        x
+    )  # fmt: skip
+
+
+def in_place(x):
+    x += 1
+    return x
+
+
+def with_an_attribute(x):
+    x.name = "x"
+    return x
+
+
+inner = Graph(lambda x: x * 2)
+
+# A function, and what is said of it: the line, what stands there, why not, and what to do.
 REFUSED = {
-    "if": (lambda x: x if x > 2 else -x, "x > 2: .*a comparison; record a graph for each case"),
+    "if": (lambda x: x if x > 2 else -x, "x > 2: .*the truth of a value; .*or write np.where"),
     "truth": (lambda x: x and -x, "x: .*if, and, or, not"),
-    "equality": (lambda x: x * (x == 2), "x == 2: .*a comparison"),
     "float": (lambda x: float(x), r"float\(x\): .*conversion to a number"),
     "int": (lambda x: int(x * 2), r"int\(x \* 2\): .*conversion to a number"),
-    "len": (lambda x: x * len(x), r"len\(x\): .*make the length a parameter"),
-    "iteration": (lambda x: sum(x), r"sum\(x\): .*iteration"),
-    "unpacking": (lambda x: [*x], r": .*iteration"),
-    "in": (lambda x: 2 in x, "2 in x: .*iteration"),
-    "ufunc": (lambda x: x * np.exp(x), r"np\.exp\(x\): .*np\.exp; write a layer of your own"),
-    "reduction": (lambda x: np.add.reduce(x), r"np\.add\.reduce; write a layer"),
-    "function": (lambda x: np.sum(x), r"np\.sum; write a layer"),
+    "in": (lambda x: 2 in x, "2 in x: .*a search in a value"),
+    "ufunc": (lambda x: np.modf(x), r"np\.modf\(x\): .*the ufunc modf; fastlayers\.define_grad"),
+    "reduction": (lambda x: np.add.reduce(x), r"np\.add\.reduce; write np\.sum"),
+    "function": (lambda x: np.sort(x), r"np\.sort; write a layer"),
+    "function of a module": (lambda x: np.linalg.inv(x), r"np\.linalg\.inv; write a layer"),
+    "option": (lambda x: np.sum(x, dtype="f4"), "np.sum with dtype; leave out dtype"),
     "out": (lambda x: np.multiply(x, 2, out=np.ones(2)), "np.multiply with out; leave out out"),
     "asarray": (lambda x: np.asarray(x), "conversion to an array"),
-    "array": (lambda x: np.array(x) * 2, r"np\.array\(x\): .*conversion to an array"),
-    "copy": (lambda x: np.array(x, "f4", copy=True), "conversion to an array; do that outside"),
+    "array": (lambda x: np.array([x, x]), r"conversion to an array; write np\.stack"),
+    "copy": (lambda x: np.array(x, "f4", copy=True), "conversion to an array; .*do that outside"),
     "out of a graph": (lambda x: Graph(lambda y: y * 2)(x, out=np.ones(2)), "out=; leave it out"),
     "value_and_grad": (
         lambda x: Graph(lambda y: y * y).value_and_grad(x),
         r"graph\.grad\(…\) outs",
     ),
-    "captured": (lambda x: x * np.ones(2), r"x \* np.ones\(2\): .*this ndarray from outside; make"),
-    "captured first": (lambda x: np.ones(2) + x, "this ndarray from outside; make it a parameter"),
-    "list": (lambda x: [1, 2] * x, "this list from outside"),
-    "text": (lambda x: x + "a", "this str from outside"),
+    "text": (lambda x: x + "a", "this str from outside; make it a parameter"),
     "None": (lambda x: MulLayer().forward(x, None), "this NoneType from outside"),
-    "power": (lambda x: x**2, r"x\*\*2: .*write products, x \* x"),
-    "power of 2": (lambda x: 2**x, r"2\*\*x: .*cannot record \*\*"),
-    "division": (lambda x: x / 2, "x / 2: .*cannot record /"),
-    "division of 2": (lambda x: 2 // x, "2 // x: .*cannot record //"),
-    "matmul": (lambda x: x @ x, "x @ x: .*cannot record @"),
-    "abs": (lambda x: abs(x), r"abs\(\)"),
-    "round": (lambda x: round(x), "rounding"),
-    "index": (lambda x: x[0] * x[1], r"x\[0\]: .*indexing; make the part a parameter"),
-    "shape": (lambda x: x * x.shape[0], r"x\.shape: .*attribute \.shape"),
-    "size": (lambda x: x * x.size, r"attribute \.size of a value; nothing is known of a value"),
-    "T": (lambda x: x.T, r"x\.T: .*attribute \.T of a value; write a layer of your own"),
-    "sum()": (lambda x: x.sum(), r"x\.sum: .*the method \.sum of a value; write a layer of your"),
-    "reshape()": (lambda x: x.reshape(3), r"the method \.reshape of a value; write a layer"),
-    "astype()": (lambda x: x.astype("f4"), r"the method \.astype of a value; write a layer"),
+    "round": (lambda x: round(x), "rounding; write np.rint"),
+    "index": (lambda x: np.ones(3)[x], "conversion to an array; .*make C a parameter|make C in C"),
+    "end of a slice": (lambda x, n: x[:n], "where a slice begins or ends at a value"),
+    "in place": (in_place, r"an assignment in place to the operand x; copy it first"),
+    "astype()": (lambda x: x.astype("f4"), r"the method \.astype of a value; give the graph op"),
+    "sort()": (lambda x: x.sort(), r"the method \.sort of a value; write a layer"),
     "call": (lambda x: x(2), r"x\(2\): .*a call of a value"),
     "forward": (lambda x: relu.forward(x), r"call the layer itself, relu\(…\) in place of"),
-    "layer of an array": (lambda x: Shop(reference).total(x, np.ones(2)), "from outside"),
     "number": (lambda x: 3, "must return a value that it computes.*returned 3"),
     "nothing": (lambda x: None, "returned None"),
     "no output": (lambda x: (), r"returned \(\)"),
@@ -311,84 +238,39 @@ REFUSED = {
 }
 
 
+DERIVE = r"derive Plain{0} from fastlayers\.BaseLayer, and call the layer itself, plain{1}\(…\) in"
+CALLED = r"'Plain\w+' object is not callable; derive Plain\w+ from fastlayers\.BaseLayer"
+REFUSED |= {
+    "layer of no base class": (
+        PlainNetwork().forward,
+        "the forward of a layer that has its own backward; " + DERIVE.format("Affine", "affine"),
+    ),
+    "call of a plain layer": (lambda x: PlainDropout()(x), CALLED),
+    "call of a network's": (PlainNetwork().call, CALLED),
+    # No advice on layers is given for a graph.
+    "out of forward": (lambda x: inner.forward(x, out=np.ones(2)), "out=; leave it out, and give"),
+    "over lines": (over_lines, r"np\.sort\( x \): "),
+    "assignment": (with_an_attribute, r"the assignment to \.name of a value; use a new name"),
+    "another recording": (
+        lambda x: Graph(lambda y: y * x)(x),
+        "a symbol of <lambda> is used while <lambda> is recorded; make",
+    ),
+}
+# Where the fault lies in a method that the function calls.
+ELSEWHERE = {
+    "forward": Relu.forward,
+    "layer of no base class": PlainAffine.forward,
+}
+
+
 @pytest.mark.parametrize("name", REFUSED)
 def test_refused_with_the_line_and_the_way_out(name):
     function, message = REFUSED[name]
-    with pytest.raises(TypeError, match=rf"^test_graph\.py:\d+: .*{message}") as error:
+    with pytest.raises(TypeError, match=rf"^\w+\.py:\d+: .*{message}") as error:
         Graph(function)
-    line = int(re.match(r"test_graph\.py:(\d+)", str(error.value))[1])
-    allowed = {function.__code__.co_firstlineno, Relu.forward.__code__.co_firstlineno + 1}
-    assert line in allowed
-
-
-class PlainAffine:
-    """As the book writes it: a layer, but of no base class."""
-
-    def __init__(self, weights, bias):
-        self.weights, self.bias = weights, bias
-
-    def forward(self, x):
-        return np.dot(x, self.weights) + self.bias
-
-    def backward(self, dout):
-        return np.dot(dout, self.weights.T)
-
-
-class PlainDropout:
-    """With another name for itself."""
-
-    def forward(this, x):
-        return x * np.ones(4)
-
-    def backward(this, dout):
-        return dout
-
-
-class PlainNetwork:
-    def __init__(self):
-        self.layers = [PlainAffine(floats(3, 4), floats(4)), PlainDropout()]
-
-    def forward_all(self, x):
-        for layer in self.layers:
-            x = layer.forward(x)
-        return x
-
-    def call_first(self, x):
-        return self.layers[0](x)
-
-
-def test_layers_without_the_base_class_are_told_of_it():
-    derive = (
-        r"derive {0} from fastlayers\.BaseLayer, and call the layer itself, {1}\(…\) in place of"
-    )
-    network = PlainNetwork()
-    line = PlainAffine.forward.__code__.co_firstlineno + 1
-    with pytest.raises(
-        TypeError,
-        match=rf"^test_graph\.py:{line}: .*cannot record np\.dot; "
-        + derive.format("PlainAffine", "plainaffine"),
-    ):
-        Graph(network.forward_all)
-    with pytest.raises(
-        TypeError,
-        match="not this ndarray from outside; " + derive.format("PlainDropout", "plaindropout"),
-    ):
-        Graph(lambda x: network.layers[1].forward(x))
-
-
-def test_layers_that_cannot_be_called_are_told_of_the_base_class():
-    network = PlainNetwork()
-    for function, code in (
-        (lambda x: PlainDropout()(x), None),
-        (network.call_first, PlainNetwork.call_first.__code__),
-    ):
-        line = code.co_firstlineno + 1 if code else function.__code__.co_firstlineno
-        with pytest.raises(
-            TypeError,
-            match=rf"^test_graph\.py:{line}: .*'Plain\w+' object is not callable; derive Plain\w+ "
-            r"from fastlayers\.BaseLayer",
-        ):
-            Graph(function)
+    line = int(re.match(r"\w+\.py:(\d+)", str(error.value))[1])
+    code = ELSEWHERE.get(name, function).__code__
+    assert line in {one for *_, one in code.co_lines()}
 
 
 def test_what_else_cannot_be_called_is_pythons_to_tell():
@@ -399,42 +281,11 @@ def test_what_else_cannot_be_called_is_pythons_to_tell():
         Graph(lambda x: wrapped(x))
 
 
-def test_layers_advice_is_not_given_for_a_graph():
-    inner = Graph(lambda x: x * 2)
-    with pytest.raises(TypeError, match=r"cannot record out=; leave it out, and give it to the"):
-        Graph(lambda x: inner.forward(x, out=np.ones(2)))
-    with pytest.raises(TypeError, match=r"this ndarray from outside; make it a parameter"):
-        Graph(lambda x: x + inner.forward(x) + MulLayer().forward(x, np.ones(2)))
-
-
-def test_expression_that_goes_over_lines():
-    def function(x, y):
-        return (
-            x * y
-            + x ** (
-                2
-            )
-        )  # fmt: skip
-
-    first = function.__code__.co_firstlineno
-    with pytest.raises(TypeError, match=rf"^test_graph\.py:{first + 3}: x \*\* \( 2 \): "):
-        Graph(function)
-
-
 def test_source_that_is_nowhere():
     names = {}
-    exec("def function(x):\n    return x ** 2\n", names)
-    with pytest.raises(TypeError, match=r"^<string>:2: a graph cannot record \*\*"):
+    exec("def function(x):\n    return bool(x)\n", names)
+    with pytest.raises(TypeError, match=r"^<string>:2: a graph cannot record if, and"):
         Graph(names["function"])
-
-
-def test_attributes_of_a_value_cannot_be_set():
-    def function(x):
-        x.name = "x"
-        return x
-
-    with pytest.raises(TypeError, match=r"the assignment to \.name of a value; use a new name"):
-        Graph(function)
 
 
 def test_functions_whose_parameters_cannot_be_told():
@@ -477,16 +328,6 @@ def test_symbol_after_its_recording():
         Graph(lambda x: kept[0])
 
 
-def test_symbol_in_another_recording():
-    def outer(x):
-        return Graph(lambda y: y * x)(x)
-
-    with pytest.raises(
-        TypeError, match="a symbol of outer is used while <lambda> is recorded; make"
-    ):
-        Graph(outer)
-
-
 def test_error_of_the_function_is_its_own():
     def broken(x):
         raise LookupError("of its own")
@@ -519,14 +360,6 @@ def test_parameter_that_no_output_uses():
 # --------------------------------------------------------------------------------- how it is called
 
 
-def test_operands_by_name(implementation):
-    graph = implementation.Graph(shop)
-    named = {"orange": 150, "orange_num": 3, "tax": 1.1}
-    assert graph(100, 2, **named) == graph.forward(100, 2, **named) == 715.0000000000001
-    assert graph.value_and_grad(100, 2, **named)[0] == 715.0000000000001
-    assert graph.backward(1).tax == 650
-
-
 @pytest.mark.parametrize(
     ("operands", "named", "message"),
     [
@@ -557,10 +390,10 @@ def test_names_that_a_named_tuple_refuses():
     assert graph(_x=2.0, y=3.0, _fields=4.0, count=5.0) == 11.0
 
 
-@pytest.mark.parametrize("operands", [(2.0, 3.0), (floats(5), floats(5, seed=1))])
+@pytest.mark.parametrize("operands", [(2.0, 3.0), (normal(5), normal(5, seed=1))])
 def test_ways_to_call(implementation, operands):
     x, y = operands
-    dout = floats(5, seed=2) if np.ndim(x) else 0.5
+    dout = normal(5, seed=2) if np.ndim(x) else 0.5
     graph = implementation.Graph(lambda x, y: x * y + x)
     expected = described((x * y + x, (dout + dout * y, dout * x)))
     every = [
@@ -573,32 +406,7 @@ def test_ways_to_call(implementation, operands):
     ]
     for value, gradients in every:
         assert described((value, tuple(gradients))) == expected
-
-
-def test_numbers_of_many_digits_are_told_by_size(implementation):
-    graph = implementation.Graph(lambda x, y: x * y)
-    for number, told in (
-        (10**5000, "<int of 16610 bits>"),
-        (Fraction(10**5000, 3), "<Fraction of many digits>"),
-    ):
-        with pytest.raises(OverflowError) as caught:
-            graph(number, 0.5)
-        assert told in caught.value.__notes__[-1]
-
-
-def test_gradients_hash_as_tuples_do():
-    graph = Graph(shop)
-    gradients = graph.value_and_grad(100, 2, 150, 3, 1.1)[1]
-    assert hash(gradients) == hash(tuple(gradients))
-    assert hash(gradients) == hash(graph.value_and_grad(100, 2, 150, 3, 1.1)[1])
-    assert {tuple(gradients): "found"}[gradients] == "found"
-
-
-def test_gradients_can_be_pickled():
-    gradients = Graph(shop).value_and_grad(100, 2, 150, 3, 1.1)[1]
-    for again in (pickle.loads(pickle.dumps(gradients)), copy.deepcopy(gradients)):
-        assert again == gradients
-        assert type(again) is type(gradients)
+    assert described(graph(y=y, x=x)) == described(every[0][0])
 
 
 def test_wrt():
@@ -624,113 +432,86 @@ def test_backward_before_forward():
         graph.backward(1)
 
 
-@pytest.mark.parametrize(
-    ("dout", "error", "message"),
-    [
-        (np.ones(4), ValueError, r"dout has shape \(4,\), but the value of <lambda> has \(2, 3\)"),
-        (np.ones(3), ValueError, r"dout has shape \(3,\)"),
-        (np.ones((1, 2, 3)), ValueError, r"dout has shape \(1, 2, 3\)"),
-        (None, TypeError, "dout must be an array or a number, not NoneType"),
-        ("1", TypeError, "dout must be an array or a number, not str"),
-    ],
-)
-def test_wrong_dout(dout, error, message):
-    graph = Graph(lambda x, y: x * y)
-    x, y = floats(2, 3), floats(3, seed=1)
+DOUTS = {
+    "of another length": (
+        (2, 3),
+        np.ones(4),
+        ValueError,
+        r"dout has shape \(4,\), but the value of",
+    ),
+    "of fewer axes": ((2, 3), np.ones(3), ValueError, r"dout has shape \(3,\), .* has \(2, 3\)"),
+    "of more axes": ((2, 3), np.ones((1, 2, 3)), ValueError, r"dout has shape \(1, 2, 3\)"),
+    "that broadcasts": ((2, 3), np.ones((1, 3)), ValueError, r"dout has shape \(1, 3\)"),
+    "transposed": ((2, 3), np.ones((3, 2)), ValueError, r"dout has shape \(3, 2\)"),
+    # A tuple is one gradient of one output.
+    "a tuple of arrays": ((3,), (np.ones(3),) * 2, ValueError, r"dout has shape \(2, 3\), but the"),
+    "one in a tuple": ((3,), (np.ones(3),), ValueError, r"dout has shape \(1, 3\), but the value"),
+    "None": ((3,), None, TypeError, "dout must be an array or a number, not NoneType"),
+    "text": ((3,), "1", TypeError, "dout must be an array or a number, not str"),
+}
+TWO_DOUTS = {
+    "too few": ((1,), ValueError, "fans has 2 values, but 1 gradients are in dout"),
+    "too many": ((1, 2, 3), ValueError, "fans has 2 values, but 3 gradients are in dout"),
+    "of another length": (
+        (np.ones(3), 1),
+        ValueError,
+        r"shape \(3,\), but the value of fans has \(4,",
+    ),
+    "of more axes": (
+        (np.ones((2, 4)), 1),
+        ValueError,
+        r"dout has shape \(2, 4\), but the value",
+    ),
+    "text": (("one", 1), TypeError, "dout must be an array or a number, not str"),
+    "an array": (
+        np.ones(4),
+        TypeError,
+        "fans has 2 values: dout must be a tuple with one for",
+    ),
+}
+
+
+@pytest.mark.parametrize("layout", ["C", "mapped"])
+@pytest.mark.parametrize("name", DOUTS)
+def test_wrong_dout(name, layout):
+    shape, dout, error, text = DOUTS[name]
+    graph, x, y = Graph(lambda x, y: x * y), normal(shape, layout=layout), normal(3, seed=1)
     graph.forward(x, y)
-    with pytest.raises(error, match=message):
-        graph.backward(dout)
-    with pytest.raises(error, match=message):
-        graph.value_and_grad(x, y, dout=dout)
-    assert graph.backward(1).y.shape == (3,)
+    for call in (graph.backward, lambda dout: graph.value_and_grad(x, y, dout=dout)):
+        with pytest.raises(error, match=text):
+            call(dout)
+    assert graph.backward(1).y.shape == (3,)  # it works on
 
 
-def test_wrong_number_of_douts():
-    graph = Graph(lambda x, y: (x * y, x + y))
-    with pytest.raises(ValueError, match="has 2 values, but 3 gradients are in dout"):
-        graph.value_and_grad(2.0, 3.0, dout=(1, 2, 3))
-    with pytest.raises(TypeError, match="has 2 values: dout must be a tuple with one for each"):
-        graph.value_and_grad(np.ones(2), 3.0, dout=np.ones(2))
+@pytest.mark.parametrize("name", TWO_DOUTS)
+def test_wrong_douts_of_two_outputs(name):
+    dout, error, text = TWO_DOUTS[name]
+    with pytest.raises(error, match=text):
+        Graph(fans).value_and_grad(np.ones(4), np.ones(4), dout=dout)
+    with pytest.raises((TypeError, ValueError)):
+        Graph(fans).value_and_grad(2.0, 3.0, dout=dout)
 
 
 @pytest.mark.parametrize("dout", [[1.0, 2.0, 3.0], (1.0, 2.0, 3.0), np.float64(1), 1 + 0j])
 def test_any_number_or_list_is_a_dout(dout):
-    x, y = floats(3), floats(3, seed=1)
+    x, y = normal(3), normal(3, seed=1)
     gradients = Graph(lambda x, y: x * y).value_and_grad(x, y, dout=dout)[1]
     assert described(gradients.x) == described(np.array(dout) * y)
 
 
-READ_ONLY = np.zeros((2, 3))
-READ_ONLY.flags.writeable = False
+def test_none_among_objects_is_a_gradient_like_any(implementation):
+    graph = implementation.Graph(lambda x: x * 2)
+    graph.forward(np.array(1, object))
+    with pytest.raises(TypeError, match="unsupported operand"):
+        graph.backward(np.array(None))
 
 
-@pytest.mark.parametrize(
-    ("out", "error"),
-    [
-        (np.zeros(3), ValueError),
-        (np.zeros((2, 3), int), TypeError),
-        (READ_ONLY, ValueError),
-        ([0.0], TypeError),
-        ((np.zeros((2, 3)), np.zeros((2, 3))), ValueError),
-    ],
-)
-def test_wrong_out(out, error):
-    graph, x, y = Graph(lambda x, y: x * y), floats(2, 3), floats(3, seed=1)
-    before = described(out)
-    for call in (graph, graph.forward):
-        with pytest.raises(error):
-            call(x, y, out=out)
-    with pytest.raises(error):
-        graph.value_and_grad(x, y, out=(out, None))
-    graph.forward(x, y)
-    good = np.zeros((2, 3))
-    with pytest.raises((TypeError, ValueError)):
-        graph.backward(1, out=(good, np.zeros(4)))
-    assert described(out) == before
-    assert not good.any()
-    assert graph(x, y, out=good) is good
-    assert described(good) == described(x * y)
-
-
-@pytest.mark.parametrize("out", [np.zeros(3), [None, None], (None,), (None, None, None), 5])
-def test_wrong_out_of_value_and_grad(out):
-    with pytest.raises(TypeError, match="'out' must be a tuple of two"):
-        Graph(lambda x, y: x * y).value_and_grad(floats(3), 2.0, out=out)
-
-
-def test_out():
-    graph, x, y = Graph(lambda x, y: (x * y, x + y)), floats(3), floats(3, seed=1)
-    values, gradients = (np.zeros(3), None), (None, np.zeros(3))
-    result, given = graph.value_and_grad(x, y, out=(values, gradients))
-    assert result[0] is values[0]
-    assert given.y is gradients[1]
-    expected = graph.value_and_grad(x, y)
-    assert described((result, tuple(given))) == described((expected[0], tuple(expected[1])))
-
-
-@pytest.mark.parametrize("shape", [(4,), (1, 2), ()])
-def test_out_of_another_shape_is_told_with_both_shapes(implementation, shape):
-    graph, x, y = implementation.Graph(lambda x, y: x * y), floats(3), floats(3, seed=1)
-    out, good = np.zeros(shape), np.zeros(3)
-    text = rf"^'out' of shape {re.escape(str(shape))} does not fit a result of shape \(3,\)$"
-    graph.forward(x, y)
-    for call in (
-        lambda: graph(x, y, out=out),
-        lambda: graph.forward(x, y, out=out),
-        lambda: graph.backward(1, out=(good, out)),
-        lambda: graph.value_and_grad(x, y, out=(good, (None, out))),
-    ):
-        with pytest.raises(ValueError, match=text):
-            call()
-    assert not out.any()
-    assert not good.any()
-    assert described(graph(x, y, out=good)) == described(x * y)
-
-
-def test_out_may_have_more_axes_as_numpys(implementation):
-    x, y = floats(3), floats(3, seed=1)
-    out = implementation.Graph(lambda x, y: x * y)(x, y, out=np.zeros((2, 3)))
-    assert described(out) == described(np.multiply(x, y, out=np.zeros((2, 3))))
+def test_a_masked_array_is_copied_with_its_fill_value(implementation):
+    x = np.ma.array(np.ones(3, "f2"))  # whose fill value is 1e20, too large for its dtype
+    with np.errstate(all="raise"):
+        same, twice = implementation.Graph(lambda x: (x, x * 2))(x)
+    assert same is not x
+    assert described([same, twice]) == described([x, x * 2])
 
 
 class Frame:
@@ -749,7 +530,7 @@ class Frame:
 
 @pytest.mark.parametrize("columns", [1, 2])
 def test_gradients_of_what_is_no_array_are_refused(implementation, columns):
-    frame = Frame(floats(3, columns))
+    frame = Frame(normal((3, columns)))
     graph = implementation.Graph(lambda x, y: x * y)
     assert described(graph.forward(frame, 2.0).values) == described(frame.values * 2.0)
     text = "^the gradients of a graph are those of arrays and numbers, not of a Frame: give the gra"
@@ -766,281 +547,4 @@ def test_gradients_of_what_is_no_array_are_refused(implementation, columns):
     assert values.tolist() == [[2.0] * columns] * 3
 
 
-def test_error_names_the_node():
-    def scaled(x, y):
-        offset = x + 1.0
-        return offset * (x * y)
-
-    x, y = np.ones((2, 3)), np.ones(4)
-    with pytest.raises(ValueError, match="could not be broadcast together") as error:
-        Graph(scaled)(x, y)
-    line = scaled.__code__.co_firstlineno + 2
-    assert error.value.__notes__ == [
-        "node t1 = x * y of scaled: x float64 (2, 3), y float64 (4,); made at "
-        f"test_graph.py:{line}: x * y"
-    ]
-
-
-def test_errors_of_gradients_name_the_node():
-    graph = Graph(lambda x, y: (x * y) * 2.0)
-    with np.errstate(over="raise"), pytest.raises(FloatingPointError) as error:
-        graph.value_and_grad(np.ones(3), np.array([1, 1e300, 1]), dout=np.full(3, 1e300))
-    assert error.value.__notes__[0].startswith(
-        "gradient of t0 = x * y of <lambda>: x float64 (3,),"
-    )
-
-
 # --------------------------------------------------------------------------------- looking, keeping
-
-
-def test_listing(capsys):
-    graph = Graph(shop)
-    assert str(graph).splitlines() == [
-        "shop(apple, apple_num, orange, orange_num, tax)",
-        "    t0 = apple * apple_num",
-        "    t1 = orange * orange_num",
-        "    t2 = t0 + t1",
-        "    t3 = t2 * tax",
-        "    return t3",
-    ]
-    graph.forward(np.ones(3), 2, np.ones((4, 1), "f4"), 3, 1.1)
-    assert graph.toString() is None
-    assert capsys.readouterr().out.splitlines() == [
-        "shop(apple, apple_num, orange, orange_num, tax)",
-        "    apple: float64 (3,)",
-        "    apple_num: 2",
-        "    orange: float32 (4, 1)",
-        "    orange_num: 3",
-        "    tax: 1.1",
-        "    t0 = apple * apple_num: float64 (3,)",
-        "    t1 = orange * orange_num: float32 (4, 1)",
-        "    t2 = t0 + t1: float64 (4, 3)",
-        "    t3 = t2 * tax: float64 (4, 3)",
-        "    return t3",
-    ]
-    layered = Graph(lambda x: (relu(-x) - 2 * +x,))
-    assert str(layered).splitlines()[1:] == [
-        "    t0 = -x",
-        "    t1 = Relu(t0)",
-        "    t2 = +x",
-        "    t3 = 2 * t2",
-        "    t4 = t1 - t3",
-        "    return t4,",
-    ]
-
-
-def test_listing_after_a_forward_that_failed():
-    graph = Graph(lambda x, y: x * y)
-    with pytest.raises(ValueError, match="broadcast"):
-        graph.forward(np.ones(3), np.ones(4))
-    assert str(graph).splitlines()[1:] == ["    t0 = x * y", "    return t0"]
-
-
-def test_layer_that_returns_a_list_or_a_tuple():
-    class Wrapping(BaseLayer):
-        def __init__(self, kind):
-            self.kind = kind
-
-        def forward(self, x):
-            return self.kind(x * 2.0)
-
-        def backward(self, dout):
-            return self.kind(dout * 2.0)
-
-    lists, tuples = Wrapping(list), Wrapping(tuple)
-    value, gradients = Graph(lambda x: lists(x) * 3).value_and_grad(np.ones(2))
-    assert (value.tolist(), gradients.x.tolist()) == ([6.0, 6.0], [6.0, 6.0])
-    with pytest.raises(TypeError, match=r"Wrapping\.forward must return one value, not a tuple"):
-        Graph(lambda x: tuples(x))(np.ones(2))
-
-
-def test_repr():
-    assert repr(Graph(shop)) == "<Graph shop(apple, apple_num, orange, orange_num, tax): 4 nodes>"
-    many = Graph(lambda a, b, c, d, e, f, g, h, i: a * b * c * d * e * f * g * h * i)
-    assert repr(many) == "<Graph <lambda>(a, b, c, d, e, f, g, …): 8 nodes>"
-
-
-def test_signature_and_documentation_are_the_functions():
-    def product(x, *, y):
-        """Multiply."""
-        return x * y
-
-    graph = Graph(product)
-    for one in (graph, pickle.loads(pickle.dumps(graph)), Graph(graph)):
-        assert str(inspect.signature(one)) == "(x, y, *, out=None)"
-        assert one.__doc__ == "Multiply."
-    assert str(inspect.signature(graph.grad("x"))) == "(x, y, *, out=None)"
-    assert str(inspect.signature(Graph(lambda x, out: x * out))) == "(x, out)"
-    assert Graph(lambda x: x + 1).__doc__ == Graph.__doc__
-    assert list(inspect.signature(Graph).parameters) == ["function"]
-
-
-def test_drawing():
-    graph = Graph(shop)
-    picture = graph.draw(100, 2, 150, 3, tax=1.1)
-    assert "715" in str(picture)
-    assert "650" in str(picture)
-    assert "650" not in str(graph.draw())
-    assert graph._repr_mimebundle_()["image/svg+xml"] == str(graph.draw())
-    assert graph._repr_mimebundle_()["text/plain"] == str(graph)
-    assert graph.to_dot().startswith('digraph "shop" {')
-    with pytest.raises(RuntimeError, match="call forward first"):
-        graph.backward(1)
-
-
-@pytest.mark.parametrize("protocol", range(2, pickle.HIGHEST_PROTOCOL + 1))
-def test_pickle(protocol):
-    local = 2.0
-    graph = Graph(lambda x, y: relu(x * y) - local * y)  # a function that cannot be pickled
-    x, y = floats(3), floats(3, seed=1)
-    again = pickle.loads(pickle.dumps(graph, protocol))
-    assert str(again) == str(graph)
-    expected = graph.value_and_grad(x, y)
-    assert described(tuple(again.value_and_grad(x, y)[1])) == described(tuple(expected[1]))
-    graph.forward(x, y)
-    for kept in (pickle.loads(pickle.dumps(graph, protocol)), copy.deepcopy(graph)):
-        assert described(tuple(kept.backward(1))) == described(tuple(expected[1]))
-
-
-NODES = Graph(lambda x, y: (x * y + 2) * x).__getstate__()["_nodes"]
-BROKEN = {
-    "nothing": None,
-    "no nodes": NODES._replace(nodes=()),
-    "fewer nodes": NODES._replace(nodes=NODES.nodes[:4]),
-    "another input": NODES._replace(inputs=("x", "z")),
-    "the same input twice": NODES._replace(inputs=("x", "x")),
-    "one more input": NODES._replace(inputs=("x", "y", "z")),
-    "no output": NODES._replace(outputs=()),
-    "an output beyond the end": NODES._replace(outputs=(6,)),
-    "an output before the start": NODES._replace(outputs=(-1,)),
-    "two outputs, but a single one": NODES._replace(outputs=(4, 5)),
-}
-for name, changed in {
-    "no node": None,
-    "unknown operation": NODES.nodes[2]._replace(operation="power"),
-    "an input in the middle": NODES.nodes[0],
-    "too few operands": NODES.nodes[2]._replace(operands=(0,)),
-    "too many operands": NODES.nodes[2]._replace(operands=(0, 1, 1)),
-    "an operand that comes later": NODES.nodes[2]._replace(operands=(0, 4)),
-    "an operand before the start": NODES.nodes[2]._replace(operands=(-1, 0)),
-    "an operand that is no position": NODES.nodes[2]._replace(operands=("x", 0)),
-    "operands that are no tuple": NODES.nodes[2]._replace(operands=None),
-    "a number that is none": NODES.nodes[3]._replace(operation="number", operands=(), detail="2"),
-    "a layer that is none": NODES.nodes[2]._replace(operation="layer", detail=3),
-}.items():
-    BROKEN[name] = NODES._replace(nodes=(*NODES.nodes[:2], changed, *NODES.nodes[3:]))
-
-
-@pytest.mark.parametrize("nodes", BROKEN.values(), ids=BROKEN)
-def test_pickle_that_was_changed(nodes):
-    graph = Graph.__new__(Graph)
-    with pytest.raises(ValueError, match=r"^this graph was changed after .* of another version"):
-        graph.__setstate__({"_nodes": nodes, "_kept": None, "_known": None})
-
-
-@pytest.mark.parametrize("state", [None, [NODES], ({}, {"_nodes": NODES}), {}])
-def test_pickle_with_another_state(state):
-    graph = Graph.__new__(Graph)
-    with pytest.raises(ValueError, match=r"^this graph was changed after .* of another version"):
-        graph.__setstate__(state)
-
-
-@pytest.mark.parametrize("protocol", range(2, pickle.HIGHEST_PROTOCOL + 1))
-def test_pickle_that_was_cut(protocol):
-    stored = pickle.dumps(Graph(lambda x, y: (x * y + 2) * x), protocol)
-    for length in range(len(stored)):
-        with pytest.raises((EOFError, pickle.UnpicklingError)):
-            pickle.loads(stored[:length])
-
-
-def test_what_a_pickle_says_of_plans_is_not_believed():
-    state = {"_nodes": NODES, "_kept": None, "_known": None, "_value": 3, "_factors": None}
-    graph = Graph.__new__(Graph)
-    graph.__setstate__(state)
-    assert graph.value_and_grad(3.0, 4.0) == (42.0, (26.0, 9.0))
-
-
-def test_a_pickle_replaces_no_method():
-    graph = Graph(lambda x, y: x * y)
-    graph.label = "a product"  # as any object may be given
-    state = graph.__getstate__()
-    again = Graph.__new__(Graph)
-    again.__setstate__(
-        state | {"forward": print, "draw": print, "_operations": {}, "inputs": (), "_call_nodes": 0}
-    )
-    assert vars(again).keys() == vars(graph).keys()
-    assert again.label == "a product"
-    assert again.forward(2.0, 3.0) == 6.0
-
-
-def test_layer_that_cannot_be_pickled():
-    class Local(Relu):
-        pass
-
-    layer = Local()
-    with pytest.raises((AttributeError, pickle.PicklingError), match="Local"):
-        pickle.dumps(Graph(lambda x: layer(x)))
-
-
-def test_copy_has_layers_of_its_own():
-    layer = Relu()
-    graph = Graph(lambda x: layer(x))
-    graph.forward(np.array([1.0, -1.0]))
-    again = copy.deepcopy(graph)
-    graph.forward(np.array([-1.0, 1.0]))
-    assert again.backward(1).x.tolist() == [1.0, 0.0]
-    assert graph.backward(1).x.tolist() == [0.0, 1.0]
-
-
-def test_long_chains_can_be_looked_at_and_kept():
-    def chain(x):
-        y = x
-        for _ in range(10_000):
-            y = y * x
-        return y
-
-    graph = Graph(chain)
-    assert repr(graph) == "<Graph chain(x): 10000 nodes>"
-    assert len(str(graph).splitlines()) == 10_002
-    for again in (pickle.loads(pickle.dumps(graph)), copy.deepcopy(graph)):
-        assert again.value_and_grad(1.0) == (1.0, (10_001.0,))
-    assert graph.grad("x")(1.0) == 10_001.0
-    assert "svg" in str(graph.draw())
-
-
-def test_numbers_that_python_does_not_write(implementation):
-    graph = implementation.Graph(lambda x: x * 10**5_000)
-    assert str(graph).splitlines()[1] == "    t0 = x * <int of 16610 bits>"
-    assert "16610 bits" in str(graph.draw())
-    assert graph.forward(10**5_000) == 10**10_000
-    assert graph.grad("x")(2) == 10**5_000
-    assert "x: <int of 16610 bits>" in str(graph)
-    assert str(graph.draw(10**5_000)).startswith("<svg")
-
-
-def test_what_a_function_returned_is_told_of(implementation):
-    with pytest.raises(TypeError, match=r"it returned \[<a value of shop>\]"):
-        implementation.Graph(make_list_shop())
-
-
-def make_list_shop():
-    def shop(x):
-        return [x]
-
-    return shop
-
-
-def test_a_masked_array_is_copied_with_its_fill_value(implementation):
-    x = np.ma.array(np.ones(3, "f2"))  # whose fill value is 1e20, too large for its dtype
-    with np.errstate(all="raise"):
-        same, twice = implementation.Graph(lambda x: (x, x * 2))(x)
-    assert same is not x
-    assert described([same, twice]) == described([x, x * 2])
-
-
-def test_none_among_objects_is_a_gradient_like_any(implementation):
-    nothing = np.array(None)
-    graph = implementation.Graph(lambda x: x * 2)
-    graph.forward(np.array(1, object))
-    with pytest.raises(TypeError, match="unsupported operand"):
-        graph.backward(nothing)

@@ -1,4 +1,4 @@
-"""What a graph keeps: forward its operands, until the next one, and nothing else ever."""
+"""What a graph takes, and keeps: forward its operands, until the next one, nothing else ever."""
 
 from __future__ import annotations
 
@@ -9,8 +9,10 @@ import weakref
 
 import numpy as np
 import pytest
+from graphs import Half, horner, in_passes, momentum, parameters, shop
 
-from fastlayers import BaseLayer, Graph
+import fastlayers
+from fastlayers import Graph
 
 N = 20_000
 
@@ -22,18 +24,6 @@ def without_collector():
     gc.disable()
     yield
     gc.enable()
-
-
-def horner(x, a, b, c):
-    return (a * x + b) * x - c
-
-
-class Double(BaseLayer):
-    def forward(self, x):
-        return x * 2
-
-    def backward(self, dout):
-        return dout * 2
 
 
 def arrays(n=N, count=4):
@@ -59,50 +49,6 @@ CALLS = {
 }
 
 
-@pytest.mark.parametrize("n", [3, N])
-@pytest.mark.parametrize("name", CALLS)
-def test_calls_keep_nothing(name, n):
-    graph, operands = Graph(horner), arrays(n)
-    found = references(operands)
-    results = CALLS[name](graph, operands)
-    del operands
-    assert alive(found) == ([0] if name == "out" else [])
-    del results
-    assert alive(found) == []
-
-
-def test_results_die_when_they_are_dropped():
-    value, gradients = Graph(horner).value_and_grad(*arrays())
-    found = references([value, *gradients])
-    del value, gradients
-    assert alive(found) == []
-
-
-def test_forward_keeps_its_operands():
-    graph, operands = Graph(horner), arrays()
-    found = references(operands)
-    out = graph.forward(*operands)
-    del operands
-    assert alive(found) == [0, 1, 2, 3]
-    gradients = graph.backward(out)
-    assert gradients.c.tolist() == (out * -1).tolist()
-    assert alive(found) == [0, 1, 2, 3]
-    kept = references([out, *gradients])
-    del out, gradients
-    assert alive(kept) == []
-    graph.forward(1, 2, 3, 4)
-    assert alive(found) == []
-
-
-def test_operands_die_with_the_graph():
-    graph, operands = Graph(horner), arrays()
-    found = references([*operands])
-    graph.forward(*operands)
-    graph.backward(1)
-    del operands, graph
-    assert alive(found) == []
-
-
 @pytest.fixture
 def traced():
     for size in range(1, 20):  # Python keeps 2,000 tuples of a size for reuse, shrunk ones too
@@ -112,42 +58,91 @@ def traced():
     tracemalloc.stop()
 
 
-def test_no_intermediate_is_kept(traced):
-    def chain(x, y):
-        for _ in range(20):
-            x = x * y + y
-        return x
-
-    graph, (x, y) = Graph(chain), arrays(count=2)
-    size = x.nbytes
-    for _ in range(2):  # the first call makes what is made once
-        before = traced()[0]
-        with np.errstate(all="ignore"):
-            out = graph.forward(x, y)
-            assert traced()[0] - before < size * 1.5
-            gradients = graph.backward(1)
-            assert traced()[0] - before < size * 3.5
-        del out, gradients
-        assert traced()[0] - before < size * 0.5
-
-
-def test_what_layers_of_ones_own_gave_is_replaced():
-    layer = Double()
-    graph = Graph(lambda x, y: layer(x * y) + y)
-    operands = arrays(count=2)
+@pytest.mark.parametrize("n", [3, N])
+@pytest.mark.parametrize("name", CALLS)
+def test_calls_keep_nothing(name, n):
+    graph, operands = Graph(horner), arrays(n)
     found = references(operands)
-    graph.forward(*operands)
-    graph.backward(1)
-    graph.forward(1.0, 2.0)
+    results = CALLS[name](graph, operands)
     del operands
+    assert alive(found) == ([0] if name == "out" else [])
+    value, gradients = results if isinstance(results, tuple) else (results, ())
+    found += references([value, *gradients])
+    del results, value, gradients
     assert alive(found) == []
 
+
+@pytest.mark.parametrize("function", [horner, lambda x, a, b, c: Half()(a * x + b) * x - c])
+def test_forward_keeps_its_operands(function):
+    graph, operands = Graph(function), arrays()
+    found = references(operands)
+    out = graph.forward(*operands)
+    del operands
+    assert alive(found) == [0, 1, 2, 3]
+    gradients = graph.backward(out)
+    assert alive(found) == [0, 1, 2, 3]
+    kept = references([out, *gradients])
+    del out, gradients
+    assert alive(kept) == []
+    graph.forward(1, 2, 3, 4)
+    assert alive(found) == []
+    graph.forward(*(operands := arrays()))
+    found = references(operands)
+    with pytest.raises(ValueError, match="broadcast"):
+        graph.forward(*operands[:3], np.ones(7))
+    del operands, graph
+    gc.collect()  # what was raised refers to the frames of the calls
+    assert alive(found) == []
+
+
+# ------------------------------------------------------------------------------- while it is run
+
+
+def long(x, y):
+    for _ in range(20):
+        x = x * y + y
+    return x
+
+
+# Function, call, and how many arrays of an operand's size there may be at most, above what is
+# counted before.
+PEAKS = {
+    "value": (long, lambda graph, x, y: graph(x, y), 1),
+    "forward": (long, lambda graph, x, y: graph.forward(x, y), 1),
+    "all gradients": (shop, lambda graph, *operands: graph.value_and_grad(*operands), 6),
+    "in place": (long, lambda graph, x, y: graph(x, y, out=x), 0),
+    "two in place": (momentum, lambda graph, w, v, *rest: graph(w, v, *rest, out=(w, v)), 0),
+    # The layer's operand, its value and the result.
+    "between layers": (lambda x, y: Half()(long(x, y)) * y - x, lambda graph, x, y: graph(x, y), 3),
+}
+
+
+@pytest.mark.skipif(fastlayers.IMPLEMENTATION != "native", reason="plain NumPy has intermediates")
+@pytest.mark.parametrize("name", PEAKS)
+def test_no_intermediate_takes_memory(name):
+    function, call, most = PEAKS[name]
+    graph, operands = Graph(function), [np.full(100_000, 0.5) for _ in range(parameters(function))]
+    with in_passes():
+        call(graph, *operands)  # makes what is made once
+        fastlayers.empty_cache()
+        tracemalloc.start()
+        try:
+            before = tracemalloc.get_traced_memory()[0]
+            results = call(graph, *operands)
+            peak = tracemalloc.get_traced_memory()[1] - before
+        finally:
+            tracemalloc.stop()
+    assert results is not None
+    assert peak < (most + 0.2) * operands[0].nbytes
+
+
+# ------------------------------------------------------------------------------------- afterwards
 
 FAILING = {
     "shapes": (lambda graph, operands: graph(*operands[:3], np.ones(7)), ValueError),
     "dout": (lambda graph, operands: graph.value_and_grad(*operands, dout=np.ones(7)), ValueError),
     "types": (lambda graph, operands: graph(*operands[:3], "c"), TypeError),
-    "flags": (lambda graph, operands: graph(1e300, *operands[1:3], 1e300), FloatingPointError),
+    "flags": (lambda graph, operands: graph(1e300, *operands[1:]), FloatingPointError),
     "out": (lambda graph, operands: graph(*operands, out=np.zeros(7)), ValueError),
 }
 
@@ -169,16 +164,6 @@ def test_error_keeps_nothing_once_it_is_handled(name):
     while one:  # frames may hold what they were given, notes may not
         one.__traceback__ = None
         one = one.__context__
-    assert alive(found) == []
-
-
-def test_error_of_forward_that_is_handled():
-    graph, operands = Graph(horner), arrays()
-    found = references(operands)
-    with pytest.raises(ValueError, match="broadcast"):
-        graph.forward(*operands[:3], np.ones(7))
-    del operands
-    graph.forward(1, 2, 3, 4)
     assert alive(found) == []
 
 

@@ -17,11 +17,11 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import replace
 from random import Random
-from types import MappingProxyType
 from typing import Any
 from unittest import mock
 
 import numpy as np
+from graphs import NodesGraph
 from hypothesis import HealthCheck, given, note, settings
 from hypothesis import strategies as st
 from outcome import described, differences, outcome
@@ -30,7 +30,7 @@ from plain_graph import PlainGraph, assert_same, graph_of, owned
 from random_graphs import GraphCall, function_of, out_for, random_call
 
 import fastlayers
-from fastlayers.graph import operations, planner
+from fastlayers.graph import planner
 
 RANDOMS = st.randoms(use_true_random=False)
 
@@ -149,12 +149,6 @@ class Hold(fastlayers.BaseLayer):
         return dout
 
 
-class LayeredGraph(fastlayers.Graph):
-    """A graph of which no pass is made."""
-
-    _operations = MappingProxyType(operations.FUNCTIONS)
-
-
 def check_layers(path: Path | None, call: GraphCall) -> None:
     """With every third value handed through a layer, passes give what the nodes give."""
     lines = [
@@ -190,7 +184,7 @@ def check_kinds(function: Any, path: Path | None, call: GraphCall, dout: Any, wh
 
     with taken(path):
         ours = outcome(every_way, fastlayers.Graph, errstate=call.errstate)
-    layers = outcome(every_way, LayeredGraph, errstate=call.errstate)
+    layers = outcome(every_way, NodesGraph, errstate=call.errstate)
     found = differences(ours, layers, what)
     assert found == [], "\n".join(found)
 

@@ -1,4 +1,4 @@
-"""Which line a graph's warnings point at: the user's, so that no graph hides those of another."""
+"""What graphs warn of, when, and which line that points at: the user's, not one for all graphs."""
 
 from __future__ import annotations
 
@@ -11,12 +11,117 @@ import warnings
 
 import numpy as np
 import pytest
+from paths import PATHS, taken
+from plain_graph import assert_same
 
 import fastlayers
-from fastlayers import BaseLayer
+from fastlayers import BaseLayer, Graph
 
 LARGE = np.full(3, 1e200)
 HALF = np.full(3, 2.0, "f4")  # beside float64, no pass serves it
+ALL_PATHS = [*PATHS, None]
+
+
+# -------------------------------------------------------------------------------- what is warned of
+
+
+@pytest.mark.parametrize("mode", ["ignore", "warn", "raise", "call", "log"])
+@pytest.mark.parametrize("n", [1, 2, 63, 64, 257, 1_025, 70_001])
+@pytest.mark.parametrize("where", [0, -1])
+def test_flag_at_the_first_or_last_element(where, n, mode):
+    x, y = np.ones(n), np.ones(n)
+    x[where] = 1e300
+    one = assert_same(lambda x, y: (x * y) * x - y, x, y, errstate={"all": mode})
+    noticed = [mode == "warn", mode == "raise", mode in ("call", "log")]
+    heard = [bool(one.warnings), bool(one.exception), bool(one.handled)]
+    assert heard == noticed
+
+
+@pytest.mark.parametrize("path", ALL_PATHS, ids=str)
+def test_flag_of_the_last_thread(path):
+    x = np.ones(4_099)
+    x[-1] = 1e300
+    with taken(path):
+        one = assert_same(lambda x, y: x * y * y + x * x, x, np.ones(4_099))
+    assert [text for _, text in one.warnings] == ["overflow encountered in multiply"]
+
+
+def test_each_node_warns_in_its_turn():
+    x, infinite = np.full(5, 1e300), np.full(5, np.inf)
+    one = assert_same(
+        lambda x, y: ((x * x) - y) + (x + x), x, infinite, dout=np.full(5, 1e308), wrt=("x",)
+    )
+    assert [text for _, text in one.warnings] == [
+        "overflow encountered in multiply",  # x * x
+        "invalid value encountered in subtract",
+        "overflow encountered in add",  # of the two gradients of x + x
+        *["overflow encountered in multiply"] * 2,  # dout * x, twice
+    ]
+
+
+TOP, ROW = np.full((2, 40), 1e308), np.array([1e200, 1, 2])
+SEVERAL = {
+    "a sum of rows": (lambda x, y: x * y, (np.ones(40), TOP), 1),
+    "of columns": (lambda x, y: x * y, (np.ones((2, 1)), TOP), 1),
+    "of all": (lambda x, y: x * y, (np.ones(1), TOP), 1),
+    "small parts": (lambda x, y: x * (y * y), (np.ones((4, 3)), ROW), 1),
+    # The value is finite or unread, but a node overflows.
+    "what is multiplied by zero": (lambda x: (x * x) * 0.0 + x, (ROW,), 1),
+    # A dout too large for float32 becomes infinite, with a warning for each output.
+    "a dout": (lambda x, y: (x - y, y), (np.ones((3, 1), "f4"), np.ones(4, "f4")), 1e300),
+    "a dout of nothing": (
+        lambda x, y: (x - y, y),
+        (np.ones((17, 1, 6, 0), "f4"), np.ones((33, 6, 0), "f4")),
+        1e300,
+    ),
+}
+
+
+@pytest.mark.parametrize("mode", ["ignore", "warn", "raise", "call"])
+@pytest.mark.parametrize("name", SEVERAL)
+def test_what_is_tried_in_vain_warns_once(name, mode):
+    function, operands, dout = SEVERAL[name]
+    assert_same(function, *operands, dout=dout, errstate={"all": mode})
+
+
+def test_a_node_that_nothing_reads_warns():
+    def unread(x):
+        x * x
+        return x + x
+
+    with np.errstate(over="raise"), pytest.raises(FloatingPointError, match="in multiply"):
+        Graph(unread)(LARGE)
+
+
+def test_backward_recomputes_silently():
+    graph = Graph(lambda x, y: (x * x) * y)
+    x, y = np.full(5, 1e200), np.full(5, 1e-300)
+    with np.errstate(over="ignore"):
+        graph.forward(x, y)
+    with np.errstate(all="raise", under="ignore"):
+        # x * x is infinite, and 0 * inf is not a number: that is the gradient's own.
+        with pytest.raises(FloatingPointError, match="invalid value encountered in multiply"):
+            graph.backward(0.0)
+        assert graph.backward(1.0).y.tolist() == [np.inf] * 5
+
+
+def test_no_flag_from_gradients_that_nobody_asked_for():
+    x, y, dout = np.full(70, 1e300), np.full(70, 1e-300), np.full(70, 1e300)
+    with np.errstate(all="raise"):
+        _, gradients = Graph(lambda x, y: x * y).value_and_grad(x, y, dout=dout, wrt=("x",))
+        assert gradients.x.tolist() == (dout * y).tolist()
+        _, gradients = Graph(lambda x: x * 1e-300).value_and_grad(x, dout=dout)
+        assert gradients.x.tolist() == (dout * 1e-300).tolist()
+        with pytest.raises(FloatingPointError):
+            Graph(lambda x, y: x * y).value_and_grad(x, y, dout=dout)
+        # A number that no float32 can hold is not looked at, if no output depends on b.
+        with pytest.warns(UserWarning, match="no output depends on b"):
+            idle = Graph(lambda a, b: a * 2)
+        for a in (np.ones((0, 2), "f4"), np.ones(3, "f4"), np.ones(3, "f2")):
+            assert idle.value_and_grad(a, x, dout=1e300, wrt=("b",))[1].b.tolist() == [0] * 70
+
+
+# -------------------------------------------------------------------------- where warnings point at
 
 
 class Twice(BaseLayer):
@@ -27,111 +132,60 @@ class Twice(BaseLayer):
         return dout * 2
 
 
-def shown(function, *operands):
-    """What Python would show of a function that is called twice, by file and by line of it."""
+def lines_of(function, *operands):
+    """What Python shows of a function that is called twice: the file, the line of it, the text."""
     first = inspect.getsourcelines(function)[1]
     with warnings.catch_warnings(record=True) as caught:
         warnings.simplefilter("default")
         for _ in range(2):
             function(*operands)
-    return [(one.filename, one.lineno - first, str(one.message)) for one in caught]
+    assert {one.filename for one in caught} == {__file__}
+    return [(one.lineno - first, str(one.message)) for one in caught]
 
 
-def at(*lines, what="overflow encountered in multiply"):
-    return [(__file__, line, what) for line in lines]
-
-
-def test_two_graphs_that_overflow_give_two_warnings(implementation):
-    first, second = implementation.Graph(lambda x: x * x), implementation.Graph(lambda x: 1 + x * x)
+def test_each_call_that_overflows_is_shown_once(implementation):
+    graph, other = (implementation.Graph(f) for f in (lambda x, y: x * y, lambda x, y: 1 + x * y))
+    pair = implementation.Graph(lambda x, y: (x - y, x + y))
+    mixed = implementation.Graph(lambda x, y: x * y * x - x)
+    square, same = implementation.Graph(lambda x: x * x), implementation.Graph(lambda x: x * 1.0)
+    twice, infinite = Twice(), np.full(3, np.inf)
+    layered = implementation.Graph(lambda x, y: twice(x * y) * y)
+    in_place = np.ones(5_000)
+    single, nowhere = np.empty(3, "f4"), (None, None)
 
     def calls():
-        first(LARGE)
-        second(
+        in_place[777] = 1e200
+        graph(LARGE, LARGE)
+        other(
+            LARGE,
             LARGE,
         )
-        first.forward(LARGE)
-        second(x=LARGE)
-        first(LARGE, out=np.empty(3))
-
-    assert shown(calls) == at(1, 2, 5, 6, 7)
-
-
-def test_warnings_of_gradients_point_at_the_call(implementation):
-    graph = implementation.Graph(lambda x, y: x * y)
-
-    def calls():
-        graph.value_and_grad(LARGE, 1.0, dout=LARGE)
-        graph.value_and_grad(y=1.0, x=LARGE, dout=LARGE, wrt="y")
+        graph.forward(LARGE, 1.0)
+        graph.forward(LARGE, y=LARGE)
         graph.forward(LARGE, 1.0)
         graph.backward(LARGE)
+        graph.backward(LARGE, out=nowhere)
+        graph(LARGE, LARGE, out=np.empty(3))
+        graph.value_and_grad(LARGE, 1.0, dout=LARGE)
+        graph.value_and_grad(y=1.0, x=LARGE, dout=LARGE, wrt="y")
         graph.value_and_grad(LARGE, 1.0, dout=LARGE, out=(None, (np.empty(3), None)))
-        graph.backward(LARGE, out=(None, None))
-        graph.value_and_grad(LARGE, LARGE)
+        mixed(LARGE, HALF)
+        mixed.value_and_grad(HALF, HALF, dout=LARGE * 1e108)
+        pair(infinite, infinite)
+        pair(infinite, -infinite)
+        square(in_place, out=in_place)
+        layered(LARGE, LARGE)
+        layered.value_and_grad(LARGE, 1e100, dout=1e10)
+        same(LARGE, out=single)
+        same.value_and_grad(LARGE, dout=LARGE, out=(None, (single,)))
+        square.draw(LARGE)
 
-    assert shown(calls) == at(1, 2, 4, 5, 6, 7)
-
-
-def test_warnings_of_several_dtypes_point_at_the_call(implementation):
-    graph = implementation.Graph(lambda x, y: x * y * x - x)
-
-    def calls():
-        graph(LARGE, HALF)
-        graph.value_and_grad(HALF, HALF, dout=LARGE * 1e108)
-
-    assert shown(calls) == at(1, 2)
-
-
-def test_other_operations_than_products(implementation):
-    infinite = np.full(3, np.inf)
-    graph = implementation.Graph(lambda x, y: (x - y, x + y))
-
-    def calls():
-        graph(infinite, infinite)
-        graph(infinite, -infinite)
-
-    found = "invalid value encountered in "
-    assert shown(calls) == at(1, what=f"{found}subtract") + at(2, what=f"{found}add")
-
-
-def test_warnings_of_work_in_place_point_at_the_call(implementation):
-    graph = implementation.Graph(lambda x: x * x)
-
-    def calls():
-        x = np.ones(5_000)
-        x[777] = 1e200
-        graph(x, out=x)
-
-    assert shown(calls) == at(3)
-
-
-def test_warnings_between_layers_point_at_the_call(implementation):
-    twice = Twice()
-    graph = implementation.Graph(lambda x, y: twice(x * y) * y)
-
-    def calls():
-        graph(LARGE, LARGE)
-        graph.value_and_grad(LARGE, 1e100, dout=1e10)
-
-    assert shown(calls) == at(1, 2)
-
-
-def test_warnings_of_what_is_cast_into_an_output_point_at_the_call(implementation):
-    graph = implementation.Graph(lambda x: x * 1.0)
-
-    def calls():
-        graph(LARGE, out=np.empty(3, "f4"))
-        graph.value_and_grad(LARGE, dout=LARGE, out=(None, (np.empty(3, "f4"),)))
-
-    assert shown(calls) == at(1, 2, what="overflow encountered in cast")
-
-
-def test_warnings_of_a_picture_point_at_the_call(implementation):
-    graph = implementation.Graph(lambda x: x * x)
-
-    def calls():
-        graph.draw(LARGE)
-
-    assert shown(calls) == at(1)
+    multiply = {2, 3, 8, 10, 11, 12, 13, 14, 15, 16, 17, 20, 21, 22, 25}
+    expected = dict.fromkeys(multiply, "multiply") | {18: "subtract", 19: "add"}
+    expected |= {23: "cast", 24: "cast"}
+    found = dict(lines_of(calls))
+    assert {line: text.split()[-1] for line, text in found.items()} == expected
+    assert len(lines_of(calls)) == len(expected)
 
 
 def test_graph_in_a_layer_points_at_the_layer():
@@ -180,3 +234,18 @@ def test_call_that_no_line_of_pythons_makes():
     while not out.all() and time.monotonic() < until:
         time.sleep(0.001)
     assert out.tolist() == [2.0] * 3
+
+
+def test_warnings_of_a_value_returned_twice_point_at_the_call(implementation):
+    def twice(x, y):
+        product = x * y
+        return product, product
+
+    graph = implementation.Graph(twice)
+    small, large = np.ones(3, "f4"), np.full(3, 3e38, "f4")
+
+    def calls():
+        graph.value_and_grad(small, 1.0, dout=(large, large))
+        graph.value_and_grad(small, small.astype("f2"), dout=(large, large))
+
+    assert lines_of(calls) == [(line, "overflow encountered in add") for line in (1, 2)]

@@ -25,70 +25,56 @@ from paths import Path, needs_openmp, taken
 from fastlayers._core import simd
 from fastlayers._core.frontend import schedule
 
-COUNTS = 8, 16
+# The larger two are more than there are places for what became of each one's share.
+COUNTS = 8, 16, 65, 200
 LARGE = schedule.get_thresholds()["threads"]
 
-# Of x and y: just worth two threads, an odd number of elements, and broadcast.
+# Of x and y: just worth two threads, an odd number of elements; and enough for 16 chunks of sums.
 SHAPES = {
     "few shares": ((LARGE // 8,), (LARGE // 8,)),
     "odd": ((50_021,), (50_021,)),
-    "rows": ((331, 157), (157,)),
-    "columns": ((331, 157), (331, 1)),
-}
-# Of enough elements for 16 chunks.
-SUMMED = {
     "rows": ((1_049, 501), (501,)),
     "columns": ((1_049, 501), (1_049, 1)),
     "few long rows": ((3, 175_003), (175_003,)),
     "one number": ((1_049, 501), (1, 1)),
 }
 
+
+def momentum(w, v, g):
+    v = 0.5 * v - 0.25 * g
+    return w + v, v
+
+
 blend = fastlayers.Graph(lambda x, y, z: (x * y + z * y) * z - x)
+update = fastlayers.Graph(momentum)
 
 
-def operands(shapes, dtype):
-    rng = np.random.default_rng(0)
-    return [rng.standard_normal(one).astype(dtype) for one in (*shapes, shapes[0])]
-
-
-def graphs_results(x, y, dout):
-    value, gradients = blend.value_and_grad(x, y, dout)
-    return described([blend(x, y, dout), value, *gradients])
-
-
-def summed(x, y, dout):
+def results(x, y, dout):
+    """What functions, layers, and graphs give: with sums, without, and in place."""
     layer = fastlayers.MulLayer(sum_to_shape=True)
-    return described([layer.forward(x, y), *layer.backward(dout)]), graphs_results(x, y, dout)
-
-
-def unsummed(x, y, dout):
-    results = everything(INSTALLED, x, y, dout, {"all": "ignore"})
-    return results, graphs_results(x, x * y, dout)
-
-
-def check(path, results, given):
-    """Compare results with those on one thread, which are NumPy's: test_paths.py."""
-    with taken(path):
-        expected = results(*given)
-    for threads in COUNTS:
-        with taken(replace(path, threads=threads)):
-            assert fastlayers.get_num_threads() == threads
-            assert results(*given) == expected
+    value, gradients = blend.value_and_grad(x, y, dout)
+    summed = [layer.forward(x, y), *layer.backward(dout), value, *gradients]
+    unsummed = [blend(x, y, dout), *blend.value_and_grad(x, x * y, dout)[1]]
+    w, v = x.copy(), dout.copy()
+    update(w, v, y, out=(w, v))
+    return everything(INSTALLED, x, y, dout), described([*summed, *unsummed, w, v])
 
 
 @needs_openmp
 @pytest.mark.parametrize("dtype", ["float32", "float64"])
 @pytest.mark.parametrize("shapes", SHAPES.values(), ids=SHAPES)
 def test_bits_are_those_of_one_thread(shapes, dtype):
+    # Those are NumPy's: test_paths.py.
+    rng = np.random.default_rng(0)
+    given = [rng.standard_normal(one).astype(dtype) for one in (*shapes, shapes[0])]
     for threshold, streaming in (LARGE, False), (1, True):
         path = Path(simd.in_use(), 1, streaming=streaming, threshold=threshold)
-        check(path, unsummed, operands(shapes, dtype))
-
-
-@needs_openmp
-@pytest.mark.parametrize("shapes", SUMMED.values(), ids=SUMMED)
-def test_bits_of_sums_are_those_of_one_thread(shapes):
-    check(Path(simd.in_use(), 1, threshold=LARGE), summed, operands(shapes, "float64"))
+        with taken(path):
+            expected = results(*given)
+        for threads in COUNTS if threshold == LARGE else COUNTS[:2]:
+            with taken(replace(path, threads=threads)):
+                assert fastlayers.get_num_threads() == threads
+                assert results(*given) == expected
 
 
 COUNTED = """
@@ -153,35 +139,13 @@ def counts_of(calls, threads, folder, **variables):
 
 
 @counts_threads
-@pytest.mark.parametrize("threads", COUNTS)
+@pytest.mark.parametrize("threads", [8, 16])
 def test_one_team_is_started_and_woken_once_a_call(threads, tmp_path):
     others = threads - 1
     # Whether they can be started is tried first: GNU OpenMP would end the process.
     started = [0, 0, 2 * others, *[0] * 9]
     woken = [0, 0, *[others] * 6, 0, *[others] * 3]
     assert counts_of(CALLS, threads, tmp_path) == list(zip(started, woken, strict=True))
-
-
-# More threads than there are places for what became of each one's share.
-TEAMS = 65, 100, 200
-
-
-@needs_openmp
-@pytest.mark.parametrize("threads", TEAMS)
-def test_a_large_team_works_in_place(threads):
-    graph = fastlayers.Graph(momentum)
-    w, v, g = (array.astype("float32") for array in np.random.default_rng(0).random((3, 1_000_000)))
-    expected = [described(one) for one in momentum(w, v, g)]
-    with taken(Path(simd.in_use(), threads, threshold=LARGE)):
-        results = graph(w, v, g, out=(w, v))
-    assert results[0] is w
-    assert results[1] is v
-    assert [described(one) for one in results] == expected
-
-
-def momentum(w, v, g):
-    v = 0.5 * v - 0.25 * g
-    return w + v, v
 
 
 # With loops that have no vector instructions, on a thread that has a core, this takes longer than

@@ -4,49 +4,12 @@ from __future__ import annotations
 
 import numpy as np
 import pytest
-from outcome import described, outcome
+from outcome import outcome
 from random_graphs import Literal
 
-from fastlayers.graph.operations import OPERATIONS, PLAIN, READ, read_by
-
-# As a function of symbols, and as one of arrays.
-RECORDED = {name: row for name, row in OPERATIONS.items() if row.ufunc}
-OPERANDS = {
-    "float64": lambda rng: rng.standard_normal((3, 40)),
-    "float16, which no pass serves": lambda rng: rng.standard_normal((3, 40)).astype("f2"),
-    "int32": lambda rng: rng.integers(-9, 10, (3, 40)).astype("i4"),
-    "small": lambda rng: rng.standard_normal((1, 40)),
-}
-
-
-@pytest.mark.parametrize("operands", OPERANDS.values(), ids=OPERANDS)
-@pytest.mark.parametrize("name", RECORDED)
-def test_a_row_is_what_numpy_computes(name, operands, implementation):
-    row = OPERATIONS[name]
-    count = len(row.gradients)
-    rng = np.random.default_rng(0)
-    given = [operands(rng) for _ in range(count)]
-    graph = implementation.Graph(function_of(row.ufunc, count))
-    assert described(graph(*given)) == described(row.ufunc(*given))
-
-
-def function_of(ufunc, count):
-    return eval(
-        f"lambda {', '.join('xyz'[:count])}: ufunc({', '.join('xyz'[:count])})", {"ufunc": ufunc}
-    )
-
-
-@pytest.mark.parametrize("name", RECORDED)
-def test_rules_are_exact_on_small_integers(name, implementation):
-    # Central differences of polynomials of degree two have no error but for rounding.
-    row = OPERATIONS[name]
-    count = len(row.gradients)
-    given = [np.arange(-4.0, 5.0) + i for i in range(count)]
-    gradients = implementation.Graph(function_of(row.ufunc, count)).value_and_grad(*given)[1]
-    for i, gradient in enumerate(gradients):
-        moved = [[one + (step if j == i else 0) for j, one in enumerate(given)] for step in (1, -1)]
-        expected = (row.ufunc(*moved[0]) - row.ufunc(*moved[1])) / 2
-        assert np.array_equal(gradient, expected)
+from fastlayers.graph.nodes import Node
+from fastlayers.graph.operations import OPERATIONS, PLAIN, of
+from fastlayers.graph.rules import recorded, rules_of
 
 
 def test_what_a_rule_reads_is_kept_where_nodes_run_one_by_one(implementation):
@@ -63,14 +26,20 @@ def test_what_a_rule_reads_is_kept_where_nodes_run_one_by_one(implementation):
         assert np.array_equal(gradients.y, 2 * x * y * x + 1)
 
 
-def test_what_rules_read_is_found_by_running_them():
-    assert READ["add"] == frozenset()
-    assert READ["multiply"] == {0, 1}
-    assert READ["square"] == {0}
-    own_value = (lambda run, g, v, x: run["multiply"](g, v),)
-    assert read_by(own_value) == {1}
-    only_the_shape = (lambda run, g, v, x: run["sum_to"](g, x, v),)
-    assert read_by(only_the_shape) == frozenset()
+def reads(operation):
+    """The operands of which rules read more than the shape; after them the value."""
+    count = len(OPERATIONS[operation].gradients)
+    return {i for rule in rules_of(Node(operation, (0,) * count)) if rule for i in rule.reads}
+
+
+def test_what_rules_read_is_found_by_recording_them():
+    assert reads("add") == set()
+    assert reads("multiply") == {0, 1}
+    assert reads("square") == {0}
+    assert reads("exp") == {1}
+    only_the_shape = recorded("multiply", lambda g, v, x, y: of.sum_to(g, x), 2, 0, {})
+    assert only_the_shape.reads == set()
+    assert not only_the_shape.summed
 
 
 @pytest.mark.parametrize("number", ["2", "-3", "0.5", "True", "2**70"])

@@ -2,17 +2,17 @@
 
 from __future__ import annotations
 
-import itertools
 from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
 import pytest
-from hypothesis import given, note
+from hypothesis import example, given, note
 from hypothesis import strategies as st
 from implementations import FUNCTIONS, PAIRED, PARAMETERS, SINGLE, operands_of
 from operands import KERNEL_DTYPES, LAYOUTS, Literal, Operand, command
 from outcome import described, outcome
+from outputs import assert_said, check_out
 from paths import ANY_PATH, taken
 from plain import ufunc_calls
 from random_calls import ANY_LITERAL, CALLS, DIGITS, DTYPES
@@ -57,13 +57,6 @@ def api(implementation, request):
 # ------------------------------------------------------------------------------------ any output
 
 
-def assert_said(actual, expected):
-    """Assert that a call warned and handed over what its products do, in whichever order."""
-    for said in ("warnings", "handled"):
-        products = itertools.chain(*(getattr(one, said) for one in expected))
-        assert sorted(getattr(actual, said), key=repr) == sorted(products, key=repr)
-
-
 # These take outputs for themselves.
 OUT_LAYOUTS = [name for name in LAYOUTS if name not in ("answering", "retreating")]
 # Anything may be cast into void, but nothing back: with two results, where NumPy is asked before
@@ -102,59 +95,6 @@ def calls_with_out(draw):
 def test_out_does_what_it_does_in_numpy(implementation, path, of, call):
     note(command(check_out, of(implementation), path, *call))
     check_out(of(implementation), path, *call)
-
-
-def check_out(api, path, operation, operands, out, errstate=None):
-    """Compare a call with what its products do, each alone; return its outcome."""
-
-    def build():
-        built = {part: part.build() for part in operands}
-        return [built[part] for part in operands], [part and part.build() for part in out]
-
-    expected, targets = [], []
-    for position in range(len(out)):
-        inputs, arrays = build()
-        ufunc, inputs = ufunc_calls(operation, inputs)[position]
-        expected.append(outcome(ufunc, *inputs, out=arrays[position], errstate=errstate))
-        targets.append(arrays[position])
-    inputs, arrays = build()
-    untouched = memory_of(arrays)
-    given_out = tuple(arrays) if operation in PAIRED else arrays[0]
-    with taken(path):
-        actual = outcome(getattr(api, operation), *inputs, out=given_out, errstate=errstate)
-    if operation in SINGLE:
-        assert actual == expected[0]
-        assert (actual.value is arrays[0]) == (expected[0].value is targets[0])
-        assert memory_of(arrays) == memory_of(targets)
-        return actual
-    errors = [one.exception for one in expected if one.exception]
-    if errors:
-        assert actual.exception[0] in [error[0] for error in errors]
-        # What objects raise, and floating-point exceptions, is not known before it happens.
-        if actual.exception[0] is not FloatingPointError and all(
-            getattr(part, "dtype", None) != "O" for part in out
-        ):
-            assert memory_of(arrays) == untouched
-        return actual
-    assert actual.exception is None
-    assert memory_of(arrays) == memory_of(targets)
-    for i, one in enumerate(expected):
-        assert described(actual.value[i]) == one.result
-        # A subclass may return something else.
-        assert (actual.value[i] is arrays[i]) == (one.value is targets[i])
-    assert_said(actual, expected)
-    return actual
-
-
-def memory_of(out):
-    """What outputs hold, and what lies between their elements."""
-    bases = [getattr(one, "base", None) for one in out]
-    dtypes = [getattr(one, "dtype", None) for one in out]
-    return described(out), [
-        described(base)
-        for base, dtype in zip(bases, dtypes, strict=True)
-        if isinstance(base, np.ndarray) and base.dtype == dtype
-    ]
 
 
 # ------------------------------------------------------------------------------- what it writes
@@ -225,22 +165,6 @@ def test_out_as_numpys(api, case, operation):
     operands, out = CASES[case]
     out = out if operation in PAIRED else out[:1]
     check_out(api, None, operation, operands_of(operation, *operands), out)
-
-
-DTYPES_AND_OUTPUTS = [(dtype, dtype) for dtype in (*KERNEL_DTYPES, "f2", "D", "g", "O", ">f8")]
-DTYPES_AND_OUTPUTS += [("f8", dtype) for dtype in ("f4", ">f8", "g", "D", "O")]
-
-
-@pytest.mark.parametrize(("dtype", "out_dtype"), DTYPES_AND_OUTPUTS)
-@pytest.mark.parametrize("layout", OUT_LAYOUTS)
-def test_out_of_any_layout_and_same_kind_of_dtype(api, layout, dtype, out_dtype):
-    shapes = [(4, 33)]
-    if layout in ("C", "stepped") and "O" not in (dtype, out_dtype):  # no thread has to do with "O"
-        shapes += [(3,), (2, 10_000)]
-    for shape, operation in itertools.product(shapes, FUNCTIONS):
-        operands = operands_of(operation, *of_shapes(shape, shape, shape, dtype=dtype))
-        out = [Operand(out_dtype, shape, layout)] * (2 if operation in PAIRED else 1)
-        check_out(api, None, operation, operands, out)
 
 
 @pytest.mark.parametrize("operation", FUNCTIONS)
@@ -479,7 +403,23 @@ def overlaps(draw):
     )
 
 
+# A kernel has read them by then, but NumPy, which words a warning, must find them as they were.
+BITS, ROW, UNALIGNED = (
+    Operand("f8", (130,), values="bits", seed=1),
+    View(0, (60,), (1,)),
+    View(0, (60,), (1,), 1),
+)
+OVERWRITTEN = [
+    Overlap("multiply", BITS, (UNALIGNED, UNALIGNED), (ROW,)),
+    Overlap("multiply_backward", BITS, (UNALIGNED,) * 3, (ROW, None)),
+    Overlap("multiply", BITS, (View(65, (60,), (1,)), View(3, (), ())), (ROW,)),
+]
+
+
 @given(path=ANY_PATH, of=ANY_API, overlap=overlaps())
+@example(None, APIS[0], OVERWRITTEN[0])
+@example(None, APIS[0], OVERWRITTEN[1])
+@example(None, APIS[0], OVERWRITTEN[2])
 def test_overlap_does_what_numpy_does_on_copies(implementation, path, of, overlap):
     api = of(implementation)
     note(command(check_overlap, api, path, overlap))
@@ -515,25 +455,6 @@ def check_overlap(api, path, overlap):
     assert_said(actual, expected)
 
 
-# A kernel has read them by then, but NumPy, which words a warning, must find them as they were.
-BITS, ROW, UNALIGNED = (
-    Operand("f8", (130,), values="bits", seed=1),
-    View(0, (60,), (1,)),
-    View(0, (60,), (1,), 1),
-)
-OVERWRITTEN = {
-    "unaligned": Overlap("multiply", BITS, (UNALIGNED, UNALIGNED), (ROW,)),
-    "unaligned, a pair": Overlap("multiply_backward", BITS, (UNALIGNED,) * 3, (ROW, None)),
-    "without axes": Overlap("multiply", BITS, (View(65, (60,), (1,)), View(3, (), ())), (ROW,)),
-}
-
-
-@pytest.mark.parametrize("case", OVERWRITTEN)
-def test_overwritten_operands_that_numpy_needs_again(api, case):
-    assert any(one.warnings for one in OVERWRITTEN[case].by_numpy()[0])
-    check_overlap(api, None, OVERWRITTEN[case])
-
-
 # In one piece of memory, apart from each other.
 PLACES = {"dout": 0, "x": 1, "y": 2, "elsewhere": 3}
 IN_PLACE = [("dout", None), (None, "dout"), ("x", "y"), ("y", "x"), ("dout", "x"), ("y", "dout")]
@@ -558,18 +479,6 @@ def test_results_written_over_the_operands(api, operation, out, dtype, n, values
     for mode in ("ignore", "warn", "call", "log") if values == "special" else ("warn",):
         out_views = tuple(view(place, n) for place in out)
         check_overlap(api, None, Overlap(operation, memory, operands, out_views, {"all": mode}))
-
-
-@pytest.mark.parametrize("shift", [-40, -9, -1, 0, 1, 3, 8, 40])
-@pytest.mark.parametrize("n", [50, 30_000])
-@pytest.mark.parametrize("operation", FUNCTIONS)
-def test_results_shifted_against_operands_and_each_other(api, operation, n, shift):
-    # Long enough for threads: a chunk must not read what its neighbour has written.
-    memory, x, there = Operand("f8", (4 * (n + 50) + 50,)), view("x", n), view("elsewhere", n)
-    operands = operands_of(operation, x, x, x)
-    outputs = [(view("x", n, shift), there), (there, view("elsewhere", n, shift))]
-    for out in outputs if operation in PAIRED else [outputs[0][:1]]:
-        check_overlap(api, None, Overlap(operation, memory, operands, out))
 
 
 @pytest.mark.parametrize("n", [5, 3_000, 100_000])

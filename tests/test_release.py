@@ -26,14 +26,10 @@ def check(root, repository, tag, heading):
     return subprocess.run(command, cwd=root, capture_output=True, text=True)
 
 
-def test_a_release_that_fits(tmp_path):
-    result = check(tmp_path, **FITTING)
-    assert (result.returncode, result.stdout, result.stderr) == (0, "", "")
-
-
 @pytest.mark.parametrize(
     ("wrong", "words"),
     [
+        ({}, None),
         ({"repository": "somebody/name"}, "somebody/name is not the repository"),
         ({"tag": "v1.2.1"}, "the tag v1.2.1 is not v1.2.0"),
         ({"tag": "1.2.0"}, "the tag 1.2.0 is not v1.2.0"),
@@ -44,8 +40,8 @@ def test_a_release_that_fits(tmp_path):
         ({"heading": "## [1x2.0] - 2030-01-31"}, "has no section '## [1.2.0] - "),
     ],
 )
-def test_a_release_that_does_not_fit(tmp_path, wrong, words):
+def test_a_release_fits_or_is_refused(tmp_path, wrong, words):
     result = check(tmp_path, **(FITTING | wrong))
-    assert result.returncode == 1
-    assert len(result.stderr.splitlines()) == 1
-    assert words in result.stderr
+    assert (result.returncode, result.stdout) == (words is not None, "")
+    assert len(result.stderr.splitlines()) == (words is not None)
+    assert (words or "") in result.stderr

@@ -1,4 +1,4 @@
-"""Threads, instruction sets and limits: the knobs, and what other people's knobs do."""
+"""Threads and instruction sets: the knobs, and what other people's knobs do."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from fresh import output_of
 from threadpoolctl import threadpool_info, threadpool_limits
 
 import fastlayers
-from fastlayers import config, limits
+from fastlayers import limits
 
 if fastlayers.IMPLEMENTATION != "native":
     pytest.skip("plain NumPy has no knobs", allow_module_level=True)
@@ -71,51 +71,45 @@ def test_settings_that_make_no_sense(name, given, error, message):
     assert get_value() == before
 
 
-SHOW_THREADS = "import fastlayers; print(fastlayers.get_num_threads())"
-
-
-@needs_openmp
-def test_default_number_of_threads():
-    cpus = limits.cpu_quota()
-    assert output_of(SHOW_THREADS, FASTLAYERS_NUM_THREADS="") == [str(cpus)]
-    assert output_of(SHOW_THREADS, OMP_NUM_THREADS="1") == ["1"]
+CPUS = str(limits.cpu_quota())
+NUMBERS = [  # variables, CPUs, and how many threads there are
+    ({"FASTLAYERS_NUM_THREADS": ""}, None, CPUS),
+    ({"OMP_NUM_THREADS": "1"}, None, "1"),
     # OpenMP's number may be larger than what the process may use.
-    assert output_of(SHOW_THREADS, OMP_NUM_THREADS="777") == [str(cpus)]
+    ({"OMP_NUM_THREADS": "777"}, None, CPUS),
+    ({"FASTLAYERS_NUM_THREADS": "1", "OMP_NUM_THREADS": "4"}, None, "1"),
+    ({"FASTLAYERS_NUM_THREADS": "3", "OMP_NUM_THREADS": "1"}, None, "3"),
+    ({}, 1, "1"),
+    ({"FASTLAYERS_NUM_THREADS": "3"}, 1, "3"),
+]
 
 
 @needs_openmp
-@pytest.mark.parametrize(("n", "openmp"), [("1", "4"), ("3", "1")])
-def test_number_of_threads_whatever_openmp_would_use(n, openmp):
-    assert output_of(SHOW_THREADS, FASTLAYERS_NUM_THREADS=n, OMP_NUM_THREADS=openmp) == [n]
+@pytest.mark.parametrize(("variables", "cpus", "threads"), NUMBERS)
+def test_number_of_threads(variables, cpus, threads):
+    code = "import fastlayers; print(fastlayers.get_num_threads())"
+    if cpus:
+        if not hasattr(os, "sched_setaffinity"):
+            pytest.skip("no affinity here")
+        code = (
+            f"import os; os.sched_setaffinity(0, sorted(os.sched_getaffinity(0))[:{cpus}])\n{code}"
+        )
+    assert output_of(code, **variables) == [threads]
 
 
 @needs_openmp
 def test_threadpoolctl():
     default = fastlayers.get_num_threads()
-    with threadpool_limits(limits=1):
-        assert fastlayers.get_num_threads() == 1
-    assert fastlayers.get_num_threads() == default
-    with threadpool_limits(limits=1, user_api="blas"):
-        assert fastlayers.get_num_threads() == default
-    with threadpool_limits(limits=777, user_api="openmp"):
-        assert fastlayers.get_num_threads() == limits.cpu_quota()
-
-
-@needs_openmp
-@pytest.mark.skipif(limits.cpu_quota() < 2, reason="there is nothing to lower")
-def test_threadpoolctl_and_a_number_that_was_set():
-    fastlayers.set_num_threads(5)
-    with threadpool_limits(limits=1):
-        assert fastlayers.get_num_threads() == 1
-    assert fastlayers.get_num_threads() == 5
-
-
-@needs_openmp
-@pytest.mark.skipif(not hasattr(os, "sched_setaffinity"), reason="no affinity here")
-def test_affinity():
-    pin = "import os; os.sched_setaffinity(0, {min(os.sched_getaffinity(0))})\n"
-    assert output_of(pin + SHOW_THREADS) == ["1"]
-    assert output_of(pin + SHOW_THREADS, FASTLAYERS_NUM_THREADS="3") == ["3"]
+    # With one CPU there is nothing to lower.
+    for number in (default, 5) if limits.cpu_quota() > 1 else (default,):
+        with threadpool_limits(limits=1):
+            assert fastlayers.get_num_threads() == 1
+        assert fastlayers.get_num_threads() == number
+        with threadpool_limits(limits=1, user_api="blas"):
+            assert fastlayers.get_num_threads() == number
+        with threadpool_limits(limits=777, user_api="openmp"):
+            assert fastlayers.get_num_threads() == number
+        fastlayers.set_num_threads(5)
 
 
 def test_knobs_on_plain_numpy():
@@ -141,60 +135,55 @@ for knob in fastlayers.set_num_threads, fastlayers.set_cache_limit:
 # ------------------------------------------------------------------------------- use of threads
 
 needs_tasks = pytest.mark.skipif(not TASKS.exists(), reason="threads are counted in /proc")
+# OpenMP starts threads for each thread that uses it; and lives as long as that does.
 COUNT_THREADS = f"""
 import os
+import threading
+import time
 import numpy as np
 import fastlayers
-fastlayers.set_cache_limit(0)  # nor is there a thread that watches over it
-
-def started(x):
-    x = np.ones(x) if isinstance(x, int) else x
-    before = len(os.listdir("{TASKS}"))
-    fastlayers.multiply(x, 2.0)
-    return len(os.listdir("{TASKS}")) - before
-
-"""
-
-
-@needs_openmp
-@needs_tasks
-def test_threads_are_used_for_large_calls_alone():
-    code = COUNT_THREADS + "print(started(1000), started(1000_000), started(1000_000))"
-    assert output_of(code, FASTLAYERS_NUM_THREADS="4") == ["0", "3", "0"]
-    assert output_of(code, FASTLAYERS_NUM_THREADS="1") == ["0", "0", "0"]
-    assert output_of(code, FASTLAYERS_NUM_THREADS="4", OMP_NUM_THREADS="1") == ["0", "3", "0"]
-
-
-@needs_openmp
-@needs_tasks
-@pytest.mark.parametrize("layout", ["mapped", "unaligned"])
-def test_arrays_as_other_processes_get_them_are_served(layout):
-    # By kernels, that is by threads.
-    code = f"""
+from fastlayers._core.frontend import schedule
 from operands import Operand
-print(started(Operand("f8", (100_000,), "{layout}").build()))
-"""
-    assert output_of(COUNT_THREADS + code, FASTLAYERS_NUM_THREADS="4") == ["3"]
 
-
-LATE = """
-import threading
-
+fastlayers.set_cache_limit(0)  # nor is there a thread that watches over it
+schedule.set_thresholds(late=1e6)  # no call is, however busy the machine
 done = threading.Event()
 
-def started_by_another_thread(n):
-    # OpenMP starts threads for each thread that uses it; and lives as long as that does.
+def started(*calls):
+    before = len(os.listdir("{TASKS}"))
+    for x in calls:
+        fastlayers.multiply(x, 2.0)
+    return len(os.listdir("{TASKS}")) - before
+
+def started_by_another_thread(*calls):
     counts, counted = [], threading.Event()
     def work():
-        counts.append(started(n))
+        counts.append(started(*calls))
         counted.set()
         done.wait()
     threading.Thread(target=work).start()
     counted.wait()
     return counts[0]
 
-fastlayers._core.frontend.schedule.set_thresholds(late=1e6)  # no call is, however busy the machine
+small, large = np.ones(1_000), np.ones(1_000_000)
 """
+
+
+@needs_openmp
+@needs_tasks
+@pytest.mark.parametrize("threads", [1, 4])
+def test_threads_are_used_for_large_calls_alone(threads):
+    # Arrays as other processes get them are served, too.
+    code = """
+layouts = ["mapped", "unaligned"]
+others = [Operand("f8", (100_000,), layout).build() for layout in layouts]
+print(started(small), started(large), started(small, large))
+print(*map(started_by_another_thread, [small, large, *others]))
+done.set()
+"""
+    n = str(threads - 1)
+    output = output_of(COUNT_THREADS + code, FASTLAYERS_NUM_THREADS=str(threads))
+    assert output == ["0", n, "0", "0", n, n, n]
 
 
 @needs_openmp
@@ -202,47 +191,19 @@ fastlayers._core.frontend.schedule.set_thresholds(late=1e6)  # no call is, howev
 def test_calls_use_one_thread_after_a_late_one_and_threads_again_soon():
     # After one that seemed to take thirty years.
     code = """
-import time
-counts = [started(1000_000), started_by_another_thread(1000_000)]
+counts = [started(large), started_by_another_thread(large)]
 while counts[-1] != 0:
     # On a busy machine the penalty may be over before the next call.
-    fastlayers._core.frontend.schedule.seem_to_have_taken(1e9)
-    counts.append(started_by_another_thread(1000_000))
+    schedule.seem_to_have_taken(1e9)
+    counts.append(started_by_another_thread(large))
 while counts[-1] == 0:
     time.sleep(0.02)
-    counts.append(started_by_another_thread(1000_000))
+    counts.append(started_by_another_thread(large))
 done.set()
 print(*counts[:2], counts[-1])
 """
-    output = output_of(COUNT_THREADS + LATE + code, FASTLAYERS_NUM_THREADS="4")
+    output = output_of(COUNT_THREADS + code, FASTLAYERS_NUM_THREADS="4")
     assert output == ["3", "3", "3"]
-
-
-@needs_openmp
-@needs_tasks
-def test_no_thread_is_started_after_the_first_calls():
-    # Whatever their sizes: GNU OpenMP ends the threads that a smaller team does not need.
-    code = f"""
-import os
-import numpy as np
-import fastlayers
-fastlayers._core.frontend.schedule.set_thresholds(late=1e6)
-fastlayers.set_cache_limit(0)  # nor a thread that watches over it
-small, large, square = np.ones(20_000), np.ones(500_000), np.ones((500, 200))
-def calls():
-    for x in small, large, small[:10]:
-        fastlayers.multiply_backward(x, x, x)
-    for x in square, square[:200]:
-        fastlayers.multiply_backward(x, x, x[0], sum_to_shape=True)
-calls()
-first = set(os.listdir("{TASKS}"))
-later = set()
-for _ in range(20):
-    calls()
-    later |= set(os.listdir("{TASKS}"))
-print(len(first) >= 8, len(later - first))
-"""
-    assert output_of(code, FASTLAYERS_NUM_THREADS="8") == ["True", "0"]
 
 
 # With this, no thread finds memory for its stack.
@@ -308,15 +269,9 @@ print(simd.in_use())
 """
 
 
-def test_available_instruction_sets():
-    assert set(simd.available()) <= set(simd.built())
-    assert simd.in_use() in simd.available()
-    assert output_of(SHOW_SIMD, FASTLAYERS_SIMD="") == [simd.available()[-1]]
-
-
-@pytest.mark.parametrize("level", simd.available())
+@pytest.mark.parametrize("level", ["", *simd.available()])
 def test_instruction_set_from_the_environment(level):
-    assert output_of(SHOW_SIMD, FASTLAYERS_SIMD=level) == [level]
+    assert output_of(SHOW_SIMD, FASTLAYERS_SIMD=level) == [level or simd.available()[-1]]
 
 
 def test_level_that_the_cpu_does_not_have(monkeypatch):
@@ -328,108 +283,3 @@ def test_level_that_the_cpu_does_not_have(monkeypatch):
         monkeypatch.setenv("FASTLAYERS_SIMD", level)
         with pytest.raises(ValueError, match=f"{level}.*have {', '.join(available)}"):
             simd.use_preferred()
-
-
-# -------------------------------------------------------------------------- limits of the process
-
-CGROUPS = "/sys/fs/cgroup"
-GIB = 1 << 30
-
-
-@pytest.fixture
-def machine(monkeypatch):
-    """A machine of 8 CPUs and 64 GiB; the text of its files is to be filled in."""
-    files = {}
-    monkeypatch.setattr(os, "sched_getaffinity", lambda pid: set(range(8)), raising=False)
-    monkeypatch.setattr(limits, "_physical_memory", lambda: 64 * GIB)
-    monkeypatch.setattr(limits, "_lines", lambda path: files.get(path, "").splitlines())
-    if sys.platform != "win32":
-        import resource
-
-        no_limit = (resource.RLIM_INFINITY, resource.RLIM_INFINITY)
-        monkeypatch.setattr(resource, "getrlimit", lambda what: no_limit)
-    return files
-
-
-V1 = "12:cpu,cpuacct:/docker/1a2b\n7:memory:/docker/1a2b\n1:name=systemd:/docker/1a2b\n0::/\n"
-
-
-@pytest.mark.parametrize(
-    ("groups", "files", "cpus"),
-    [
-        ("", {}, 8),
-        ("0::/\n", {"cpu.max": "max 100000"}, 8),
-        ("0::/\n", {"cpu.max": "250000 100000"}, 2),
-        ("0::/\n", {"cpu.max": "50000 100000"}, 1),
-        ("0::/\n", {"cpu.max": "1600000 100000"}, 8),
-        ("0::/a/b/c\n", {"a/b/c/cpu.max": "max 100000", "a/b/cpu.max": "500000 100000"}, 5),
-        ("0::/a/b\n", {"a/b/cpu.max": "600000 100000", "a/cpu.max": "400000 100000"}, 4),
-        ("0::/a/b\n", {"a/b/cpu.max": "400000 100000", "cpu.max": "150000 50000"}, 3),
-        ("0::/of:the:host\n", {"of:the:host/cpu.max": "200000 100000"}, 2),
-        ("0::/of/the/host\n", {"cpu.max": "200000 100000"}, 2),
-        ("0::/app\n", {"another/cpu.max": "100000 100000"}, 8),
-        (V1, {"cpu,cpuacct/docker/1a2b/cpu.cfs_quota_us": "-1"}, 8),
-        (V1, {"cpu,cpuacct/docker/1a2b/cpu.cfs_quota_us": "350000"}, 3),
-        (V1, {"cpu,cpuacct/cpu.cfs_quota_us": "200000"}, 2),
-        (V1, {"memory/docker/1a2b/cpu.cfs_quota_us": "100000"}, 8),
-    ],
-)
-def test_cpu_quota(machine, groups, files, cpus):
-    machine["/proc/self/cgroup"] = groups
-    for name, text in files.items():
-        machine[f"{CGROUPS}/{name}"] = text + "\n"
-        if name.endswith("cpu.cfs_quota_us"):
-            machine[f"{CGROUPS}/{name}".replace("quota", "period")] = "100000\n"
-    assert limits.cpu_quota() == cpus
-
-
-def test_affinity_below_the_quota(machine, monkeypatch):
-    machine["/proc/self/cgroup"] = "0::/\n"
-    machine[f"{CGROUPS}/cpu.max"] = "400000 100000\n"
-    monkeypatch.setattr(os, "sched_getaffinity", lambda pid: {3, 5}, raising=False)
-    assert limits.cpu_quota() == 2
-    monkeypatch.delattr(os, "sched_getaffinity")  # as on macOS and Windows
-    for count, quota in ((6, 4), (None, 1)):
-        monkeypatch.setattr(os, "cpu_count", lambda count=count: count)
-        assert limits.cpu_quota() == quota
-
-
-@pytest.mark.parametrize(
-    ("groups", "files", "memory"),
-    [
-        ("", {}, 64 * GIB),
-        ("0::/\n", {"memory.max": "max", "memory.high": "max"}, 64 * GIB),
-        ("0::/\n", {"memory.max": str(4 * GIB), "memory.high": str(3 * GIB)}, 3 * GIB),
-        ("0::/\n", {"memory.max": str(128 * GIB)}, 64 * GIB),
-        ("0::/a/b\n", {"a/b/memory.max": "max", "a/memory.max": str(GIB)}, GIB),
-        ("0::/a/b\n", {"a/b/memory.max": str(2 * GIB), "memory.max": str(3 * GIB)}, 2 * GIB),
-        (V1, {"memory/docker/1a2b/memory.limit_in_bytes": "9223372036854771712"}, 64 * GIB),
-        (V1, {"memory/memory.limit_in_bytes": str(GIB)}, GIB),
-        (V1, {"cpu,cpuacct/docker/1a2b/memory.limit_in_bytes": "1"}, 64 * GIB),
-    ],
-)
-def test_memory(machine, groups, files, memory):
-    machine["/proc/self/cgroup"] = groups
-    for name, text in files.items():
-        machine[f"{CGROUPS}/{name}"] = text + "\n"
-    assert limits.memory_bytes() == memory
-
-
-def test_memory_that_the_shell_limits(machine, monkeypatch):
-    resource = pytest.importorskip("resource")
-    monkeypatch.setattr(resource, "getrlimit", lambda what: (2 * GIB, 4 * GIB))
-    assert limits.memory_bytes() == 2 * GIB
-
-
-@pytest.mark.parametrize(("memory", "limit"), [(4 * GIB, GIB // 2), (64 * GIB, GIB)])
-def test_cache_limit_by_default(monkeypatch, memory, limit):
-    monkeypatch.setattr(limits, "memory_bytes", lambda: memory)
-    assert config._default_cache_limit() == limit
-
-
-def test_limits_where_there_are_no_files(monkeypatch):
-    # As in a process that may not read them, and on other systems.
-    machine = limits.cpu_quota(), limits.memory_bytes()
-    monkeypatch.setattr(limits, "CGROUPS", "/no/such/folder")
-    assert limits.cpu_quota() >= machine[0]
-    assert limits.memory_bytes() >= machine[1]

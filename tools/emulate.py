@@ -50,7 +50,7 @@ ARCHITECTURES = {
             f"tests/test_{name}.py"
             for name in (
                 *("differential", "paths", "floating_point", "contract", "sum_to_shape"),
-                *("graph_random", "graph_passes"),
+                *("graph_random", "graph_values", "graph_out", "graph_passes"),
             )
         ],
     ),

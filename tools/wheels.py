@@ -21,7 +21,7 @@ PACKAGE = Path("src/fastlayers")
 DIST = Path("dist")
 MOST_BYTES = 1_500_000
 COMPILED = {".so", ".pyd"}
-SOURCES = {".py", ".pyi", ".typed"}
+SOURCES = {".py", ".typed"}
 
 # Where systems have the licenses of GNU OpenMP, which a wheel brings along: Debian, and Red Hat's,
 # as in the images for manylinux (pyproject.toml).

@@ -2,7 +2,7 @@
 
 import warnings as _warnings
 
-from . import config as _config
+from . import core as _core_in_use
 from . import reference as reference
 from .about import show_config as show_config
 from .base import BaseLayer
@@ -20,7 +20,7 @@ from .functions import add_backward as add_backward
 from .functions import multiply as multiply
 from .functions import multiply_backward as multiply_backward
 from .gradcheck import GradcheckError, gradcheck
-from .graph import Graph, graph_info
+from .graph import Graph, define_gradients, graph_info
 from .layers import AddLayer, MulLayer
 
 # Names that NumPy has are left out: ``from fastlayers import *`` must not hide them.
@@ -31,6 +31,7 @@ __all__ = [
     "Graph",
     "MulLayer",
     "cache_info",
+    "define_gradients",
     "empty_cache",
     "get_num_threads",
     "gradcheck",
@@ -50,5 +51,5 @@ def __dir__() -> list[str]:
 
 
 # Warned from here, so that the warning points at the line that imports the package.
-for _notice in _config.notices:
-    _warnings.warn(_notice, RuntimeWarning, stacklevel=2)
+if _core_in_use.warning:
+    _warnings.warn(_core_in_use.warning, RuntimeWarning, stacklevel=2)

@@ -71,7 +71,6 @@ def _facts() -> dict[str, dict[str, Any]]:
             "python": f"{platform.python_implementation()} {platform.python_version()}",
             "platform": platform.platform(),
             "cpu": limits.cpu_name(),
-            "caches": limits.cpu_caches(),
         },
         "environment": {name: os.environ.get(name) for name in ENVIRONMENT},
         "cache": config.cache_info()._asdict(),

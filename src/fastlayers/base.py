@@ -1,6 +1,6 @@
 """The interface of every layer in a computational graph."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from typing import Any
 
 
@@ -14,6 +14,12 @@ class Placeholder:
 
     def apply(self, layer: "BaseLayer", operands: tuple[Any, ...]) -> Any:
         """Make a node of ``layer`` in the graph that is being recorded."""
+        raise NotImplementedError
+
+    def record(
+        self, operation: str, operands: tuple[Any, ...], options: Mapping[str, Any]
+    ) -> "Placeholder":
+        """Make a node of an operation by its name."""
         raise NotImplementedError
 
 

@@ -11,16 +11,19 @@ from collections.abc import Callable
 from types import CellType, CodeType, FrameType, FunctionType
 from typing import Any
 
+import numpy as np
+
 PACKAGE = os.path.dirname(__file__) + os.sep  # noqa: PTH120, as in config.py
+NUMPY = os.path.dirname(np.__file__) + os.sep  # noqa: PTH120
 
 
 def users_frame(meet: Callable[[FrameType], None] | None = None) -> FrameType | None:
-    """The first frame outside of this package, if there is one.
+    """The first frame outside of this package and of NumPy, if there is one.
 
     ``meet`` is called with each frame on the way to it.
     """
     frame: FrameType | None = sys._getframe(1)
-    while frame is not None and frame.f_code.co_filename.startswith(PACKAGE):
+    while frame is not None and frame.f_code.co_filename.startswith((PACKAGE, NUMPY)):
         if meet is not None:
             meet(frame)
         frame = frame.f_back

@@ -9,7 +9,7 @@ from contextlib import ContextDecorator
 from contextvars import ContextVar
 from typing import Any, NamedTuple, Self, TypeVar, overload
 
-from . import core, limits
+from . import limits
 from .core import memory, schedule
 
 # The cache may keep this share of the memory that the process may use, but no more than this many
@@ -163,6 +163,8 @@ _previous_handlers: ContextVar[tuple[Any, ...]] = ContextVar("_previous_handlers
 
 Function = TypeVar("Function", bound=Callable[..., Any])
 
+RUN_LATER = inspect.isgeneratorfunction, inspect.iscoroutinefunction, inspect.isasyncgenfunction
+
 
 class _Recycling(ContextDecorator):
     def __enter__(self) -> Self:
@@ -181,17 +183,12 @@ class _Recycling(ContextDecorator):
         if not callable(function):
             raise TypeError(f"recycling() decorates functions, got {function!r}")
         # A callable object's __call__ may be one.
-        for called in (function, type(function).__call__):
-            if (
-                inspect.isgeneratorfunction(called)
-                or inspect.iscoroutinefunction(called)
-                or inspect.isasyncgenfunction(called)
-            ):
-                raise TypeError(
-                    f"recycling() cannot decorate {function!r}, a generator or coroutine function: "
-                    "its body runs after the call. In the body, write `with "
-                    "fastlayers.recycling():` around what makes arrays, and around no `yield`"
-                )
+        if any(kind(f) for kind in RUN_LATER for f in (function, type(function).__call__)):
+            raise TypeError(
+                f"recycling() cannot decorate {function!r}, a generator or coroutine function: "
+                "its body runs after the call. In the body, write `with fastlayers.recycling():` "
+                "around what makes arrays, and around no `yield`"
+            )
         return super().__call__(function)
 
 
@@ -255,28 +252,13 @@ def _integer(name: str, value: Any) -> int:
     return int(value.__index__())
 
 
-# What this package reads: here, in core.py and in _core/simd.py; and in setup.py, when it is built.
+# What this package reads: here, in core.py and in _core/simd.py. `show_config` tells them.
 VARIABLES = (
     "FASTLAYERS_IMPLEMENTATION",
     "FASTLAYERS_NUM_THREADS",
     "FASTLAYERS_CACHE_LIMIT",
     "FASTLAYERS_SIMD",
 )
-BUILD_VARIABLES = (
-    "FASTLAYERS_PURE",
-    "FASTLAYERS_DEBUG",
-    "FASTLAYERS_COVERAGE",
-    "FASTLAYERS_SANITIZE",
-)
-
-
-def _unknown() -> list[str]:
-    """A message for each unknown variable with the package's prefix: it may be misspelt."""
-    return [
-        f"{name} is set, which fastlayers does not know; it knows {', '.join(VARIABLES)}"
-        for name in os.environ
-        if name.startswith("FASTLAYERS_") and name not in VARIABLES + BUILD_VARIABLES
-    ]
 
 
 def _threads_from_environment() -> int | None:
@@ -320,6 +302,3 @@ if schedule is not None:
 if _threads is not None:
     set_num_threads(_threads)
 set_cache_limit(_default_cache_limit() if _limit is None else _limit)
-
-# What the import will warn about.
-notices = [*filter(None, [core.warning]), *_unknown()]

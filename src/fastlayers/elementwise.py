@@ -146,7 +146,7 @@ class ElementwiseLayer(BaseLayer):
         print("y.shape", shapes[1])
 
     def __repr__(self) -> str:
-        parts = [f"{name}={_summary(getattr(self, name))}" for name in ("x", "y")]
+        parts = [f"{name}={summary(getattr(self, name))}" for name in ("x", "y")]
         if self.sum_to_shape:
             parts.append(f"sum_to_shape={self.sum_to_shape}")
         return f"<{type(self).__name__}: {', '.join(parts)}>"
@@ -208,7 +208,7 @@ def _shape_of(layer: ElementwiseLayer, operand: str) -> Any:
     return () if isinstance(value, Number) else value.shape
 
 
-def _summary(value: Any) -> str:
+def summary(value: Any) -> str:
     """An operand in a few words: an array by dtype and shape, anything else by its type."""
     if value is None:
         return "None"

@@ -8,7 +8,9 @@ from typing import Any
 import numpy as np
 
 from .base import BaseLayer
+from .elementwise import summary
 from .graph import Graph
+from .graph.results import broadcasts_to
 from .reference import sum_to
 
 
@@ -145,7 +147,7 @@ def _one_each(layer: BaseLayer, gradients: Any, names: list[str]) -> tuple[Any, 
         what = "pair" if len(names) == 2 else "tuple"
         raise ValueError(
             f"{type(layer).__name__}.backward must return a {what} "
-            f"({', '.join('d' + name for name in names)}), got {_described(gradients)}"
+            f"({', '.join('d' + name for name in names)}), got {summary(gradients)}"
         )
     return gradients
 
@@ -157,7 +159,7 @@ def _float64_copy(name: str, operand: Any) -> np.ndarray:
     if array.dtype != np.float64:
         raise TypeError(
             f"{name} must be a float64 array or a real number, for its differences to mean "
-            f"anything, got {_described(operand)}"
+            f"anything, got {summary(operand)}"
         )
     return np.array(array)
 
@@ -169,11 +171,7 @@ def _as_given(operand: np.ndarray) -> Any:
 
 def _summed_to(shape: tuple[int, ...], gradient: Any, name: str) -> np.ndarray:
     gradient = np.asarray(gradient)
-    try:
-        fits = np.broadcast_shapes(gradient.shape, shape) == gradient.shape
-    except ValueError:
-        fits = False
-    if not fits:
+    if not broadcasts_to(shape, gradient.shape):
         raise ValueError(
             f"{name} has shape {gradient.shape}, which does not sum to its operand's {shape}"
         )
@@ -198,8 +196,3 @@ def _compare(
         f"tolerance {tolerance[index]:.3g} ({np.count_nonzero(wrong)} of {wrong.size} elements of "
         f"d{operand} disagree)"
     )
-
-
-def _described(value: Any) -> str:
-    dtype = getattr(value, "dtype", None)
-    return type(value).__name__ if dtype is None else f"{type(value).__name__} of {dtype}"

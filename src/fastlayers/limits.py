@@ -7,7 +7,6 @@ import sys
 from collections.abc import Iterator
 
 CGROUPS = "/sys/fs/cgroup"
-CPU_CACHES = "/sys/devices/system/cpu/cpu0/cache"
 
 
 def cpu_quota() -> int:
@@ -58,20 +57,6 @@ def cpu_name() -> str:
         name = platform.processor() or platform.machine()
     numbers = [f"{number} {told[number]}" for number in CPU_NUMBERS if number in told]
     return f"{name} ({', '.join(numbers)})" if numbers else name
-
-
-def cpu_caches() -> dict[str, int]:
-    """Return the sizes in bytes of the first CPU's caches, by name; empty if they are unknown."""
-    caches = {}
-    for index in range(8):
-        told = {
-            name: "".join(_lines(f"{CPU_CACHES}/index{index}/{name}"))
-            for name in ("level", "type", "size")
-        }
-        if told["size"].endswith("K"):
-            kind = {"Data": "d", "Instruction": "i"}.get(told["type"], "")
-            caches[f"L{told['level']}{kind}"] = int(told["size"][:-1]) * 1024
-    return caches
 
 
 def _physical_memory() -> int:

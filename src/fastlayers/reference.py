@@ -488,19 +488,13 @@ class AddLayer(ElementwiseLayer):
 # ---- for the nodes of graphs ----
 
 
-def sum_to_operand(value: Any, operand: Any, other: Any = None) -> Any:
-    """Sum a gradient to the shape of its operand; a Python number's is a number.
-
-    ``other`` is the other operand: the sum's rounding may depend on it, the exact sum does not.
-    """
+def sum_to_operand(value: Any, operand: Any) -> Any:
+    """Sum a gradient to the shape of its operand; a Python number's is a number."""
     if not (hasattr(value, "shape") or hasattr(operand, "shape")):
         return value
     return _gradient(value, operand, np.shape(value))
 
 
-def multiply_to_operand(dout: Any, factor: Any, operand: Any, other: Any) -> Any:
-    """Half of a layer's backward: ``dout * factor``, summed to the shape of its operand.
-
-    ``other`` is as for `sum_to_operand`; in a product it is the factor.
-    """
+def multiply_to_operand(dout: Any, factor: Any, operand: Any) -> Any:
+    """Half of a layer's backward: ``dout * factor``, summed to the shape of its operand."""
     return sum_to_operand(dout * factor, operand)

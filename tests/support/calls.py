@@ -7,6 +7,7 @@ that watch memory.
 from __future__ import annotations
 
 import warnings
+from functools import partial
 from types import SimpleNamespace
 
 import numpy as np
@@ -85,25 +86,16 @@ def recycled(function, *args):
         return function(*args)
 
 
-def without_warnings(function, *args, **kwargs):
-    with np.errstate(all="ignore"):
+def handling(mode, action, function, *args, **kwargs):
+    """Call a function with a mode of np.errstate, and with what is done to warnings."""
+    with warnings.catch_warnings(action=action), np.errstate(all=mode):
         return function(*args, **kwargs)
 
 
-def raising(function, *args, **kwargs):
-    with np.errstate(all="raise"):
-        return function(*args, **kwargs)
-
-
-def warning(function, *args, **kwargs):
-    with warnings.catch_warnings(), np.errstate(all="warn"):
-        warnings.simplefilter("error")
-        return function(*args, **kwargs)
-
-
-def muted(function, *args, **kwargs):
-    with warnings.catch_warnings(action="ignore"), np.errstate(all="warn"):
-        return function(*args, **kwargs)
+without_warnings = partial(handling, "ignore", "error")
+raising = partial(handling, "raise", "error")
+warning = partial(handling, "warn", "error")
+muted = partial(handling, "warn", "ignore")
 
 
 GRAPH = fastlayers.Graph(lambda x, a, b, c: (a * x + b) * x - c)

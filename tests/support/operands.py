@@ -174,42 +174,22 @@ def _rotated(array):
     return np.moveaxis(np.ascontiguousarray(np.moveaxis(array, -1, 0)), 0, -1)
 
 
-def _reversed(array):
-    """All strides negative."""
-    flip = (slice(None, None, -1),) * array.ndim
-    return np.array(array[flip], order="C")[flip]
+def _flipped(index):
+    """With negative strides."""
+    return lambda array: np.array(array[index], order="C")[index] if array.ndim else array
 
 
-def _mirrored(array):
-    """The stride of the last axis alone negative."""
-    return array if array.ndim == 0 else np.array(array[..., ::-1], order="C")[..., ::-1]
+def _part(larger, index):
+    """A part of an array whose shape is ``larger`` than its own."""
 
+    def laid_out(array):
+        if array.ndim == 0:
+            return array
+        whole = np.zeros(larger(*array.shape), array.dtype)
+        whole[index] = array
+        return whole[index]
 
-def _stepped(array):
-    """Every second element of the last axis."""
-    if array.ndim == 0:
-        return array
-    wide = np.zeros((*array.shape[:-1], 2 * array.shape[-1]), array.dtype)
-    wide[..., ::2] = array
-    return wide[..., ::2]
-
-
-def _rows(array):
-    """Every second row."""
-    if array.ndim == 0:
-        return array
-    tall = np.zeros((2 * array.shape[0], *array.shape[1:]), array.dtype)
-    tall[::2] = array
-    return tall[::2]
-
-
-def _gate(array):
-    """The first columns of a wider array, as ``A[:, :H]``, one gate of an LSTM, is."""
-    if array.ndim == 0:
-        return array
-    wide = np.zeros((*array.shape[:-1], array.shape[-1] + 3), array.dtype)
-    wide[..., :-3] = array
-    return wide[..., :-3]
+    return laid_out
 
 
 def _offset(array):
@@ -303,11 +283,12 @@ LAYOUTS = {
     "C": lambda array: array,
     "F": _fortran,
     "rotated": _rotated,
-    "reversed": _reversed,
-    "mirrored": _mirrored,
-    "stepped": _stepped,
-    "rows": _rows,
-    "gate": _gate,
+    "reversed": lambda array: _flipped((slice(None, None, -1),) * array.ndim)(array),
+    "mirrored": _flipped(np.s_[..., ::-1]),
+    "stepped": _part(lambda *shape: (*shape[:-1], 2 * shape[-1]), np.s_[..., ::2]),
+    "rows": _part(lambda rows, *row: (2 * rows, *row), np.s_[::2]),
+    # The first columns, as ``A[:, :H]``, one gate of an LSTM, is.
+    "gate": _part(lambda *shape: (*shape[:-1], shape[-1] + 3), np.s_[..., :-3]),
     "offset": _offset,
     "unaligned": _unaligned,
     "readonly": _readonly,

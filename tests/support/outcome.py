@@ -5,6 +5,7 @@ Alone excused are the payload and the sign of a NaN, in which NumPy itself is no
 
 from __future__ import annotations
 
+import math
 import warnings
 from dataclasses import dataclass, field, fields
 from typing import Any
@@ -161,44 +162,32 @@ def differences(left: Any, right: Any, path: str = "") -> list[str]:
     """The places in which two outcomes differ, a line each."""
     if left == right:
         return []
-    if type(left) is type(right) and isinstance(left, Outcome | Described):
-        lines = []
-        for part in fields(left):
-            pair = getattr(left, part.name), getattr(right, part.name)
-            if part.name == "values" and left.dtype == right.dtype and left.shape == right.shape:
-                lines += _element_differences(left, right, f"{path}.values")
-            elif part.compare:
-                lines += differences(*pair, f"{path}.{part.name}")
-        return lines
-    if type(left) is type(right) is tuple and len(left) == len(right):
-        return [
-            line
-            for i, (a, b) in enumerate(zip(left, right, strict=True))
-            for line in differences(a, b, f"{path}[{i}]")
-        ]
-    if type(left) is type(right) is dict and left.keys() == right.keys():
-        return [
-            line for key in left for line in differences(left[key], right[key], f"{path}.{key}")
-        ]
-    return [f"{path.lstrip('.')}: {left!r} != {right!r}"]
+    a, b = _parts(left), _parts(right)
+    if not a or a.keys() != b.keys():
+        return [f"{path.lstrip('.')}: {repr(left)[:500]} != {repr(right)[:500]}"]
+    return [line for key in a for line in differences(a[key], b[key], f"{path}.{key}")]
 
 
-def _element_differences(left: Described, right: Described, path: str) -> list[str]:
-    if isinstance(left.values, tuple):
-        return differences(left.values, right.values, path)
-    count = max(1, np.prod(left.shape, dtype=int))
-    size = len(left.values) // count
-    unequal = [i for i in range(count) if _item(left, i, size) != _item(right, i, size)]
-    lines = [f"{path.lstrip('.')}: {len(unequal)} of {count} elements differ"] if unequal else []
-    for i in unequal[:5]:
-        index = tuple(map(int, np.unravel_index(i, left.shape or (1,))))
-        a, b = _item(left, i, size), _item(right, i, size)
-        lines.append(f"  {index}: {_shown(a, left)} != {_shown(b, right)}")
-    return lines
+def _parts(value: Any) -> dict[Any, Any]:
+    """The members of what has any, by name."""
+    if isinstance(value, Outcome):
+        return {part.name: getattr(value, part.name) for part in fields(value) if part.compare}
+    if isinstance(value, Described):
+        return vars(value) | {"values": _elements(value)}
+    if isinstance(value, tuple):
+        return dict(enumerate(value))
+    return value if isinstance(value, dict) else {}
 
 
-def _item(array: Described, i: int, size: int) -> bytes:
-    return array.values[i * size : (i + 1) * size]
+def _elements(array: Described) -> Any:
+    """Each by its index."""
+    if isinstance(array.values, tuple) or not array.values:
+        return array.values
+    size = len(array.values) // math.prod(array.shape)
+    return {
+        index: _shown(array.values[i * size : (i + 1) * size], array)
+        for i, index in enumerate(np.ndindex(array.shape))
+    }
 
 
 def _shown(item: bytes, array: Described) -> str:

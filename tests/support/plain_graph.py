@@ -244,16 +244,23 @@ def assert_same(
     function: Callable[..., Any],
     *operands: Any,
     dout: Any = 1,
-    wrt: tuple[str, ...] = (),
+    wrt: tuple[str, ...] | None = None,
     errstate: dict[str, str] | None = None,
 ) -> Outcome:
-    """A graph must do what its nodes do, called in every way; the outcome of `value_and_grad`."""
+    """A graph must do what its nodes do, called in every way; the outcome of `value_and_grad`.
+
+    One way is by the names ``wrt``, or by the first one alone. A failure shows the graph with its
+    operands, and where the two differ.
+    """
     before = described([*operands, dout])
     plain = PlainGraph(function, fastlayers)
     graph = graph_of(function)
+    wrt = plain.names[:1] if wrt is None else wrt
     expected, earlier = every_way(plain, plain, operands, dout, wrt, errstate)
     actual, results = every_way(graph, plain, operands, dout, wrt, errstate)
-    assert actual == expected, "\n".join(differences(actual, expected))
+    assert actual == expected, "\n".join(
+        [str(graph), f"    {dout = }"[:500], *differences(actual, expected)]
+    )
     assert described([*operands, dout]) == before
     given = dout if isinstance(dout, tuple) else (dout,)
     assert sharing(results, [*arrays_in((*operands, *given)), *earlier]) == []

@@ -314,7 +314,7 @@ def overlapping(random: Random, count: int) -> list[Any]:
 def windows(random: Random, count: int) -> list[Any]:
     """Parts of one array that broadcast together, anywhere in it; and what lies elsewhere."""
     shape = random_shape(random) or (3,)
-    small = [shape, narrowed(random, shape)]  # one, most often: sums to several are not in passes
+    small = [shape, narrowed(random, shape)]  # one, most often
     shapes = [
         random.choice(small) if random.random() < 0.8 else narrowed(random, shape)
         for _ in range(count)
@@ -384,25 +384,10 @@ def one_dout(random: Random, shape: tuple[int, ...], operands: list[Any]) -> Any
 
 def output_shapes(source: str, operands: list[Any]) -> list[tuple[int, ...]]:
     """The outputs' shapes; any, if the operands' do not broadcast."""
+    stand_ins = [np.zeros(getattr(one, "shape", ()), "f4") for one in operands]
     try:
-        values = function_of(source)(*(Shape(getattr(o, "shape", ())) for o in operands))
+        with np.errstate(all="ignore"):
+            values = function_of(source)(*stand_ins)
     except ValueError:
         return [(3,)] * (source.count(",", source.rindex("return")) + 1)
-    return [value.shape for value in (values if isinstance(values, tuple) else (values,))]
-
-
-class Shape:
-    """Stands for an array of which the shape alone is known."""
-
-    __array_ufunc__ = None
-
-    def __init__(self, shape: tuple[int, ...]):
-        self.shape = shape
-
-    def __mul__(self, other: Any) -> Shape:
-        return Shape(np.broadcast_shapes(self.shape, getattr(other, "shape", ())))
-
-    __rmul__ = __add__ = __radd__ = __sub__ = __rsub__ = __mul__
-
-    def __neg__(self) -> Shape:
-        return self
+    return [np.shape(one) for one in (values if isinstance(values, tuple) else (values,))]

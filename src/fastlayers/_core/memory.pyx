@@ -45,9 +45,6 @@ cdef extern from "background.h" nogil:
     void background_suspend()
     void background_resume()
 
-cdef extern from "clock.h" nogil:
-    double clock_seconds()
-
 cdef extern from "numpy/arrayobject.h":
     ctypedef struct ArrayFields "PyArrayObject_fields":
         PyObject *mem_handler
@@ -208,7 +205,6 @@ cdef struct Cache:
     uint64_t misses
     uint64_t calls
     double idle_seconds         # blocks that were not needed for this long are freed
-    double last_sweep           # of those made without the sweeper
     bint has_sweeper
     uint64_t next_start         # when to start a sweeper, counted in calls
 
@@ -359,7 +355,7 @@ cdef void free_block(void *memory) noexcept nogil:
 # waits does not hold memory for ever. The thread exists as long as there are blocks in the cache.
 
 cdef enum:
-    # If no thread can be started, try again after this many calls.
+    # If no thread can be started, all blocks are freed; it is tried again after this many calls.
     CALLS_BETWEEN_STARTS = 256
 
 
@@ -410,18 +406,7 @@ cdef void start_sweeper() noexcept nogil:
         os_unlock()
     background_unlock()
     if not started:
-        sweep_if_due(clock_seconds())
-
-
-cdef void sweep_if_due(double now) noexcept nogil:
-    cdef bint is_due
-    os_lock()
-    is_due = now - cache.last_sweep >= cache.idle_seconds
-    if is_due:
-        cache.last_sweep = now
-    os_unlock()
-    if is_due:
-        sweep()
+        give_back_all()
 
 
 cdef void before_fork() noexcept nogil:

@@ -2,5 +2,6 @@
 
 from .graph import Graph, graph_info
 from .picture import Drawing
+from .rules import define_gradients
 
-__all__ = ["Drawing", "Graph", "graph_info"]
+__all__ = ["Drawing", "Graph", "define_gradients", "graph_info"]

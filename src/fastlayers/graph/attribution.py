@@ -3,11 +3,17 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from types import FunctionType
 from typing import Any
+
+import numpy as np
 
 from .. import reference
 from ..callers import users_line
 from .operations import Operations
+
+# Functions that warn in a frame of their own. Only they take options.
+WITH_FRAMES = FunctionType, type(np.sum)
 
 
 class AtUsersLine(dict[str, Callable[..., Any]]):
@@ -29,9 +35,11 @@ class AtUsersLine(dict[str, Callable[..., Any]]):
         if operation is reference.multiply_to_operand:
             # It has a frame of its own, in which its product would warn.
             multiply = self["multiply"]
-            self[name] = lambda dout, factor, operand, _: reference.sum_to_operand(
+            self[name] = lambda dout, factor, operand: reference.sum_to_operand(
                 multiply(dout, factor), operand
             )
+        elif isinstance(operation, WITH_FRAMES):
+            self[name] = operation
         else:
             self[name] = self._at(operation)
         return self[name]

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from .drawing import SYMBOLS, mark, output_names
+from .drawing import STARTS, SYMBOLS, mark, output_names
 from .nodes import Nodes
 
 ESCAPES = str.maketrans({"&": "&amp;", "\\": "\\\\", '"': '\\"', "\n": " ", "\0": " "})
@@ -12,10 +12,10 @@ def to_dot(nodes: Nodes) -> str:
     """The whole structure of a graph, for ``dot -Tsvg``."""
     lines = [f"digraph {_quoted(nodes.name)} {{", "  rankdir=LR", '  node [fontname="sans-serif"]']
     for i, node in enumerate(nodes.nodes):
-        named = node.operation in ("input", "number")
-        shape = "plaintext" if named else "circle" if node.operation in SYMBOLS else "box"
-        lines.append(f"  {i} [label={_quoted(mark(node))}, shape={shape}]")
-        lines += [f"  {operand} -> {i}" for operand in node.drawn]
+        named, text = node.operation in STARTS, mark(node)
+        shape = "plaintext" if named else "circle" if text in SYMBOLS.values() else "box"
+        lines.append(f"  {i} [label={_quoted(text)}, shape={shape}]")
+        lines += [f"  {operand} -> {i}" for operand in node.operands]
     for i, name in output_names(nodes).items():
         lines.append(f"  out{i} [label={_quoted(name)}, shape=plaintext]")
         lines.append(f"  {i} -> out{i}")

@@ -1,6 +1,7 @@
 """Pictures of graphs, in SVG: values above the arrows, gradients below, on reverse arrows."""
 
 import html
+import itertools
 import math
 import re
 from collections.abc import Callable
@@ -9,15 +10,15 @@ from typing import Any
 
 import numpy as np
 
+from .calls import written, written_option
 from .layout import GRADIENT, LINE, PADDING, RADIUS, Part, arrange
 from .nodes import Node, Nodes
 from .operations import OPERATIONS
-from .picture import Drawing
+from .picture import MOST_NODES, Drawing
 
+STARTS = ("input", "number", "constant")
 SYMBOLS = {name: row.symbol for name, row in OPERATIONS.items() if row.symbol}
-COMMUTATIVE = ("multiply", "add")  # but for the payloads of NaN
-MOST = 60  # nodes that are drawn one by one
-ENDS = 15  # larger graphs: how many of the first and of the last nodes are drawn
+COMMUTATIVE = ("multiply", "add", "np.multiply", "np.add")  # but for the payloads of NaN
 LABEL, TITLE = 28, 400  # most characters shown
 MARGIN, TIP = 16.0, 7.0  # in pixels, the latter the length of an arrow's tip
 
@@ -53,6 +54,11 @@ def draw(nodes: Nodes, values: Any = None, gradients: Any = None) -> Drawing:
     A value has one wire, with a dot where it branches; the gradient below it is the sum over the
     branches. The operands of a non-commutative node enter it from top to bottom.
     """
+    if len(nodes.nodes) > MOST_NODES:
+        raise ValueError(
+            f"{_short(nodes.name)} has {len(nodes.nodes):,} nodes, too many for a picture one can "
+            f"read; to_dot() writes them all, and graphs of up to {MOST_NODES} nodes are drawn"
+        )
     parts = _parts(nodes, values, gradients)
     wires, right, bottom = arrange(parts)
     title = f"Computational graph of {_short(nodes.name, TITLE)}"
@@ -72,47 +78,28 @@ def draw(nodes: Nodes, values: Any = None, gradients: Any = None) -> Drawing:
 
 
 def _parts(nodes: Nodes, values: Any, gradients: Any) -> list[Part]:
-    count = len(nodes.nodes)
-    # If there are too many nodes, those in the middle become one part. No node before them uses
-    # them, and they use none after, so this makes no cycle.
-    middle = range(ENDS, count - ENDS) if count > MOST else range(count, count)
-    place = [min(i, max(middle.start, i - len(middle) + 1)) for i in range(count)]
     labels = nodes.labels()
     parts: list[Part] = []
     for i, node in enumerate(nodes.nodes):
-        if i == middle.start:
-            parts.append(_left_out(nodes, middle, parts))
-        if i in middle:
-            continue
-        named = node.operation in ("input", "number")
+        named = node.operation in STARTS
         title = labels[i] if named else f"{labels[i]} = {nodes.expression(i, labels)}"
         # A number's name is its value.
         value = None if values is None or node.operation == "number" else values[i]
+        if node.operation == "constant":
+            value = node.detail
         gradient = None if gradients is None else gradients[i]
         title += "" if value is None else f": {_full(value)}"
         title += "" if gradient is None else f"\ngradient: {_full(gradient)}"
         title += f"\n{node.place}" if node.place else ""
-        # One arrow is enough for everything that is left out.
-        used = enumerate(place[operand] for operand in node.drawn)
-        operands = {at if at == middle.start else (at, k): parts[at] for k, at in used}.values()
+        operands = tuple(parts[operand] for operand in node.operands)
         ordered = node.operation not in COMMUTATIVE
         lines = _lines(value), _lines(gradient)
         kind = "start" if named else "node"
-        parts.append(Part(kind, mark(node), title, tuple(operands), ordered, *lines))
+        parts.append(Part(kind, mark(node), title, operands, ordered, *lines))
     for i, name in output_names(nodes).items():
-        if i not in middle:
-            title = name if values is None else f"{name}: {_full(values[i])}"
-            parts.append(Part("end", _short(name), title, (parts[place[i]],)))
+        title = name if values is None else f"{name}: {_full(values[i])}"
+        parts.append(Part("end", _short(name), title, (parts[i],)))
     return parts
-
-
-def _left_out(nodes: Nodes, middle: range, parts: list[Part]) -> Part:
-    used = {operand for i in middle for operand in nodes.nodes[i].operands}
-    outputs = len(set(nodes.outputs).intersection(middle))
-    title = f"{len(middle):,} of {len(nodes.nodes):,} nodes are not drawn"
-    title += f", {outputs:,} of them outputs" if outputs else ""
-    operands = tuple(parts[i] for i in sorted(used.difference(middle)))
-    return Part("node", f"… {len(middle):,} nodes …", title, operands)
 
 
 def output_names(nodes: Nodes) -> dict[int, str]:
@@ -133,8 +120,18 @@ def mark(node: Node) -> str:
         return _short(node.detail)
     if node.operation == "number":
         return _number(node.detail)
-    detail = "" if node.detail is None else f" {_text(node.detail)}"
-    return _short(SYMBOLS.get(node.operation, node.operation) + detail)
+    if node.operation == "constant":
+        return "array"
+    options = dict(node.detail or ())
+    if node.operation == "getitem":
+        return _short(f"[{written(options['index'], itertools.repeat('·'))}]")
+    if node.operation in SYMBOLS and not options:
+        return SYMBOLS[node.operation]
+    named = [
+        name if value is True else f"{name}={written_option(name, value)}"
+        for name, value in options.items()
+    ]
+    return _short(" ".join([node.operation.removeprefix("np."), *named]))
 
 
 def _short(text: str, longest: int = LABEL) -> str:

@@ -1,16 +1,17 @@
 """The graph of the gradients: what `backward` would compute, recorded instead of computed.
 
-`differentiate` does both. Here it gets names of values, `Value`, and operations that
+`Request.differentiate` does both. Here it gets names of values, `Value`, and operations that
 record what is asked of them. So the graph computes what `backward` does, in the same order.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any, NamedTuple
 
-from .interpreter import differentiate, reached
+from .interpreter import Request
 from .nodes import Node, Nodes, key_of
+from .operations import OPERATIONS, SHAPED
 
 
 class Value(NamedTuple):
@@ -27,12 +28,20 @@ class Builder(dict[str, Callable[..., Any]]):
         self.place = place
 
     def __missing__(self, operation: str) -> Callable[..., Value]:
-        return lambda *operands: self.append(operation, operands)
+        return lambda *operands, **options: self.append(operation, operands, options)
 
-    def append(self, operation: str, operands: Sequence[Any]) -> Value:
+    def append(self, operation: str, operands: Sequence[Any], options: Mapping[str, Any]) -> Value:
         positions = tuple([self._position_of(operand) for operand in operands])
-        self.nodes.append(Node(operation, positions, place=self.place))
+        detail = tuple(options.items()) or None
+        self.nodes.append(Node(operation, positions, detail, self.place))
         return Value(len(self.nodes) - 1)
+
+    def scalar(self, value: Value) -> Value:
+        """A value that is no array without axes."""
+        operation = self.nodes[value.position].operation
+        arithmetic = operation in OPERATIONS and OPERATIONS[operation].elementwise
+        arithmetic = (arithmetic and operation != "where") or operation in SHAPED
+        return value if arithmetic else self.append("scalar", (value,), {})
 
     def _position_of(self, operand: Any) -> int:
         if isinstance(operand, Value):
@@ -52,13 +61,11 @@ def graph_of_gradients(graph: Nodes, names: Sequence[str]) -> Nodes:
             )
     builder = Builder(graph, name)
     values: list[Any] = [Value(position) for position in range(len(graph.nodes))]
-    inputs = [graph.inputs.index(one) for one in names]
-    wanted = reached(graph, inputs)
-    douts = [builder["broadcast_to"](1, values[output]) for output in graph.outputs]
-    gradients = differentiate(graph, list(values), douts, wanted, builder)
-    outputs = [
-        gradients.get(position) or builder["zeros_like"](values[position]) for position in inputs
-    ]
+    inputs = range(len(graph.inputs))
+    wanted = [graph.inputs.index(one) for one in names]
+    request = Request(graph, len(inputs), len(values), inputs, (), graph.outputs, wanted)
+    found = request.differentiate(values, [1] * len(graph.outputs), builder)
+    outputs = [builder.scalar(one) for one in found]
     positions = tuple([output.position for output in outputs])
     return simplified(Nodes(name, tuple(builder.nodes), graph.inputs, positions, len(names) == 1))
 

@@ -4,7 +4,7 @@ from collections.abc import Callable, Collection, Mapping, Sequence
 from inspect import Parameter, Signature
 from numbers import Number
 from types import DynamicClassAttribute, FunctionType, MethodType
-from typing import Any, NamedTuple, Self
+from typing import Any, NamedTuple, Self, cast
 
 import numpy as np
 
@@ -14,42 +14,52 @@ from ..callers import warn
 from .attribution import AtUsersLine
 from .blocks import Task, are_in_blocks, in_blocks
 from .gradients import graph_of_gradients
-from .interpreter import differentiate, evaluate, reached
+from .interpreter import differentiate_nodes, reached
 from .nodes import Nodes
-from .operations import FUNCTIONS, READ, WARNING, Operations
-from .picture import Drawing
-from .planner import Passes
-from .recording import Recording, Symbol, record
+from .operations import FUNCTIONS, OPERATIONS, WARNING, Operations, scalar
+from .picture import MOST_NODES, Drawing
+from .planner import entry_of
+from .recording import Asked, FromFunction, Recording, Symbol
 from .results import (
     apart,
     gradients_of,
     outputs,
     stored,
 )
-from .segments import Segments
+from .stages import Execution, Stages, is_cut
+from .trees import CONTAINERS, is_tree, symbols_in
+from .waiting import OnTrees, Waiting
 
 if core.passes is not None:
-    from .._core.frontend.passes import WARNS, Entry, count_outcomes, quicken
+    from .._core.frontend.methods import count_outcomes, quicken
+    from .._core.frontend.passes import WARNS
 else:
     WARNS = None
 
 # Attributes that follow from the nodes, and that belong to this process: plans.
-DERIVED = {"_layers", "_factors", "_reached", "_needed"}
-DERIVED |= {"_passes", "_segments", "_value", "_pass_back", "_both"}
+DERIVED = {"_elementwise", "_reached", "_stages", "_entries", "_both_by"}
+DERIVED |= {"_waiting", "_on_trees"}
+
+# The nodes of a graph that waits for its operands.
+NOTHING = Nodes("", (), (), (), False)
+
+VALUE, GRADIENTS, BOTH = range(3)  # of `_entries`
 
 
 class Graph(BaseLayer):
-    """An expression of layers as one layer: recorded once with symbols, then run on operands.
+    """A function in plain NumPy as one layer, with its gradients: recorded once, run on operands.
 
     Parameters
     ----------
     function : callable
         What to record: a function, a lambda, a bound method or another graph; or use ``@Graph``.
-        It is called once, with a symbol for each parameter. It may multiply, add and subtract
-        these (``*``, ``+``, ``-``; also with numbers), and call `MulLayer`, `AddLayer`, `multiply`
-        and `add`, your own layers (``layer(x)``, for any `BaseLayer`) and other graphs. It returns
-        a value, or a tuple of several. Pass parameters named ``out``, ``dout`` or ``wrt`` by
-        position.
+        It is called once, with a symbol for each parameter, and may use operators, NumPy's
+        functions and arrays' methods (``np.exp(x) / x.sum(axis=1)``), indices, layers
+        (``layer(x)``, for any `BaseLayer`) and other graphs; with symbols, numbers and arrays
+        from outside, which are constants. It returns a value, or a tuple of several. If it asks
+        for shapes, or a parameter is a dict, list or tuple of operands, it is recorded when the
+        graph is called, once for each set of answers. Pass parameters named ``out``, ``dout`` or
+        ``wrt`` by position.
 
     Attributes
     ----------
@@ -59,7 +69,8 @@ class Graph(BaseLayer):
     Raises
     ------
     TypeError
-        If the function does anything else. The message names the line and what to write instead.
+        If the function does anything else, as ``if`` on a value. The message names the line and
+        what to write instead.
 
     Warns
     -----
@@ -68,10 +79,13 @@ class Graph(BaseLayer):
 
     Notes
     -----
-    The answers are those of the layers run one by one in the order in which they were recorded,
-    in every bit. `backward` goes through them in reverse. A value that is used several times gets
-    the sum of its gradients, added one by one in the order in which `backward` reaches them; each
-    is summed to the value's shape first.
+    The value is what the function returns, in every bit. `backward` goes through the nodes in
+    reverse, by the rules of each function as they are written in the guide *Functions and their
+    gradients*. A value that is used several times gets the sum of its gradients, added one by one
+    in the order in which `backward` reaches them; each is summed to the value's shape first.
+
+    Products, sums and differences alone are run in one pass over memory, other functions one by
+    one.
 
     Any number of threads may call a graph at once, but not use `forward` and `backward`, which keep
     operands like those of any layer.
@@ -87,6 +101,13 @@ class Graph(BaseLayer):
     >>> gradients = shop.backward(1)
     >>> gradients.apple, gradients.tax
     (2.2, 650)
+
+    >>> import numpy as np
+    >>> loss = fastlayers.Graph(lambda p, x, y: np.mean((x @ p["w"] + p["b"] - y) ** 2))
+    >>> line = {"w": np.array([2.0]), "b": 1.0}
+    >>> _, gradients = loss.value_and_grad(line, np.eye(1), np.zeros(1), wrt="p")
+    >>> gradients.p
+    {'w': array([6.]), 'b': 6.0}
     """
 
     # The functions that run the nodes.
@@ -94,10 +115,18 @@ class Graph(BaseLayer):
 
     def __init__(self, function: Callable[..., Any]) -> None:
         if isinstance(function, Graph):
-            self._keep(function._nodes)
+            self._keep(function._nodes, function._waiting)
         else:
-            self._keep(record(function))
-            _warn_of_unused(self._nodes)
+            record = FromFunction(function)
+            try:
+                nodes, _ = record()
+            except Asked as asked:
+                nodes, reason = NOTHING, str(asked)
+            else:
+                reason = "it was given a tree"
+                _warn_of_unused(nodes)
+            waiting = Waiting(record, reason, self._of)
+            self._keep(nodes, waiting)
         if function.__doc__ and isinstance(function, FunctionType | MethodType | Graph):
             self.__doc__ = function.__doc__  # not that of a class, as functools.partial
 
@@ -107,50 +136,55 @@ class Graph(BaseLayer):
         graph._keep(nodes)
         return graph
 
-    def _keep(self, nodes: Nodes) -> None:
+    def _keep(self, nodes: Nodes, waiting: Waiting | None = None) -> None:
         self._nodes = nodes
-        self._layers = [i for i, node in enumerate(nodes.nodes) if node.operation == "layer"]
-        # Of all other values the gradients need only the shapes.
-        self._factors = frozenset(
-            (*node.operands, place)[i]
-            for place, node in enumerate(nodes.nodes)
-            for i in READ.get(node.operation, ())
+        # How it is recorded on operands, if it has no nodes before, or they are trees.
+        self._waiting = waiting
+        self._on_trees: OnTrees | None = None  # what forward has run instead
+        self._elementwise = all(
+            node.operation in ("input", "number")
+            or (node.operation in OPERATIONS and OPERATIONS[node.operation].elementwise)
+            for node in nodes.nodes
         )
         self._reached: dict[tuple[str, ...], set[int]] = {}
-        # What forward keeps for backward: the operands and, if there are layers, their values, and
+        # What forward keeps for backward: the operands, the values of nodes between stages, and
         # stand-ins for values of which the shape is enough.
         self._kept: tuple[Any, ...] | None = None
         self._known: Mapping[int, Any] | None = None
-        self._passes: Passes | None = None
-        self._segments: Segments | None = None
-        if self._operations is FUNCTIONS and core.passes is not None:
-            if self._layers:
-                self._segments = Segments(self._nodes, self._operations)
-            else:
-                self._passes = Passes(self._nodes, self._operations)
-        self._needed = self._factors | (self._segments.reads if self._segments else frozenset())
-        # What most calls are: the compiled methods find them here.
-        passes = self._passes
-        self._value: Entry | None = passes.value if passes else None
-        self._pass_back: Entry | None = passes.gradients if passes else None
-        self._both: Entry | None = passes.both if passes else None
+        planned = self._operations is FUNCTIONS and core.passes is not None and bool(nodes.nodes)
+        cut = any(is_cut(node) or node.operation == "constant" for node in nodes.nodes)
+        self._stages = Stages(nodes, FUNCTIONS if planned and cut else None)
+        # What a graph that is one plan is called by: the compiled methods find most of it here.
+        self._entries: tuple[Any, ...] = (None,) * 3
+        self._both_by: dict[tuple[str, ...], Any] = {}
+        if planned and not cut:
+            self._entries = (
+                entry_of(nodes, FUNCTIONS),
+                entry_of(nodes, FUNCTIONS, False, nodes.inputs),
+                entry_of(nodes, FUNCTIONS, True, nodes.inputs),
+            )
 
     def __getstate__(self) -> dict[str, Any]:
-        return {name: value for name, value in self.__dict__.items() if name not in DERIVED}
+        state = {name: value for name, value in self.__dict__.items() if name not in DERIVED}
+        if not self._nodes.nodes:
+            state["_function"] = self._waiting
+        return state
 
     def __setstate__(self, state: dict[str, Any]) -> None:
         try:
             kept = {name: value for name, value in state.items() if name not in DERIVED}
             nodes = kept.pop("_nodes", None)
-            if not isinstance(nodes, Nodes):
+            waiting = kept.pop("_function", None)
+            if not isinstance(nodes, Nodes) or not isinstance(waiting, Waiting | None):
                 raise ValueError(f"its nodes are {nodes!r:.80}")
-            nodes.check()
+            if waiting is None:
+                nodes.check()
         except (AttributeError, TypeError, ValueError) as error:
             raise ValueError(
                 f"this graph was changed after it was stored, or is of another version of "
                 f"fastlayers: {error}"
             ) from None
-        self._keep(nodes)
+        self._keep(nodes, waiting)
         # What a graph keeps, and what its user has set: no method, nor what belongs to a class.
         own = {"_kept", "_known", "__doc__"}
         self.__dict__.update(
@@ -162,7 +196,28 @@ class Graph(BaseLayer):
     @property
     def inputs(self) -> tuple[str, ...]:
         """The names of the parameters."""
-        return self._nodes.inputs
+        return self._nodes.inputs if self._waiting is None else self._waiting.inputs
+
+    @property
+    def _name(self) -> str:
+        return self._nodes.name if self._waiting is None else self._waiting.name
+
+    def _on(self, operands: tuple[Any, ...]) -> OnTrees | None:
+        """The graph that was recorded on operands such as these, if that is another one."""
+        waiting = self._waiting
+        return waiting.on(operands) if waiting and self._waits_for(operands) else None
+
+    def _waits_for(self, operands: tuple[Any, ...]) -> bool:
+        """Whether it has to see these operands to be recorded."""
+        if self._waiting is None or not self._nodes.nodes:
+            return self._waiting is not None
+        return any(isinstance(operand, CONTAINERS) and is_tree(operand) for operand in operands)
+
+    def _inlined(self, recording: Recording, operands: tuple[Any, ...], out: Any) -> Any:
+        if self._waiting is None or not self._waits_for(operands):
+            return recording.inline(self._nodes, operands, out)
+        recording.refuse_out(out)
+        return self._waiting.inlined(recording, operands)
 
     @DynamicClassAttribute  # of graphs alone: the class has a signature of its own
     def __signature__(self) -> Signature:
@@ -179,7 +234,7 @@ class Graph(BaseLayer):
 
         Parameters
         ----------
-        *operands, **named : array_like or number
+        *operands, **named : array_like or number, or a dict, list or tuple of these
             One for each parameter of the function, by position or by name.
         out : ndarray or tuple of (ndarray or None), optional
             Array to write the value into, or a tuple of arrays if there are several values. It
@@ -191,7 +246,7 @@ class Graph(BaseLayer):
             Arrays that share memory with nothing else.
         """
         operands = self._bound(operands, named)
-        value = self._tried(self._value, operands, None, self._outs(out))
+        value = self._tried(self._entries[VALUE], operands, None, self._outs(out))
         if value is None or value is WARNS:
             return self._call_nodes(operands, out, value is WARNS)
         return value
@@ -199,7 +254,9 @@ class Graph(BaseLayer):
     def _call_nodes(self, operands: tuple[Any, ...], out: Any, warns: bool) -> Any:
         operands = self._bound(operands, {})
         if recording := _recording_of(operands):
-            return recording.inline(self._nodes, operands, out)
+            return self._inlined(recording, operands, out)
+        if (on := self._on(operands)) is not None:
+            return on.value(on.graph(*on.flat, out=out))
         outs = self._outs(out)
         if (found := self._in_blocks(operands, None, None, outs)) is not None:
             return self._returned(found)
@@ -208,10 +265,10 @@ class Graph(BaseLayer):
     def forward(self, /, *operands: Any, out: Any = None, **named: Any) -> Any:
         """Return the value as a call does, and keep the operands for `backward`.
 
-        The values of your own layers are kept, too; nothing else is.
+        The values of products, sums, views and your own layers are kept, too; nothing else is.
         """
         operands = self._bound(operands, named)
-        value = self._tried(self._value, operands, None, self._outs(out))
+        value = self._tried(self._entries[VALUE], operands, None, self._outs(out))
         if value is None or value is WARNS:
             return self._forward_nodes(operands, out, value is WARNS)
         self._kept = operands
@@ -220,9 +277,13 @@ class Graph(BaseLayer):
     def _forward_nodes(self, operands: tuple[Any, ...], out: Any, warns: bool) -> Any:
         operands = self._bound(operands, {})
         if recording := _recording_of(operands):
-            return recording.inline(self._nodes, operands, out)
+            return self._inlined(recording, operands, out)
+        self._on_trees = on = self._on(operands)
+        if on is not None:
+            self._kept = operands
+            return on.value(on.graph.forward(*on.flat, out=out))
         # Like a layer, keep the operands even if the value cannot be computed.
-        self._kept = None if self._layers else operands
+        self._kept = None if self._stages.layers else operands
         outs = self._outs(out)
         if (found := self._in_blocks(operands, None, None, outs)) is not None:
             return self._returned(found)
@@ -244,35 +305,40 @@ class Graph(BaseLayer):
         Returns
         -------
         named tuple
-            A gradient for each parameter, in its operand's shape; a number's is a number. It is
-            zero if no value depends on the parameter.
+            A gradient for each parameter, in its operand's shape; a number's is a number, that of
+            a dict, list or tuple of operands has its structure. It is zero if no value depends on
+            the parameter.
 
         Raises
         ------
         RuntimeError
             Before `forward`.
+        TypeError
+            If the gradient of a function is not known. The message names it, a note its line.
         ValueError
             If ``dout`` does not have the shape of the value.
         """
         if self._kept is None:
-            raise RuntimeError(
-                f"{self._nodes.name}.backward: call forward first; it keeps the operands"
-            )
+            raise RuntimeError(f"{self._name}.backward: call forward first; it keeps the operands")
         operands = self._kept
-        passed = self._tried(self._pass_back, operands, dout, self._outs(out, self.inputs, False))
+        outs = self._outs(out, self.inputs, values=False)
+        passed = self._tried(self._entries[GRADIENTS], operands, dout, outs)
         if passed is None or passed is WARNS:
             return self._backward_nodes(operands, dout, out, passed is WARNS)
         return passed
 
     def _backward_nodes(self, operands: tuple[Any, ...], dout: Any, out: Any, warns: bool) -> Any:
+        if (on := self._on_trees) is not None:
+            return on.gradients(self.inputs, on.graph.backward(dout, on.outs(self.inputs, out)))
         names = self._nodes.inputs
         outs = self._outs(out, names, values=False)
         if (found := self._in_blocks(operands, dout, names, outs)) is not None:
             return gradients_of(names, found[len(self._nodes.outputs) :])
-        run = self._run(warns)
+        needed = self._stages.needed
+        execution = Execution(self._stages, operands, self._run(warns), needed, self._known)
         with np.errstate(all="ignore"):
-            values = self._evaluate(operands, run, self._needed, self._known)
-        gradients = self._gradients(operands, values, dout, names, run)
+            execution.evaluate()
+        gradients = self._gradients(execution, operands, self._douts(dout), names)
         return gradients_of(names, stored(gradients, outs))
 
     def value_and_grad(
@@ -288,7 +354,7 @@ class Graph(BaseLayer):
 
         Parameters
         ----------
-        *operands, **named : array_like or number
+        *operands, **named : array_like or number, or a dict, list or tuple of these
             One for each parameter of the function, by position or by name.
         dout : array_like or number, or a tuple of these, optional
             As for `backward`; 1 stands for ones.
@@ -306,9 +372,12 @@ class Graph(BaseLayer):
             As from `backward`, for the parameters ``wrt`` in that order.
         """
         operands = self._bound(operands, named)
-        entry = self._both
-        if wrt is not None and self._passes:
-            entry = self._passes.by(self._named(wrt))
+        entry = self._entries[BOTH]
+        if wrt is not None and entry:
+            by = self._named(wrt)
+            if by not in self._both_by:
+                self._both_by[by] = entry_of(self._nodes, self._operations, True, by)
+            entry = self._both_by[by]
         names = self._named(wrt) if out is not None else ()
         both = self._tried(entry, operands, dout, self._outs(out, names))
         if both is None or both is WARNS:
@@ -329,13 +398,22 @@ class Graph(BaseLayer):
                 "value_and_grad", "call graph.grad(…) outside, and what it returns here"
             )
         names = self._named(wrt)
+        if (on := self._on(operands)) is not None:
+            if out is not None:
+                value, gradients = _pair_of_outs(out)
+                out = value, on.outs(names, gradients)
+            value, gradients = on.graph.value_and_grad(
+                *on.flat, dout=dout, wrt=on.names(names), out=out
+            )
+            return on.value(value), on.gradients(names, gradients)
         outs = self._outs(out, names)
         results = self._in_blocks(operands, dout, names, outs)
         if results is None:
-            run = self._run(warns)
-            values = self._evaluate(operands, run, self._needed)
-            results = self._results(operands, values)
-            results += self._gradients(operands, values, dout, names, run)
+            needed = self._stages.needed
+            execution = Execution(self._stages, operands, self._run(warns), needed)
+            douts = execution.evaluate(self._douts(dout), self._reached_from(names))
+            results = self._results(operands, execution.values)
+            results += self._gradients(execution, operands, douts, names)
             results = stored(results, outs)
         count = len(self._nodes.outputs)
         return self._returned(results[:count]), gradients_of(names, results[count:])
@@ -357,7 +435,7 @@ class Graph(BaseLayer):
         Raises
         ------
         TypeError
-            If the graph contains a layer of your own.
+            If the graph contains a layer of your own, or a function whose gradient is not known.
 
         Examples
         --------
@@ -366,7 +444,12 @@ class Graph(BaseLayer):
         >>> cube.grad("x")(2.0), cube.grad("x").grad("x")(2.0)
         (12.0, 12.0)
         """
-        return self._of(graph_of_gradients(self._nodes, self._named(names or None)))
+        wanted = self._named(names or None)
+        nodes = graph_of_gradients(self._nodes, wanted) if self._nodes.nodes else NOTHING
+        graph = self._of(nodes)
+        if self._waiting is not None:
+            graph._waiting = self._waiting.derived(wanted)
+        return graph
 
     # ---- looking at it ----
 
@@ -375,18 +458,36 @@ class Graph(BaseLayer):
         print(self)
 
     def __str__(self) -> str:
+        if not self._nodes.nodes:
+            return self._waiting_text()
         if self._kept is None:
             return self._nodes.listing()
         try:
             with np.errstate(all="ignore"):
-                shapes = evaluate(self._nodes, self._kept, self._operations, (), self._known)
-                return self._nodes.listing(shapes)
+                nodes = Stages(self._nodes, None)
+                execution = Execution(nodes, self._kept, self._operations, (), self._known)
+                execution.evaluate()
+                return self._nodes.listing(execution.values)
         except Exception:  # it cannot run on these operands: forward has said so
             return self._nodes.listing()
 
+    def _waiting_text(self) -> str:
+        """The last recording of a function that waits for operands, or for what it waits."""
+        if self._on_trees is not None:
+            return str(self._on_trees.graph)
+        assert self._waiting is not None
+        if self._waiting.recordings:
+            return str(self._waiting.recordings[-1].graph)
+        return (
+            f"{self._name}({', '.join(self.inputs)}): recorded when it is called first, since "
+            f"{self._waiting.reason}"
+        )
+
     def __repr__(self) -> str:
-        inputs = self._nodes.inputs
+        inputs = self.inputs
         shown = ", ".join(inputs if len(inputs) <= 8 else (*inputs[:7], "…"))
+        if not self._nodes.nodes:
+            return f"<Graph {self._name}({shown}): recorded when it is called>"
         count = sum(node.operation not in ("input", "number") for node in self._nodes.nodes)
         return f"<Graph {self._nodes.name}({shown}): {count} node{'s' if count != 1 else ''}>"
 
@@ -406,6 +507,13 @@ class Graph(BaseLayer):
         Drawing
             A picture (SVG): Jupyter shows it, ``save(path)`` writes it, `str` returns its text.
 
+        Raises
+        ------
+        RuntimeError
+            Without operands, if the graph waits for its first call.
+        ValueError
+            If the graph has more than 200 nodes, too many for a picture; `to_dot` takes any.
+
         Examples
         --------
         >>> from fastlayers import Graph
@@ -416,36 +524,51 @@ class Graph(BaseLayer):
         from .drawing import draw  # with what it imports, half of what a program would wait for
 
         if not operands and not named:
-            return draw(self._nodes)
+            return draw(self._structure())
         operands = self._bound(operands, named)
+        if (on := self._on(operands)) is not None:
+            return on.graph.draw(*on.flat, dout=dout)  # type: ignore[no-any-return]
         everything = range(len(self._nodes.nodes))
-        run = self._run(False)
-        values = evaluate(self._nodes, operands, run, everything)
-        reached = self._reached_from(self._nodes.inputs)
-        gradients = differentiate(
-            self._nodes,
-            list(values),
-            self._douts(dout, values, reached),
-            reached,
-            run,
-            keep=True,
-        )
+        run, wanted = self._run(False), self._reached_from(self._nodes.inputs)
+        execution = Execution(Stages(self._nodes, None), operands, run, everything)
+        execution.evaluate()
+        values, gradients = execution.values, execution.gradients
+        self._begin(execution, self._douts(dout), wanted)
+        places = everything[len(operands) :]
+        differentiate_nodes(self._nodes, values, gradients, places, wanted, run, keep=True)
         return draw(self._nodes, values, [gradients.get(i) for i in everything])
 
     def to_dot(self) -> str:
         """Return the graph in Graphviz's DOT language."""
         from .dot import to_dot
 
-        return to_dot(self._nodes)
+        return to_dot(self._structure())
+
+    def _structure(self) -> Nodes:
+        """The nodes; of a function that waits for operands those of its last recording."""
+        nodes = self._structure_or_none()
+        if nodes is None:
+            raise RuntimeError(f"{self}; there is nothing to draw before")
+        return nodes
+
+    def _structure_or_none(self) -> Nodes | None:
+        if self._nodes.nodes or self._waiting is None:
+            return self._nodes
+        recordings = self._waiting.recordings
+        return recordings[-1].graph._nodes if recordings else None
 
     def _repr_mimebundle_(self, include: Any = None, exclude: Any = None) -> dict[str, str]:
-        return {**self.draw()._repr_mimebundle_(), "text/plain": str(self)}
+        text = {"text/plain": str(self)}
+        nodes = self._structure_or_none()
+        if nodes is None or len(nodes.nodes) > MOST_NODES:
+            return text
+        return {**self.draw()._repr_mimebundle_(), **text}
 
     # ---- helpers ----
 
     def _bound(self, operands: tuple[Any, ...], named: Mapping[str, Any]) -> tuple[Any, ...]:
         """The operands in the order of the parameters."""
-        inputs = self._nodes.inputs
+        inputs = self.inputs
         if not named and len(operands) == len(inputs):
             return operands
         given = dict(zip(inputs, operands, strict=False))
@@ -460,20 +583,20 @@ class Graph(BaseLayer):
             problems.append(f"missing: {', '.join(missing)}")
         if problems:
             raise TypeError(
-                f"{self._nodes.name} takes {len(inputs)} operand{'s' if len(inputs) != 1 else ''} "
+                f"{self._name} takes {len(inputs)} operand{'s' if len(inputs) != 1 else ''} "
                 f"({', '.join(inputs)}); {'; '.join(problems)}"
             )
         return tuple([given[name] if name in given else named[name] for name in inputs])
 
     def _named(self, wrt: str | Sequence[str] | None) -> tuple[str, ...]:
         """The parameters to differentiate with respect to."""
-        inputs = self._nodes.inputs
+        inputs = self.inputs
         if wrt is None:
             return inputs
         names = (wrt,) if isinstance(wrt, str) else tuple(wrt)
         if unknown := [name for name in names if name not in inputs]:
             raise ValueError(
-                f"{self._nodes.name} has no parameter {unknown[0]!r} to differentiate by; it has "
+                f"{self._name} has no parameter {unknown[0]!r} to differentiate by; it has "
                 f"{', '.join(inputs)}"
             )
         if len(set(names)) < len(names):
@@ -512,32 +635,17 @@ class Graph(BaseLayer):
             return outputs(out, count, "values", single)
         if not values:
             return outputs(out, len(names), "gradients")
-        if not (isinstance(out, tuple) and len(out) == 2):
-            raise TypeError(f"'out' must be a tuple of two, (value, gradients), not {out!r:.60}")
-        both = outputs(out[0], count, "values", single), outputs(out[1], len(names), "gradients")
-        return both[0] + both[1]
+        value, gradients = _pair_of_outs(out)
+        return outputs(value, count, "values", single) + outputs(gradients, len(names), "gradients")
 
     def _values(
         self, operands: tuple[Any, ...], outs: tuple[Any, ...] | None, run: Operations
     ) -> tuple[Any, dict[int, Any]]:
         """The value to return, and what to keep of the others."""
-        values = self._evaluate(operands, run, self._layers)
-        results = stored(self._results(operands, values), outs)
-        known = self._segments.shapes(values) if self._segments else {}
-        known.update((layer, values[layer]) for layer in self._layers)
-        return self._returned(results), known
-
-    def _evaluate(
-        self,
-        operands: tuple[Any, ...],
-        run: Operations,
-        needed: Collection[int],
-        known: Mapping[int, Any] | None = None,
-    ) -> list[Any]:
-        """The values that are ``needed``; of all others, only the shapes."""
-        if self._segments:
-            return self._segments.evaluate(operands, run, needed, known)
-        return evaluate(self._nodes, operands, run, needed, known)
+        execution = Execution(self._stages, operands, run, self._stages.between)
+        execution.evaluate()
+        results = stored(self._results(operands, execution.values), outs)
+        return self._returned(results), execution.known()
 
     def _results(self, operands: tuple[Any, ...], values: list[Any]) -> list[Any]:
         """The outputs' values, sharing no memory."""
@@ -548,8 +656,8 @@ class Graph(BaseLayer):
             [self._nodes.nodes[place].operation == "layer" for place in places],
         )
 
-    def _douts(self, dout: Any, values: list[Any], wanted: Collection[int]) -> list[Any]:
-        """The gradients of the outputs; of those that are wanted, each in its output's shape."""
+    def _douts(self, dout: Any) -> Sequence[tuple[int, Any]]:
+        """The outputs, and what is given as their gradients."""
         outputs = self._nodes.outputs
         if self._nodes.single:
             douts: Sequence[Any] = (dout,)
@@ -567,12 +675,22 @@ class Graph(BaseLayer):
                 f"{self._nodes.name} has {len(outputs)} values, but {len(douts)} gradients are in "
                 f"dout"
             )
-        return [
-            self._dout(one, values[output], output in wanted)
-            for one, output in zip(douts, outputs, strict=True)
-        ]
+        return list(zip(outputs, douts, strict=True))
 
-    def _dout(self, dout: Any, value: Any, wanted: bool) -> Any:
+    def _begin(
+        self, execution: Execution, douts: Sequence[tuple[int, Any]], wanted: Collection[int]
+    ) -> None:
+        """Start with the gradients of outputs; one that is returned several times has the sum."""
+        shaped = [
+            (output, self._shaped(dout, execution.values[output], output in wanted))
+            for output, dout in douts
+        ]
+        for output, dout in shaped:  # any may have warned, before sums do
+            if output in wanted:
+                execution.gradients.add(output, dout, execution.run, foreign=True)
+
+    def _shaped(self, dout: Any, value: Any, wanted: bool) -> Any:
+        """An output's gradient, if it is wanted in the shape of its value."""
         if isinstance(dout, list | tuple):
             dout = np.array(dout)
         if not (isinstance(dout, Number) or hasattr(dout, "dtype")):
@@ -590,23 +708,22 @@ class Graph(BaseLayer):
 
     def _gradients(
         self,
+        execution: Execution,
         operands: tuple[Any, ...],
-        values: Any,
-        dout: Any,
+        douts: Sequence[tuple[int, Any]],
         names: tuple[str, ...],
-        run: Operations,
     ) -> list[Any]:
-        nodes = self._nodes
-        inputs = [nodes.inputs.index(name) for name in names]
-        wanted = self._reached_from(names)
-        douts = self._douts(dout, values, wanted)
-        if self._segments:
-            gradients = self._segments.differentiate(values, douts, wanted, run, self._needed)
-        else:
-            gradients = differentiate(nodes, values, douts, wanted, run)
+        """The gradients, of a call that has the values, from those given of outputs."""
+        inputs = [self._nodes.inputs.index(name) for name in names]
+        wanted, gradients = self._reached_from(names), execution.gradients
+        self._begin(execution, douts, wanted)
+        execution.go_back(wanted)
         zeros_like = self._operations["zeros_like"]
-        found = [gradients[i] if i in gradients else zeros_like(operands[i]) for i in inputs]
-        return apart(found, (*operands, *douts), [i in gradients.foreign for i in inputs])
+        found = [
+            scalar(gradients[i]) if i in gradients else zeros_like(operands[i]) for i in inputs
+        ]
+        taken = *operands, *[dout for _, dout in douts]
+        return apart(found, taken, [i in gradients.foreign for i in inputs])
 
     def _in_blocks(
         self, operands: tuple[Any, ...], dout: Any, names: tuple[str, ...] | None, out: Any
@@ -618,7 +735,8 @@ class Graph(BaseLayer):
             several = not self._nodes.single and isinstance(dout, tuple | list)
             douts = tuple(dout) if several else (dout,) * count
         everything = *operands, *douts
-        if out is not None or self._layers or not are_in_blocks(everything):
+        # All else runs node by node on Dask's arrays: a sum must not be one of a block.
+        if out is not None or not self._elementwise or not are_in_blocks(everything):
             return None
         task = Task(self, count, self._nodes.single, names)
         likes = [operands[self._nodes.inputs.index(name)] for name in names or ()]
@@ -676,11 +794,20 @@ def graph_info() -> GraphInfo:
     return GraphInfo(*count_outcomes()) if core.passes is not None else GraphInfo(0, {})
 
 
+def _pair_of_outs(out: Any) -> tuple[Any, Any]:
+    if not (isinstance(out, tuple) and len(out) == 2):
+        raise TypeError(f"'out' must be a tuple of two, (value, gradients), not {out!r:.60}")
+    return out
+
+
 def _recording_of(operands: tuple[Any, ...]) -> Recording | None:
     """The recording of the first symbol among operands, or None."""
     for operand in operands:
         if isinstance(operand, Symbol):
             return operand._recording
+        if isinstance(operand, CONTAINERS):
+            for symbol in symbols_in(operand):
+                return cast(Recording, symbol._recording)
     return None
 
 

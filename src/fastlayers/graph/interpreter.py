@@ -8,30 +8,70 @@ from __future__ import annotations
 
 import copy
 from collections.abc import Collection, Mapping, Sequence
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 
 from .nodes import Node, Nodes
 from .operations import OPERATIONS, Operations
+from .rules import rules_of
 
 
-def evaluate(
-    graph: Nodes,
-    operands: Sequence[Any],
-    run: Operations,
-    needed: Collection[int] = (),
-    layer_values: Mapping[int, Any] | None = None,
-) -> list[Any]:
-    """The values of all nodes, in the order in which they were made.
+class Request(NamedTuple):
+    """What is asked of some nodes, none of them a layer, given the values from before.
 
-    After its last use a value is replaced by a stand-in with the same shape, unless it is an
-    output, an input or ``needed`` later. Layers do not run if their values are given.
+    Attributes
+    ----------
+    graph : Nodes
+    start, stop : int
+        The nodes.
+    reads : sequence of int
+        The values that are given: those from before ``start`` that the nodes read, and arrays from
+        outside.
+    values : sequence of int
+        The values that are asked for.
+    begun : sequence of int
+        The values of which gradients are given.
+    wanted : sequence of int
+        Those among ``reads`` whose gradients are asked for.
     """
-    values = list(operands)
-    kept = {*range(len(operands)), *graph.outputs, *needed}
-    evaluate_nodes(graph, values, len(graph.nodes), run, graph.last_uses(), kept, layer_values)
-    return values
+
+    graph: Nodes
+    start: int
+    stop: int
+    reads: Sequence[int]
+    values: Sequence[int] = ()
+    begun: Sequence[int] = ()
+    wanted: Sequence[int] = ()
+
+    def evaluate(self, given: Sequence[Any], run: Operations) -> list[Any]:
+        """The values of the nodes, at their places; from before only what they read."""
+        before = self.graph.nodes[: self.start]
+        values = [node.detail if node.operation == "number" else None for node in before]
+        known = dict(zip(self.reads, given, strict=True))
+        for place, value in known.items():
+            if place < self.start:
+                values[place] = value
+        evaluate_nodes(self.graph, values, self.stop, run, known=known)
+        return values
+
+    def differentiate(self, values: list[Any], douts: Sequence[Any], run: Operations) -> list[Any]:
+        """The gradients, of what `evaluate` returned; numbers stand for all elements."""
+        through = reached(self.graph, self.wanted)
+        gradients = Gradients()
+        begun = [
+            (place, run["broadcast_to"](dout, values[place]))
+            for place, dout in zip(self.begun, douts, strict=True)
+            if place in through
+        ]
+        for place, dout in begun:
+            gradients.add(place, dout, run, foreign=True)
+        nodes = range(self.start, self.stop)
+        differentiate_nodes(self.graph, values, gradients, nodes, through, run)
+        return [
+            gradients[place] if place in gradients else run["zeros_like"](values[place])
+            for place in self.wanted
+        ]
 
 
 def evaluate_nodes(
@@ -39,29 +79,35 @@ def evaluate_nodes(
     values: list[Any],
     stop: int,
     run: Operations,
-    last: Sequence[int],
-    kept: Collection[int],
-    layer_values: Mapping[int, Any] | None,
+    last: Sequence[int] | None = None,
+    kept: Collection[int] = (),
+    known: Mapping[int, Any] | None = None,
 ) -> None:
-    """Append values of the next nodes, up to ``stop``; see `evaluate`."""
+    """Append the values of the next nodes, up to ``stop``.
+
+    After its last use a value is replaced by a stand-in with the same shape, unless it is ``kept``;
+    if there are no ``last`` uses, all are. Layers do not run if their values are ``known``.
+    """
     for position in range(len(values), stop):
         node = graph.nodes[position]
         used = [values[operand] for operand in node.operands]
         try:
-            if node.operation == "number":
+            if known and position in known:
+                value = known[position]
+            elif node.operation in ("number", "constant"):
                 value = node.detail
-            elif node.operation != "layer":
+            elif node.detail is None:
                 value = run[node.operation](*used)
-            elif layer_values is None:
-                value = _forward_of_layer(node.detail, used)
+            elif node.operation != "layer":
+                value = run[node.operation](*used, **dict(node.detail))
             else:
-                value = layer_values[position]
+                value = _forward_of_layer(node.detail, used)
         except Exception as error:
             _add_note(error, graph.note(position, values))
             raise
         values.append(value)
         for operand in (*node.operands, position):
-            if last[operand] == position and operand not in kept:
+            if last and last[operand] == position and operand not in kept:
                 values[operand] = without_memory(values[operand])
 
 
@@ -100,7 +146,7 @@ def differentiable(node: Node) -> Sequence[int]:
     """The operands to which a node passes gradients."""
     if node.operation not in OPERATIONS:
         return node.operands  # those of a layer
-    rules = OPERATIONS[node.operation].gradients
+    rules = rules_of(node)
     return [operand for operand, rule in zip(node.operands, rules, strict=True) if rule]
 
 
@@ -134,36 +180,6 @@ class Gradients(dict[int, Any]):
         self.foreign.clear()
 
 
-def differentiate(
-    graph: Nodes,
-    values: list[Any],
-    douts: Sequence[Any],
-    wanted: Collection[int],
-    run: Operations,
-    keep: bool = False,
-) -> Gradients:
-    """The gradients of the nodes ``wanted`` that have one, given those of the outputs.
-
-    Nodes are visited from last to first. A visited node's value and gradient are dropped, unless
-    ``keep`` is set; those of the inputs remain.
-    """
-    gradients = begin_gradients(graph, douts, wanted, run)
-    positions = range(len(graph.inputs), len(values))
-    differentiate_nodes(graph, values, gradients, positions, wanted, run, keep)
-    return gradients
-
-
-def begin_gradients(
-    graph: Nodes, douts: Sequence[Any], wanted: Collection[int], run: Operations
-) -> Gradients:
-    """The gradients of the outputs; an output that is returned several times has the sum."""
-    gradients = Gradients()
-    for output, dout in zip(graph.outputs, douts, strict=True):
-        if output in wanted:
-            gradients.add(output, dout, run, foreign=True)
-    return gradients
-
-
 def differentiate_nodes(
     graph: Nodes,
     values: list[Any],
@@ -173,7 +189,10 @@ def differentiate_nodes(
     run: Operations,
     keep: bool = False,
 ) -> None:
-    """Pass gradients back through some nodes, from last to first; see `differentiate`."""
+    """Pass gradients back through nodes, from last to first.
+
+    A visited node's value and gradient are dropped, unless ``keep`` is set.
+    """
     for position in reversed(positions):
         if position not in gradients:
             continue
@@ -207,16 +226,25 @@ def _contributions(
         passed = _backward_of_layer(node.detail, dout, used)
         sum_to = run["sum_to"]
         return [
-            (operand, one if _are_alike(one, value) else sum_to(one, value, one))
+            (operand, one if _are_alike(one, value) else sum_to(one, value))
             for operand, value, one in zip(node.operands, used, passed, strict=True)
             if operand in wanted and one is not None
         ]
-    rules = OPERATIONS[node.operation].gradients
-    return [
-        (operand, rule(run, dout, values[position], *used))
-        for operand, rule in zip(node.operands, rules, strict=True)
-        if operand in wanted and rule is not None
-    ]
+    value = values[position]
+    contributions = []
+    for operand, like, rule in zip(node.operands, used, rules_of(node), strict=True):
+        if operand not in wanted or rule is None:
+            continue
+        if rule.steps is None:
+            raise TypeError(
+                f"nothing is known of the gradient of {node.operation.removeprefix('np.')}: "
+                f"fastlayers.define_gradients says how it is differentiated"
+            )
+        contribution = rule.apply(run, dout, value, used)
+        if rule.summed:
+            contribution = run["sum_to"](contribution, like)
+        contributions.append((operand, contribution))
+    return contributions
 
 
 def _backward_of_layer(layer: Any, dout: Any, operands: list[Any]) -> list[Any]:

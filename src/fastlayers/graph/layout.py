@@ -3,10 +3,9 @@
 from __future__ import annotations
 
 import unicodedata
-from bisect import bisect_right, insort
 from dataclasses import dataclass, field
 from itertools import accumulate, pairwise
-from operator import attrgetter, itemgetter
+from operator import attrgetter
 from statistics import fmean
 
 SHORT = 4  # up to so many layers, inputs are at the left edge; else beside their first use
@@ -75,11 +74,6 @@ class Part:
         """How strongly it keeps its y: inputs yield to wires that pass, and both to results."""
         return 1e4 if self.kind == "wire" else 1e8 if self.operands else 1.0
 
-    def end(self, target: Part) -> float:
-        """Where its wire enters a target, in ranks."""
-        slot = (target.before.index(self) + 1) / (len(target.before) + 1) - 0.5
-        return target.y + (slot if target.ordered else 0.0)
-
     def entries(self) -> list[tuple[Part, float]]:
         """The parts before it, and how far below its y their wires end: apart, towards them."""
         sources = self.before if self.ordered else sorted(self.before, key=attrgetter("y"))
@@ -142,50 +136,26 @@ def _wires(parts: list[Part]) -> list[list[Part]]:
 
 
 def _ordered(ends: list[Part]) -> list[list[Part]]:
-    """The layers, each in the best of the orders tried.
+    """The layers, each in an order with few crossings.
 
     A walk from the ends meets the parts in an order in which a tree has no crossing. Then each
-    layer is ordered by the mean ranks of its neighbours, in the layer before or after in turn.
+    layer is ordered by the mean ranks of its neighbours in the layer before, and in that after.
     """
-    tried = []
-    for step in (-1, 1):
-        layers: list[list[Part]] = [[] for _ in range(1 + max(part.layer for part in ends))]
-        stack, met = ends[::-1], set()
-        while stack:
-            if (part := stack.pop()) not in met:
-                met.add(part)
-                layers[part.layer].append(part)
-                stack += part.before[::step]
-        for sweep in range(SWEEPS):
-            for layer in layers[::-1] if sweep % 2 else layers:
-                if sweep:
-                    layer.sort(key=_mean_after if sweep % 2 else _mean_before)
-                for rank, part in enumerate(layer):
-                    part.y = float(rank)
-            tried.append((_cost(layers), [layer[:] for layer in layers]))
-    return min(tried, key=itemgetter(0))[1]
-
-
-def _mean_before(part: Part) -> float:
-    return fmean([source.y for source in part.before] or [part.y])
-
-
-def _mean_after(part: Part) -> float:
-    return fmean([part.end(target) for target in part.after] or [part.y])
-
-
-def _cost(layers: list[list[Part]]) -> tuple[int, int, float]:
-    """Crossings, which are inversions of ends; operands below later ones; how far wires climb."""
-    crossings, disorder, climb = 0, 0, 0.0
-    for layer in layers:
-        ends: list[float] = []
-        for part in layer:
-            for end in sorted(map(part.end, part.after)):
-                crossings += len(ends) - bisect_right(ends, end)
-                insort(ends, end)
-            disorder += sum(upper.y > lower.y for upper, lower in pairwise(part.before))
-            climb += sum(abs(source.y - part.y) for source in part.before)
-    return crossings, disorder, climb
+    layers: list[list[Part]] = [[] for _ in range(1 + max(part.layer for part in ends))]
+    stack, met = ends[::-1], set()
+    while stack:
+        if (part := stack.pop()) not in met:
+            met.add(part)
+            part.y = float(len(layers[part.layer]))
+            layers[part.layer].append(part)
+            stack += part.before[::-1]
+    for neighbours, sweep in (attrgetter("before"), layers), (attrgetter("after"), layers[::-1]):
+        for layer in sweep:
+            means = {part: fmean([one.y for one in neighbours(part)] or [part.y]) for part in layer}
+            layer.sort(key=means.__getitem__)
+            for rank, part in enumerate(layer):
+                part.y = float(rank)
+    return layers
 
 
 def _set_heights(layers: list[list[Part]]) -> None:

@@ -9,24 +9,22 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from ..base import BaseLayer, number_text
+from .calls import written, written_option
 from .operations import OPERATIONS
 
 
 class Node(NamedTuple):
-    """A value of a graph: an input, a number, or the result of an operation on earlier values.
+    """A value of a graph: an input, a number or an array from outside, or the result of an
+    operation on earlier values.
 
-    ``detail`` is an input's name, a number or a layer; ``place`` is the line that made the node.
+    ``detail`` is an input's name, a number, an array, a layer, or an operation's options by name;
+    ``place`` is the line that made the node.
     """
 
     operation: str
     operands: tuple[int, ...] = ()
     detail: Any = None
     place: str = ""
-
-    @property
-    def drawn(self) -> tuple[int, ...]:
-        """The operands that pictures show. A summed product's last one decides its rounding."""
-        return self.operands[:3] if self.operation == "multiply_to" else self.operands
 
 
 class Nodes(NamedTuple):
@@ -72,12 +70,17 @@ class Nodes(NamedTuple):
         return last
 
     def labels(self) -> list[str]:
-        """A name for each node: an input's name, a number itself, t0, t1, … for computed values."""
+        """A name for each node: an input's, a number itself, c0, … for arrays from outside, t0, …
+        for computed values.
+        """
         labels: list[str] = []
-        computed = 0
+        computed = constants = 0
         for node in self.nodes:
             if node.operation in ("input", "number"):
                 labels.append(number_text(node.detail, str))
+            elif node.operation == "constant":
+                labels.append(f"c{constants}")
+                constants += 1
             else:
                 labels.append(f"t{computed}")
                 computed += 1
@@ -89,7 +92,15 @@ class Nodes(NamedTuple):
         operands = [labels[operand] for operand in node.operands]
         if node.operation == "layer":
             return f"{type(node.detail).__name__}({', '.join(operands)})"
-        return OPERATIONS[node.operation].text.format(*operands)
+        options = dict(node.detail or ())
+        if node.operation == "getitem":
+            return f"{operands[0]}[{written(options['index'], operands[1:])}]"
+        row = OPERATIONS[node.operation]
+        if row.text:
+            return row.text.format(*operands)
+        like = [f"like={one}" if i in row.like else one for i, one in enumerate(operands)]
+        named = [f"{name}={written_option(name, value)}" for name, value in options.items()]
+        return f"{node.operation.removeprefix('np.')}({', '.join([*like, *named])})"
 
     def listing(self, values: Sequence[Any] | None = None) -> str:
         """A line for each node: what it computes, and with ``values`` its value's shape."""
@@ -99,9 +110,11 @@ class Nodes(NamedTuple):
             if node.operation == "number" or (node.operation == "input" and values is None):
                 continue
             line = labels[position]
-            if node.operation != "input":
+            if node.operation == "constant":
+                line += f" = {summary(node.detail)}, from outside"
+            elif node.operation != "input":
                 line += f" = {self.expression(position, labels)}"
-            if values is not None:
+            if values is not None and node.operation != "constant":
                 line += f": {summary(values[position])}"
             lines.append(line)
         returned = ", ".join(labels[output] for output in self.outputs)
@@ -135,7 +148,19 @@ def _is_node(node: Any, position: int, inputs: int) -> bool:
         return isinstance(node.detail, Number | np.bool_) and count == 0
     if node.operation == "layer":
         return isinstance(node.detail, BaseLayer) and count > 0
-    return node.operation in OPERATIONS and count == len(OPERATIONS[node.operation].gradients)
+    if node.operation == "constant":
+        return hasattr(node.detail, "__array__") and count == 0
+    if node.operation not in OPERATIONS or not _are_options(node.detail):
+        return False
+    gradients = OPERATIONS[node.operation].gradients
+    return count > 0 if callable(gradients) else count == len(gradients)
+
+
+def _are_options(detail: Any) -> bool:
+    return detail is None or (
+        isinstance(detail, tuple)
+        and all(isinstance(one, tuple) and len(one) == 2 and type(one[0]) is str for one in detail)
+    )
 
 
 def _all_below(places: Any, stop: int) -> bool:
@@ -151,7 +176,12 @@ def summary(value: Any) -> str:
     return type(value).__name__
 
 
-def key_of(number: Any) -> tuple[type, Any]:
-    """What tells a number from all others: 1, 1.0 and True are three, as are 0.0 and -0.0."""
+def key_of(detail: Any) -> tuple[type, Any]:
+    """What tells a number from all others: 1, 1.0 and True are three, as are 0.0 and -0.0.
+
+    Arrays are told apart by where they are; options by their text.
+    """
+    if hasattr(detail, "__array__") and not isinstance(detail, np.generic):
+        return type(detail), id(detail)
     # The repr of an int may be too long to be written.
-    return type(number), number if isinstance(number, int) else repr(number)
+    return type(detail), detail if isinstance(detail, int) else repr(detail)

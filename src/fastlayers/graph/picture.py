@@ -3,6 +3,8 @@
 import os
 from typing import Any
 
+MOST_NODES = 200  # of a graph that is drawn: its picture is some 20,000 pixels long
+
 
 class Drawing:
     """A picture of a graph: Jupyter shows it, `str` gives its SVG, `save` writes that to a file.

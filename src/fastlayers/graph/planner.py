@@ -6,7 +6,6 @@ computed at once: that is a pass over memory. All else is a call between passes.
 
 from __future__ import annotations
 
-import itertools
 from collections import defaultdict
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any, NamedTuple
@@ -16,7 +15,7 @@ import numpy as np
 from .. import core
 from .attribution import AtUsersLine
 from .compounds import Step, joined, needed
-from .interpreter import differentiate, evaluate, reached
+from .interpreter import Request
 from .nodes import Nodes
 from .operations import OPERATIONS, Operations
 from .results import apart, type_of_gradients
@@ -35,7 +34,8 @@ from .tracing import (
 )
 
 if core.passes is not None:
-    from .._core.frontend.passes import MOST_VALUES, WARNS, Entry, Pass
+    from .._core.frontend.methods import MOST_VALUES, Entry
+    from .._core.frontend.passes import WARNS, Pass
 
 # Planning takes some 10 us a node for the value and 50 to 100 us for value and gradients, on the
 # first call (a chain of 1,000 nodes, Xeon of the Sapphire Rapids family, beside other work).
@@ -44,53 +44,39 @@ MOST_NODES = 2_000
 SILENT: Any = {"all": "ignore"}
 
 
-class Passes:
-    """What a graph is called by. Each returns None where the nodes are to be run one by one.
+def entry_of(
+    graph: Nodes, run: Operations, value: bool = True, names: tuple[str, ...] | None = None
+) -> Entry:
+    """For the value of a whole graph, if asked for, and for the gradients by inputs, if named."""
+    inputs = range(len(graph.inputs))
+    values = graph.outputs if value else ()
+    request = Request(graph, len(inputs), len(graph.nodes), inputs, values)
+    if names is None:
+        return entry(request, run, graph.single)
+    wanted = [graph.inputs.index(name) for name in names]
+    request = request._replace(begun=graph.outputs, wanted=wanted)
+    return entry(request, run, graph.single, type_of_gradients(names))
 
-    Attributes
-    ----------
-    value : Entry
-        For the value, of operands.
-    gradients : Entry
-        For the gradients by all inputs, of operands and a ``dout``.
-    both : Entry
-        For the value and the gradients by all inputs.
+
+def entry(request: Request, run: Operations, single: bool = False, gradients: Any = None) -> Entry:
+    """For what is asked for, in a tuple; or gradients apart, as one of their own type.
+
+    With ``single``, the value and what is given for its gradient are no tuples. An entry returns
+    None where the nodes are to be run one by one.
     """
 
-    def __init__(self, graph: Nodes, run: Operations) -> None:
-        self._graph, self._run = graph, run
-        self._others: dict[tuple[str, ...], Entry] = {}
-        self.value = entry(graph, run)
-        self.gradients = entry(graph, run, False, graph.inputs)
-        self.both = entry(graph, run, True, graph.inputs)
-
-    def by(self, names: tuple[str, ...]) -> Entry:
-        """For the value and the gradients by some inputs."""
-        if names not in self._others:
-            self._others[names] = entry(self._graph, self._run, True, names)
-        return self._others[names]
-
-
-def entry(
-    graph: Nodes,
-    run: Operations,
-    values: bool = True,
-    names: tuple[str, ...] | None = None,
-) -> Entry:
-    """For the value of a graph, if asked for, and for the gradients by some inputs, if any."""
-    wanted = [graph.inputs.index(name) for name in names or ()]
-
-    def plan(kinds: list[Any], axes: int) -> Any:
+    def plan(kinds: list[Any]) -> Any:
         # Of no gradients, what is wrong with dout is told nevertheless.
-        if names == () or len(graph.nodes) > MOST_NODES:
+        idle = request.begun and not request.wanted
+        if idle or request.stop - request.start > MOST_NODES:
             return None
         ones = {place for place, kind in enumerate(kinds) if kind == "one"}
-        builder = Builder([shape_of(kind) for kind in kinds], ones, axes)
+        builder = Builder([shape_of(kind) for kind in kinds], ones)
         try:
-            results = trace(graph, builder, values, wanted)
+            results = trace(request, builder)
             if all(value.shape == NUMBER for value in builder.inputs):
                 return function_of_numbers(builder, builder.notes, results)
-            made = Plan(builder, results, values, run)
+            made = Plan(builder, results, bool(request.values), run)
         except Unserved:
             return None
         return made.as_pass() if made.is_pass else made
@@ -101,33 +87,25 @@ def entry(
         except Exception as error:  # no memory, or a warning that somebody made an error
             parts = ", ".join(f"{start}:{stop}" for start, stop in rest)
             error.add_note(
-                f"{graph.name}: of the outputs all is written but the elements {parts}, counted in "
-                f"the order of memory; there the operands are as they were"
+                f"{request.graph.name}: of the outputs all is written but the elements {parts}, "
+                f"counted in the order of memory; there the operands are as they were"
             )
             raise
 
     def finish_by_nodes(operands: Any, douts: Any, results: Any, rest: Any) -> None:
-        parts = [part_of(operand, rest) for operand in operands]
         here = AtUsersLine(run)
-        with np.errstate(**({} if values else SILENT)):
-            evaluated = evaluate(graph, parts, here, range(len(graph.nodes)))
-        found = [evaluated[output] for output in graph.outputs] if values else []
-        if wanted:
-            begun = [
-                run["broadcast_to"](part_of(dout, rest), evaluated[output])
-                for dout, output in zip(douts, graph.outputs, strict=True)
-            ]
-            to = reached(graph, wanted)
-            gradients = differentiate(graph, evaluated, begun, to, here)
-            found += [gradients.get(i, 0) for i in wanted]
+        with np.errstate(**({} if request.values else SILENT)):
+            values = request.evaluate([part_of(operand, rest) for operand in operands], here)
+        found = [values[place] for place in request.values]
+        found += request.differentiate(values, [part_of(dout, rest) for dout in douts], here)
         for result, one in zip(results, found, strict=True):
             if isinstance(result, np.ndarray):
                 put_back(one, result, rest)
 
-    gradients = None if names is None else type_of_gradients(names)
-    inputs, outputs = len(graph.inputs), len(graph.outputs)
-    returns_operands = any(output < inputs for output in graph.outputs)
-    return Entry(plan, inputs, outputs, graph.single, values, gradients, returns_operands, finish)
+    first = request.values if gradients else (*request.values, *request.wanted)
+    counts = len(request.reads), len(request.begun), len(first)
+    returns_operands = any(place < request.start for place in (*request.values, *request.begun))
+    return Entry(plan, *counts, single, gradients, returns_operands, finish)
 
 
 def shape_of(kind: Any) -> Shape:
@@ -166,7 +144,6 @@ class Result(NamedTuple):
     place: int
     value: int | None
     like: int | None = None
-    shapes: Sequence[Shape] = ()
     unit: int = 0
 
 
@@ -423,8 +400,6 @@ class Plan:
         order = {place: i for i, place in reversed(list(enumerate(self._results)))}
         steps, read = list(part.work), list(part.read)
         computed = {step.writes[0] for step in steps}
-        stored, results, calls = set(part.stored), [], []
-        apart = self._not_summed(part)
 
         def double(place: int) -> int:
             note = builder.double(place, part.shape)
@@ -432,26 +407,17 @@ class Plan:
             read.extend(one for one in note.reads if one not in computed and one not in read)
             return note.place
 
+        summed = set(part.stored)
+        results = [Result(place, place) for place in summed]
         for note in part.sums:
-            if note in apart:
-                value = note.reads[0]
-                if value in computed or builder.shapes[value] != part.shape:
-                    value = value if value in computed else double(value)
-                    stored.add(value)
-                calls.append((value, note))
-        summed = set(stored)
-        results += [Result(place, place) for place in stored]
-        for note in part.sums:
-            if note in apart:
-                continue
-            value, like, _ = note.reads
+            value, like = note.reads
             if note.unit:
                 results.append(Result(note.place, None, like, unit=note.unit))
                 continue
             if value not in computed or value in summed:
                 value = double(value)
             summed.add(value)
-            results.append(Result(note.place, value, like, self._shapes_of(note)))
+            results.append(Result(note.place, value, like))
         results.sort(key=lambda one: order.get(one.place, len(order)))
         if all(one.unit for one in results):
             raise Unserved("nothing to compute")
@@ -462,39 +428,6 @@ class Plan:
             read = list(dict.fromkeys(steps[0].reads))  # in this order a single step needs no tiles
         self._new.update(one.place for one in results)
         self._cut(part.shape, steps, read, results)
-        for value, note in calls:
-            self._add_call("sum_to", (value, *note.reads[1:]), note.place)
-
-    def _shapes_of(self, note: Note) -> list[Shape]:
-        """The small shapes that the layers have at hand when they compute a sum."""
-        shapes = [self._builder.shapes[place] for place in note.reads[1:]]
-        return [shape for shape in shapes if shape not in (note.shape, NUMBER, SCALAR)]
-
-    def _not_summed(self, part: Part) -> list[Note]:
-        """The sums that cannot have, in this pass, the bits that they have in the layers.
-
-        Axes along which all operands run on are one to the engine. The bits of a sum depend on
-        that. So it must be the same axes as when the layers compute that sum.
-        """
-        builder = self._builder
-        axes = [axis for axis in range(builder.axes) if not part.shape.repeated >> axis & 1]
-        pairs = list(itertools.combinations(axes, 2))
-        sums = [note for note in part.sums if not note.unit]
-        reads = [builder.shapes[place] for place in part.read]
-        while True:
-            here = [*reads, *(shape for note in sums for shape in self._shapes_of(note))]
-            kept = [
-                note
-                for note in sums
-                if all(
-                    all(shape.merges(*pair) for shape in here)
-                    == all(shape.merges(*pair) for shape in self._shapes_of(note))
-                    for pair in pairs
-                )
-            ]
-            if len(kept) == len(sums):
-                return [note for note in part.sums if not note.unit and note not in kept]
-            sums = kept
 
     def _cut(self, shape: Shape, steps: list[Step], read: list[int], done: list[Result]) -> None:
         """Add a pass or, if that is too long, several one after the other."""

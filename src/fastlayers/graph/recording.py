@@ -2,23 +2,29 @@
 
 from __future__ import annotations
 
+import dis
+import functools
 import inspect
 import linecache
 import os
 import re
 import sys
-from collections.abc import Callable, Sequence
+import warnings
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from numbers import Number
 from types import CodeType, FrameType
 from typing import Any, NoReturn
+from weakref import WeakSet
 
 import numpy as np
 
 from .. import layers, reference
 from ..base import BaseLayer, Placeholder
 from ..callers import PACKAGE, users_frame
+from .calls import FUNCTIONS, METHODS, NotServed, bind, bind_method, index_of
 from .nodes import Node, Nodes
-from .operations import OPERATIONS
+from .operations import OPERATIONS, PLAIN
+from .trees import filled, leaves
 
 # Only these are known to multiply and add.
 ELEMENTWISE = (layers.MulLayer, layers.AddLayer, reference.MulLayer, reference.AddLayer)
@@ -30,55 +36,142 @@ OWN_LAYER = (
     "write a layer of your own, a fastlayers.BaseLayer with forward and backward, and call it on "
     "the symbols: layer(x)"
 )
+RULES = f"fastlayers.define_gradients says how it is differentiated, or {OWN_LAYER}"
 UNKNOWN = "nothing is known of a value before the graph is run; make it a parameter"
-MANY_GRAPHS = "record a graph for each case, and choose between the graphs"
+MANY_GRAPHS = "record a graph for each case, and choose between the graphs; or write np.where"
 OUTSIDE = "do that outside, with what the graph returns"
+REFUSING = "a graph cannot record"
+ONE_INDEX = "write y[...] += z with one index"
+NEW_NAME = "write y = y + z for y += z, or make y by np.zeros_like of a value"
+COPY = "copy it first: y = x.copy()"
+
+BINARY_OP = dis.opmap["BINARY_OP"]
 
 # What Python says of an object without __call__.
 NOT_CALLABLE = re.compile("'(.+)' object is not callable")
 
+# What to write for some of NumPy's functions and arrays' methods.
+INSTEAD = {
+    "astype": "give the graph operands of the dtype that they are to have",
+    "item": OUTSIDE,
+    "tolist": OUTSIDE,
+    "round": "write np.rint",
+    "array_split": "write np.split, or slices",
+}
+
 # Attributes of an array that are computed of its elements, as by a method.
-ARRAYS_OF_AN_ARRAY = {"T", "mT", "real", "imag", "flat"}
+ARRAYS_OF_AN_ARRAY = {"real", "imag", "flat"}
+# Those that are no more than the shape and the dtype, and functions that return them.
+ASKED = ("shape", "ndim", "size", "dtype")
+ASKING: dict[Any, str] = {np.shape: "shape", np.ndim: "ndim", np.size: "size"}
+
+
+class Asked(BaseException):
+    """The function asks what only operands can answer. Not to be caught by the function."""
+
+    def __init__(self, what: str, place: str) -> None:
+        super().__init__(f"{place} asks for {what}")
+        self.what, self.place = what, place
 
 
 class Symbol(Placeholder):
-    """A value of the graph that is being recorded. Operations on it become nodes."""
+    """A value of the graph that is being recorded. Operations on it become nodes.
 
-    __slots__ = ("_position", "_recording")
+    After ``u = y; y += z`` there are two symbols. If y is an array, both are what is at the
+    position ``_array[0]`` now; of a number, u is what it was.
+    """
+
+    __slots__ = ("__weakref__", "_array", "_base", "_own", "_recording", "_views")
 
     def __init__(self, recording: Recording, position: int) -> None:
         self._recording = recording
-        self._position = position
+        self._own = position
+        self._array = [position]
+        self._base: tuple[Symbol, Any] | None = None  # of which this is a view, by what index
+        self._views: WeakSet[Symbol] | None = None
+
+    @property
+    def _position(self) -> int:
+        return self._recording.now(self)
 
     def apply(self, layer: BaseLayer, operands: tuple[Any, ...]) -> Any:
         if type(layer) in ELEMENTWISE:
             return layer.forward(*operands)
         return self._recording.operation("layer", *operands, layer=layer)
 
+    def record(
+        self, operation: str, operands: tuple[Any, ...], options: Mapping[str, Any]
+    ) -> Symbol:
+        return self._recording.operation(operation, *operands, options=options)
+
     def __array_ufunc__(self, ufunc: Any, method: str, *operands: Any, **options: Any) -> Symbol:
-        if ufunc not in UFUNCS or method != "__call__":
-            name = ufunc.__name__ + ("" if method == "__call__" else f".{method}")
-            self._recording.refuse(f"np.{name}", OWN_LAYER)
+        name = f"np.{ufunc.__name__}" + ("" if method == "__call__" else f".{method}")
+        if method != "__call__":
+            instead = REDUCED.get(name, OWN_LAYER)
+            self._recording.refuse(name, instead)
+        operation = operation_of(ufunc)
+        if operation is None:
+            self._recording.refuse(f"the ufunc {ufunc.__name__}", RULES)
         if options:
+            if self._recording.at_an_operator():  # C += x
+                self._recording.refuse("an assignment in place to an array from outside", NEW_NAME)
             given = ", ".join(options)
-            self._recording.refuse(f"np.{ufunc.__name__} with {given}", f"leave out {given}")
-        return self._recording.operation(UFUNCS[ufunc], *operands)
+            self._recording.refuse(f"{name} with {given}", f"leave out {given}")
+        if operation.startswith("np.") and self._recording.at_an_operator():
+            operation = operation.removeprefix("np.")  # with other warnings, or even bits
+        return self._recording.operation(operation, *operands)
 
-    def __array_function__(self, function: Any, *_: Any) -> NoReturn:
-        self._recording.refuse(f"np.{function.__name__}", OWN_LAYER)
+    def __array_function__(
+        self, function: Any, types: Any, arguments: tuple[Any, ...], named: Mapping[str, Any]
+    ) -> Any:
+        if function in ASKING and arguments[:1] == (self,) and len(arguments) + len(named) == 1:
+            return self._recording.answer(self._position, ASKING[function])
+        module = function.__module__.replace("numpy", "np", 1)
+        name = f"{module}.{function.__name__}"
+        if function not in FUNCTIONS:
+            self._recording.refuse(name, INSTEAD.get(function.__name__, OWN_LAYER))
+        return self._recording.call(FUNCTIONS[function], name, bind, arguments, named)
 
-    def __getattr__(self, name: str) -> NoReturn:
+    def __getattr__(self, name: str) -> Any:
         if name.startswith("_"):  # Python's protocols, and tools that look for their own
             raise AttributeError(name)
+        if name in ("T", "mT"):
+            return self._recording.view(self, name)
+        if name in ASKED:
+            return self._recording.answer(self._position, name)
+        if name in METHODS:
+            return functools.partial(self._called, name)
         if callable(getattr(np.ndarray, name, None)):
-            self._recording.refuse(f"the method .{name} of a value", OWN_LAYER)
+            instead = INSTEAD.get(name, OWN_LAYER)
+            self._recording.refuse(f"the method .{name} of a value", instead)
+        if not hasattr(np.ndarray, name):
+            self._recording.member(self._position, name)
         instead = OWN_LAYER if name in ARRAYS_OF_AN_ARRAY else UNKNOWN
         self._recording.refuse(f"the attribute .{name} of a value", instead)
+
+    def _called(self, method: str, *arguments: Any, **named: Any) -> Any:
+        def bound(name: str, arguments: tuple[Any, ...], named: Mapping[str, Any]) -> Any:
+            return bind_method(name, self, arguments, named)
+
+        what = f"the method .{method} of a value"
+        return self._recording.call(METHODS[method], what, bound, arguments, named)
 
     def __setattr__(self, name: str, value: Any) -> None:
         if name not in self.__slots__:
             self._recording.refuse(f"the assignment to .{name} of a value", "use a new name")
         super().__setattr__(name, value)
+
+    def __getitem__(self, index: Any) -> Symbol:
+        return self._recording.part(self, index)
+
+    def __setitem__(self, index: Any, value: Any) -> None:
+        self._recording.assign(self, index, value)
+
+    def __len__(self) -> int:
+        return self._recording.length(self._position)
+
+    def __iter__(self) -> Iterator[Symbol]:
+        return iter([self[i] for i in range(len(self))])
 
     __hash__ = object.__hash__
 
@@ -94,11 +187,42 @@ def _recorded_by(operation: str, swapped: bool = False) -> Callable[..., Symbol]
     return method
 
 
+def _recorded_in_place(operation: str) -> Callable[..., Symbol]:
+    def method(self: Symbol, other: Any) -> Symbol:
+        return self._recording.update(self, operation, other)
+
+    return method
+
+
+UNARY = ("neg", "pos", "abs", "invert")
+COMPARISONS = ("lt", "le", "gt", "ge", "eq", "ne")
 for _operation, _row in OPERATIONS.items():
-    if _row.method:
-        setattr(Symbol, f"__{_row.method}__", _recorded_by(_operation))
-    if _row.method and len(_row.gradients) == 2:
-        setattr(Symbol, f"__r{_row.method}__", _recorded_by(_operation, swapped=True))
+    _name = _row.operator
+    if _row.in_place:
+        setattr(Symbol, f"__{_name}__", _recorded_in_place(_operation))
+    elif _name:
+        setattr(Symbol, f"__{_name}__", _recorded_by(_operation))
+        if _name not in (*COMPARISONS, *UNARY):
+            setattr(Symbol, f"__r{_name}__", _recorded_by(_operation, swapped=True))
+
+REDUCED = {
+    "np.add.reduce": "write np.sum",
+    "np.maximum.reduce": "write np.max",
+    "np.minimum.reduce": "write np.min",
+    "np.multiply.reduce": "write np.prod",
+    "np.add.accumulate": "write np.cumsum",
+    "np.multiply.outer": "write np.outer",
+}
+
+
+def operation_of(ufunc: Any) -> str | None:
+    """The operation that is this ufunc; of SciPy's, which somebody has imported then, by name."""
+    if ufunc in UFUNCS:
+        return UFUNCS[ufunc]
+    special = sys.modules.get("scipy.special")
+    name: str = ufunc.__name__
+    known = name in OPERATIONS and special is not None
+    return name if known and getattr(special, name, None) is ufunc else None
 
 
 def _refusing(what: str, instead: str) -> Callable[..., NoReturn]:
@@ -112,29 +236,22 @@ def _refusing(what: str, instead: str) -> Callable[..., NoReturn]:
 # The special methods that are refused, what each means in words, and what to write instead.
 REFUSED = (
     ("bool", "if, and, or, not: the truth of a value", MANY_GRAPHS),
-    ("eq ne lt le gt ge", "a comparison", MANY_GRAPHS),
-    ("float int complex index", "conversion to a number", OUTSIDE),
-    ("array", "conversion to an array", OUTSIDE),
-    ("len", "len() of a value", "make the length a parameter"),
-    ("iter reversed contains", "iteration over a value", "make each part a parameter"),
     (
-        "getitem setitem delitem",
-        "indexing",
-        "make the part a parameter, and index what the graph is called with",
+        "float int complex index",
+        "conversion to a number",
+        f"write NumPy's function for one of math, and make y in y[i] = value by np.zeros_like of a "
+        f"value; or {OUTSIDE}",
     ),
-    ("pow rpow", "**", f"write products, x * x for x**2, or {OWN_LAYER}"),
     (
-        "truediv rtruediv",
-        "/",
-        f"multiply by an inverse that was computed outside, which rounds twice, or {OWN_LAYER}",
+        "array",
+        "conversion to an array",
+        "write np.stack([...]) for np.array([...]), make C in C[x] a parameter, C @ x for "
+        f"C.dot(x), np.zeros_like of a value for np.zeros; or {OUTSIDE}",
     ),
-    ("floordiv rfloordiv", "//", OWN_LAYER),
-    ("mod rmod", "%", OWN_LAYER),
-    ("divmod rdivmod", "divmod()", OWN_LAYER),
-    ("matmul rmatmul", "@", OWN_LAYER),
-    ("and rand or ror xor rxor lshift rlshift rshift rrshift invert", "&, |, ^, ~", OWN_LAYER),
-    ("abs", "abs()", OWN_LAYER),
-    ("round trunc floor ceil", "rounding", OWN_LAYER),
+    ("reversed contains", "a search in a value", OUTSIDE),
+    ("delitem", "deletion of a part", "take the parts that stay"),
+    ("divmod rdivmod", "divmod()", "write // and %"),
+    ("round trunc floor ceil", "Python's rounding", "write np.rint, np.trunc, np.floor or np.ceil"),
     ("call", "a call of a value", "call functions, graphs and layers"),
 )
 for _names, _what, _instead in REFUSED:
@@ -143,22 +260,51 @@ for _names, _what, _instead in REFUSED:
 
 
 class Recording:
-    """The nodes of a function as it makes them, and how the layers that it uses were before."""
+    """The nodes of a function as it makes them, and how the layers that it uses were before.
 
-    def __init__(self, name: str) -> None:
+    Parameters
+    ----------
+    name : str
+        What is recorded.
+    located : bool, optional
+        Whether nodes tell the line that makes them.
+    operands : sequence, optional
+        What the inputs are, to answer what the function asks.
+
+    Attributes
+    ----------
+    asked : dict
+        What the function has asked of its inputs, by position and attribute, with the answers.
+    """
+
+    def __init__(
+        self, name: str, located: bool = True, operands: Sequence[Any] | None = None
+    ) -> None:
         self.name = name
         self.nodes: list[Node] = []
         self.over = False
+        self.asked: dict[tuple[int, str], Any] = {}
+        self._located = located
+        self._values = None if operands is None else dict(enumerate(operands))
         self._layers: dict[int, str] = {}
         self._met: dict[int, tuple[Any, dict[str, Any]]] = {}
         self._positions: dict[CodeType, list[Any]] = {}
+        self._selected: set[int] = set()  # the shapes of these depend on values
+        self._pending: tuple[Symbol, str] | None = None
 
     def input(self, name: str) -> Symbol:
         return self._made(Node("input", detail=name))
 
     def operation(
-        self, operation: str, *operands: Any, layer: Any = None, place: str | None = None
+        self,
+        operation: str,
+        *operands: Any,
+        layer: Any = None,
+        place: str | None = None,
+        options: Mapping[str, Any] | None = None,
     ) -> Symbol:
+        if self._located and layer is None and (instead := _layer_on_the_way()):
+            self.refuse("the forward of a layer that has its own backward", instead)
         place = self.place() if place is None else place
         positions = tuple([self._position_of(operand, place) for operand in operands])
         if layer is not None:
@@ -169,28 +315,227 @@ class Recording:
                     f"another one"
                 )
             self._layers[id(layer)] = place
-        return self._made(Node(operation, positions, layer, place))
+        detail = layer if layer is not None else tuple(options.items()) if options else None
+        return self._made(Node(operation, positions, detail, place))
+
+    def call(
+        self,
+        operation: str,
+        what: str,
+        bound: Callable[..., Any],
+        arguments: tuple[Any, ...],
+        named: Mapping[str, Any],
+    ) -> Any:
+        """Record a call of a function of NumPy's, or of a method of arrays."""
+        try:
+            operands, options = bound(operation, arguments, named)
+        except NotServed as error:
+            self.refuse(f"{what} {error.given}", error.instead)
+        except TypeError as error:
+            raise TypeError(f"{self.place()}: {error}") from None
+        if operation == "split":  # the one that returns several values
+            sections = options["sections"]
+            count = sections if isinstance(sections, int) else len(sections) + 1
+            return [self.view(operands[0], operation, **options, index=i) for i in range(count)]
+        if OPERATIONS[operation].view and isinstance(operands[0], Symbol):
+            return self.view(operands[0], operation, **options)
+        return self.operation(operation, *operands, options=options)
+
+    # ---- parts, and assignment to them ----
+
+    def view(self, symbol: Symbol, operation: str, **options: Any) -> Symbol:
+        """What may share memory with a value: that must not be written then."""
+        made = self.operation(operation, symbol, options=options)
+        made._base = symbol, options if operation == "getitem" else None
+        if symbol._views is None:
+            symbol._views = WeakSet()
+        symbol._views.add(made)
+        return made
+
+    def part(self, symbol: Symbol, index: Any) -> Symbol:
+        if isinstance(index, str):  # of a dict: it is no symbol where operands are known
+            self._ask(f"[{index!r}] of a value")
+        operands, options = self._index(index)
+        if not operands:
+            return self.view(symbol, "getitem", **options)
+        return self.operation("getitem", symbol, *operands, options=options)
+
+    def _index(self, index: Any) -> Any:
+        try:
+            return index_of(index)
+        except NotServed as error:
+            self.refuse(f"indexing {error.given}", error.instead)
+
+    def assign(self, symbol: Symbol, index: Any, value: Any) -> None:
+        operands, options = self._index(index)
+        if self._pending and self._pending[0] is value and value._base == (symbol, options):
+            self._pending = None  # `y[i] += z` ends so
+            by = value
+        else:
+            by = None
+        self._may_write(symbol, "an assignment to a part of", by)
+        place = self.place()
+        if not isinstance(value, Symbol | Number | np.ndarray | np.generic):
+            value = np.array(value)
+        made = self.operation("setitem", symbol, value, *operands, place=place, options=options)
+        symbol._own = symbol._array[0] = made._own
+
+    def update(self, symbol: Symbol, operation: str, other: Any) -> Symbol:
+        """``y += z`` and the like: every name of y sees the new value, if that is an array."""
+        what = "an assignment in place to"
+        base = symbol._base
+        if base is not None and base[1] is None:
+            self.refuse(f"{what} a view of a value", ONE_INDEX)
+        self._may_write(symbol if base is None else base[0], what, symbol)
+        made = self.operation(operation, symbol, other)
+        if base is None:
+            if symbol._views is None:
+                symbol._views = WeakSet()
+            made._views, made._array = symbol._views, symbol._array
+            made._array[0] = made._own
+        else:
+            made._base = base
+            self._pending = made, self.place()
+        return made
+
+    def now(self, symbol: Symbol) -> int:
+        """The node that a symbol stands for, now that others may have been written to."""
+        if self._pending is not None:
+            place, self._pending = self._pending[1], None
+            raise TypeError(
+                f"{place}: {REFUSING} an assignment in place to a view of a value; {ONE_INDEX}"
+            )
+        own, array = symbol._own, symbol._array[0]
+        if own == array or self.over:
+            return own
+        # Another name was written to. Of an array this is the other name of one.
+        self._ask("a value by another name than the one that was changed in place")
+        self._depends("shape", "dtype", "__class__")
+        if hasattr(self._value(own, shaped=False), "__setitem__"):
+            return array
+        symbol._array = [own]  # and of a number this is one of its own
+        return own
+
+    def _may_write(self, symbol: Symbol, what: str, by: Symbol | None = None) -> None:
+        """Refuse to write what the function has not made itself, or what others see."""
+        node = self.nodes[symbol._position]
+        if node.operation == "input":
+            self.refuse(f"{what} the operand {node.detail}", COPY.replace("x", node.detail))
+        if symbol._base is not None or node.operation == "layer":
+            self.refuse(f"{what} a value that may share memory with another one", COPY)
+        if symbol._views and any(view is not by for view in symbol._views):
+            self.refuse(f"{what} a value of which there are views", f"for these, {COPY}")
+
+    # ---- what only operands can answer ----
+
+    def answer(self, position: int, what: str) -> Any:
+        """An attribute of a value, of the operands that the function is recorded with."""
+        self._ask(f".{what} of a value")
+        assert self._values is not None
+        if self.nodes[position].operation == "input":
+            self.asked[position, what] = getattr(self._values[position], what, None)
+        else:
+            self._depends("shape", "dtype")
+        # A number without such an attribute raises what the function would.
+        return getattr(self._value(position), what)
+
+    def _depends(self, *attributes: str) -> None:
+        """Note that the recording is one for operands with these attributes."""
+        assert self._values is not None
+        for place, node in enumerate(self.nodes):
+            if node.operation == "input":
+                for one in attributes:
+                    self.asked[place, one] = getattr(self._values[place], one, None)
+
+    def _ask(self, what: str) -> None:
+        """Make the function wait for operands, if it is recorded without."""
+        if self._values is None or self.over:
+            raise Asked(what, self.place())
+
+    def member(self, position: int, name: str) -> None:
+        """What arrays do not have, but perhaps a tree."""
+        if self.nodes[position].operation == "input":
+            self._ask(f".{name} of a value")
+            kind = type(self._values[position]).__name__ if self._values else ""
+            raise AttributeError(f"{kind!r} object has no attribute {name!r}", name=name)
+
+    def length(self, position: int) -> int:
+        try:
+            shape = self.answer(position, "shape")
+        except AttributeError:  # a number's
+            return len(self._value(position))
+        if not shape:
+            raise TypeError("len() of unsized object")
+        return int(shape[0])
+
+    def _value(self, position: int, shaped: bool = True) -> Any:
+        """The value of a node on the operands, computed when it is asked for.
+
+        Where its shape matters, it may not depend on values.
+        """
+        values = self._values
+        assert values is not None
+        needed = {position}
+        for place in range(position, -1, -1):
+            if place in needed and place not in values:
+                needed.update(self.nodes[place].operands)
+        for place in sorted(needed):
+            if place in values:
+                continue
+            node = self.nodes[place]
+            used = [values[operand] for operand in node.operands]
+            masks = node.operation == "getitem" and any(
+                np.asarray(i).dtype == bool for i in used[1:]
+            )
+            if masks or not self._selected.isdisjoint(node.operands):
+                self._selected.add(place)
+            if node.operation in ("number", "constant"):
+                values[place] = node.detail
+            elif node.operation == "layer":
+                values[place] = node.detail.forward(*used)
+            else:
+                # NumPy's functions in Python warn in Python's way.
+                with np.errstate(all="ignore"), warnings.catch_warnings(action="ignore"):
+                    values[place] = PLAIN[node.operation](*used, **dict(node.detail or ()))
+        if shaped and position in self._selected:
+            self.refuse("the shape of a selection, which depends on values", UNKNOWN)
+        return values[position]
 
     def inline(self, graph: Nodes, operands: Sequence[Any], out: Any) -> Any:
         """Insert another graph's nodes in place of a call to it."""
-        if out is not None:
-            self.refuse("out=", "leave it out, and give it to the whole graph")
+        self.refuse_out(out)
         place = self.place()
         symbols = [self._symbol(self._position_of(operand, place)) for operand in operands]
         for node in graph.nodes[len(operands) :]:
             used = [symbols[operand] for operand in node.operands]
-            if node.operation == "number":
+            if node.operation in ("number", "constant"):
                 symbols.append(self._made(node))
             else:
                 called = f"{node.place}, called at {place}"
-                made = self.operation(node.operation, *used, layer=node.detail, place=called)
+                layer, options = node.detail, None
+                if node.operation != "layer":
+                    layer, options = None, dict(node.detail or ())
+                made = self.operation(
+                    node.operation, *used, layer=layer, place=called, options=options
+                )
                 symbols.append(made)
         outputs = tuple([symbols[output] for output in graph.outputs])
         return outputs[0] if graph.single else outputs
 
+    def refuse_out(self, out: Any) -> None:
+        if out is not None:
+            self.refuse("out=", "leave it out, and give it to the whole graph")
+
+    def value_of(self, symbol: Any) -> Any:
+        """What a symbol stands for, of the operands that the function is recorded with."""
+        if not isinstance(symbol, Symbol):
+            return symbol
+        self.answer(symbol._position, "shape")
+        return self._value(symbol._position)
+
     def refuse(self, what: str, instead: str) -> NoReturn:
         instead = _layer_on_the_way() or instead
-        raise TypeError(f"{self.place()}: a graph cannot record {what}; {instead}")
+        raise TypeError(f"{self.place() or self.name}: {REFUSING} {what}; {instead}")
 
     def restore_layers(self) -> None:
         for layer, attributes in self._met.values():
@@ -203,8 +548,13 @@ class Recording:
 
     def place(self) -> str:
         """The line that is running in the first caller outside of this package."""
-        frame = users_frame(self._meet)
+        frame = users_frame(self._meet) if self._located else None
         return "" if frame is None else self.described(frame)
+
+    def at_an_operator(self) -> bool:
+        """Whether the user's line is running an operator, not a call."""
+        frame = users_frame()
+        return frame is not None and frame.f_code.co_code[frame.f_lasti] == BINARY_OP
 
     def _meet(self, frame: FrameType) -> None:
         """Note how a layer was before the ``forward`` that is running."""
@@ -255,6 +605,11 @@ class Recording:
         if isinstance(operand, Number | np.bool_):
             self.nodes.append(Node("number", detail=operand))
             return len(self.nodes) - 1
+        if isinstance(operand, list | tuple):  # as NumPy takes it
+            operand = np.array(operand)
+        if isinstance(operand, np.ndarray) or hasattr(operand, "__array__"):
+            self.nodes.append(Node("constant", detail=operand))
+            return len(self.nodes) - 1
         kind = type(operand).__name__
         instead = _layer_on_the_way() or f"make it a parameter of {self.name}"
         raise TypeError(
@@ -264,14 +619,18 @@ class Recording:
 
 
 def _layer_on_the_way() -> str:
-    """What to do if the ``forward`` of a user's layer is running with symbols, or ''."""
+    """What to do if the ``forward`` of a user's layer is running with symbols, or ''.
+
+    It may be what is recorded; then nothing is wrong.
+    """
     frame: FrameType | None = sys._getframe(1)
-    while frame is not None and frame.f_code is not record.__code__:
-        code = frame.f_code
-        outside = not code.co_filename.startswith(PACKAGE)
+    while frame is not None and frame.f_code is not FromFunction.call.__code__:
+        code, above = frame.f_code, frame.f_back
+        recorded = above is not None and above.f_code is FromFunction.call.__code__
+        outside = not (recorded or code.co_filename.startswith(PACKAGE))
         if outside and code.co_name == "forward" and code.co_argcount:
             layer = type(frame.f_locals.get(code.co_varnames[0]))
-            if _is_layer(layer):
+            if _is_layer(layer) and not issubclass(layer, ELEMENTWISE):
                 return _call_of(layer.__name__, issubclass(layer, BaseLayer))
         frame = frame.f_back
     return ""
@@ -308,32 +667,76 @@ def _refuse_plain_layer(error: TypeError, recording: Recording) -> None:
             ) from error
 
 
-def record(function: Callable[..., Any]) -> Nodes:
-    """Call a function with a symbol for each parameter; return what it did to them."""
-    name = getattr(function, "__name__", None) or type(function).__name__
-    parameters = _parameters(function, name)
-    recording = Recording(name)
-    symbols = {parameter.name: recording.input(parameter.name) for parameter in parameters}
-    by_name = {p.name: symbols[p.name] for p in parameters if p.kind is p.KEYWORD_ONLY}
-    by_position = [symbols[p.name] for p in parameters if p.kind is not p.KEYWORD_ONLY]
-    try:
-        returned = function(*by_position, **by_name)
-        single = not isinstance(returned, tuple)
-        outputs = (returned,) if single else returned
-        for output in outputs or (outputs,):
-            if not isinstance(output, Symbol) or output._recording is not recording:
-                raise TypeError(
-                    f"{_defined(function, name)}: {name} must return a value that it computes, or "
-                    f"a tuple of such values; it returned {output!r:.60}"
-                )
-    except TypeError as error:
-        _refuse_plain_layer(error, recording)
-        raise
-    finally:
-        recording.over = True
-        recording.restore_layers()
-    positions = tuple([output._position for output in outputs])
-    return Nodes(name, tuple(recording.nodes), tuple(symbols), positions, single)
+class FromFunction:
+    """Records a function, which other processes find by its name."""
+
+    def __init__(self, function: Callable[..., Any]) -> None:
+        self.function = function
+        self.name: str = getattr(function, "__name__", None) or type(function).__name__
+        if isinstance(function, functools.partial):
+            self.name = getattr(function.func, "__name__", self.name)
+        self.parameters = _parameters(function, self.name)
+        self.inputs = tuple([parameter.name for parameter in self.parameters])
+
+    def __reduce__(self) -> Any:
+        return FromFunction, (self.function,)
+
+    def call(self, operands: Sequence[Any]) -> Any:
+        pairs = list(zip(self.parameters, operands, strict=True))
+        by_name = {p.name: one for p, one in pairs if p.kind is p.KEYWORD_ONLY}
+        return self.function(*[one for p, one in pairs if p.kind is not p.KEYWORD_ONLY], **by_name)
+
+    def inlined(self, recording: Recording, operands: Sequence[Any]) -> Any:
+        """Record a call on symbols of another graph: the function itself runs on them."""
+        return self.call(operands)
+
+    def __call__(
+        self, operands: tuple[Any, ...] | None = None
+    ) -> tuple[Nodes, Mapping[tuple[int, str], Any]]:
+        """Call the function with symbols; return what it did to them, and what it asked.
+
+        Without operands there is a symbol for each parameter, and it may ask nothing. With them
+        there is one for each operand in a tree.
+        """
+        name = self.name
+        if operands is None:
+            recording = Recording(name)
+            inputs = self.inputs
+            symbols = given = [recording.input(one) for one in inputs]
+        else:
+            named = [
+                pair
+                for parameter, operand in zip(self.inputs, operands, strict=True)
+                for pair in leaves(operand, parameter)
+            ]
+            inputs = tuple([one for one, _ in named])
+            recording = Recording(name, operands=[leaf for _, leaf in named])
+            symbols = [recording.input(one) for one in inputs]
+            rest = iter(symbols)
+            given = [filled(operand, rest) for operand in operands]
+        try:
+            returned = self.call(given)
+            single = not isinstance(returned, tuple)
+            outputs = (returned,) if single else returned
+            for output in outputs or (outputs,):
+                if not isinstance(output, Symbol) or output._recording is not recording:
+                    raise TypeError(
+                        f"{_defined(self.function, name)}: {name} must return a value that it "
+                        f"computes, or a tuple of such values; it returned {output!r:.60}"
+                    )
+            positions = tuple([output._position for output in outputs])
+        except TypeError as error:
+            _refuse_plain_layer(error, recording)
+            raise
+        except ValueError as error:
+            # NumPy says of what it cannot convert to a number only that it is a sequence.
+            if isinstance(error.__cause__, TypeError) and REFUSING in str(error.__cause__):
+                raise error.__cause__ from None
+            raise
+        finally:
+            recording.over = True
+            recording.restore_layers()
+        return Nodes(name, tuple(recording.nodes), inputs, positions, single), recording.asked
 
 
 def _parameters(function: Callable[..., Any], name: str) -> list[inspect.Parameter]:
@@ -344,6 +747,8 @@ def _parameters(function: Callable[..., Any], name: str) -> list[inspect.Paramet
             f"the parameters of {name} cannot be told ({error}); wrap it in a lambda: "
             f"Graph(lambda x, y: {name}(x, y))"
         ) from None
+    if isinstance(function, functools.partial):  # what it fixes by name is no operand
+        parameters = [one for one in parameters if one.name not in function.keywords]
     where = _defined(function, name)
     for parameter in parameters:
         if parameter.kind in (parameter.VAR_POSITIONAL, parameter.VAR_KEYWORD):
@@ -364,6 +769,7 @@ def _parameters(function: Callable[..., Any], name: str) -> list[inspect.Paramet
 
 def _defined(function: Callable[..., Any], name: str) -> str:
     """Where a function starts, and its first line."""
+    function = getattr(function, "func", function)  # of a functools.partial
     code = getattr(inspect.unwrap(function), "__code__", None)
     if code is None:
         return name

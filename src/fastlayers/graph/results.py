@@ -49,19 +49,17 @@ def stored(results: list[Any], outs: Sequence[Any] | None) -> list[Any]:
     if outs is None or all(out is None for out in outs):
         return results
     for result, out in zip(results, outs, strict=True):
-        if isinstance(out, np.ndarray) and not _fits(np.shape(result), out.shape):
+        if isinstance(out, np.ndarray) and not broadcasts_to(np.shape(result), out.shape):
             raise ValueError(
                 f"'out' of shape {out.shape} does not fit a result of shape {np.shape(result)}"
             )
     return list(reference.store(results, outs))
 
 
-def _fits(shape: tuple[int, ...], out: tuple[int, ...]) -> bool:
-    """Whether a result broadcasts to an output, as NumPy has it."""
-    if shape == out:
-        return True
+def broadcasts_to(shape: tuple[int, ...], larger: tuple[int, ...]) -> bool:
+    """Whether NumPy broadcasts one shape to the other."""
     try:
-        return np.broadcast_shapes(shape, out) == out
+        return np.broadcast_shapes(shape, larger) == larger
     except ValueError:
         return False
 

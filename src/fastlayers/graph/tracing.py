@@ -8,15 +8,22 @@ from __future__ import annotations
 
 import functools
 from collections.abc import Callable, Iterable, Sequence
+from numbers import Number
 from typing import Any, NamedTuple
 
+import numpy as np
+
 from .. import core
-from .interpreter import differentiate, evaluate, reached
-from .nodes import Nodes, key_of
+from .interpreter import Request
+from .nodes import key_of
 from .operations import OPERATIONS
 
 # The operations that are steps of passes, by name, with their numbers.
 STEPS = {} if core.operations is None else core.operations.NUMBERS
+
+
+# Those that are calls between passes: of values of one dtype they make values of that dtype.
+CALLED = {"square", "sum_to", "zeros_like", "broadcast_to"}
 
 
 class Unserved(Exception):
@@ -35,15 +42,11 @@ class Shape(NamedTuple):
         """The shape to which both broadcast."""
         return Shape(min(self.lead, other.lead), self.repeated & other.repeated)
 
-    def merges(self, axis: int, other: int) -> bool:
-        """Whether two axes can be run through as one."""
-        return self.repeated >> axis & 1 == self.repeated >> other & 1
-
 
 FULL = Shape()
 
 # NumPy's scalars and arrays without axes, and Python numbers, broadcast to every shape, in this
-# order, and let any two axes be run through as one.
+# order.
 SCALAR = Shape(0xFF, 0xFF)
 NUMBER = Shape(0x100, 0xFF)
 
@@ -73,8 +76,8 @@ class Note(NamedTuple):
         ``"step"``, ``"sum"``, ``"call"`` or, of Python numbers, ``"number"``.
     operation : str
     reads : tuple of int
-        The places of the operands; those of a sum are what is summed, the operand to whose shape,
-        and the other operand, on which its rounding depends.
+        The places of the operands; those of a sum are what is summed and the operand to whose
+        shape.
     place : int
         That of the result.
     shape : Shape
@@ -109,14 +112,11 @@ class Builder(dict[str, Callable[..., Any]]):
         Of the operands.
     ones : set of int
         The operands that are the number 1.
-    axes : int
-        How many the largest shape has.
     """
 
-    def __init__(self, shapes: Sequence[Shape], ones: set[int], axes: int) -> None:
+    def __init__(self, shapes: Sequence[Shape], ones: set[int]) -> None:
         self.inputs = [Value(place, shape) for place, shape in enumerate(shapes)]
         self.ones = ones
-        self.axes = axes
         self.shapes = dict(enumerate(shapes))
         self.constants: dict[int, Any] = {}
         self.notes: list[Note] = []
@@ -140,6 +140,8 @@ class Builder(dict[str, Callable[..., Any]]):
         """An operand, which may be a number that stands in the graph."""
         if isinstance(operand, Value):
             return operand
+        if not isinstance(operand, Number | np.bool_):
+            raise Unserved("an array from outside")
         key = key_of(operand)
         if key not in self._known:
             value = self._known[key] = self.new(NUMBER)
@@ -148,14 +150,22 @@ class Builder(dict[str, Callable[..., Any]]):
                 self.ones.add(value.place)
         return self._known[key]
 
-    def note(self, operation: str, *operands: Any) -> Value:
+    def note(self, operation: str, *operands: Any, **options: Any) -> Value:
         """Note an operation whose result has the shape to which the operands broadcast."""
+        row = OPERATIONS[operation]
+        step = row.step or operation
         values = [self.value_of(operand) for operand in operands]
         shape = together(value.shape for value in values)
-        if shape == NUMBER and OPERATIONS[operation].python:
+        if options or not (step in STEPS or operation in CALLED):
+            raise Unserved(f"{operation}, whose value may have another dtype or shape")
+        if row.in_place and values[0].shape != shape:
+            raise Unserved("an assignment in place that may have to raise")
+        if shape == NUMBER and row.python:
             kind = "number"
-        elif shape not in (NUMBER, SCALAR) and operation in STEPS:
-            kind = "step"
+        elif shape not in (NUMBER, SCALAR) and step in STEPS:
+            kind, operation = "step", step
+        elif shape == NUMBER and (row.ufunc is not None or step != operation):
+            raise Unserved(f"{operation} of Python's numbers, which gives NumPy's")
         else:
             return self.call(operation, values, shape)
         result = self.new(shape)
@@ -213,23 +223,22 @@ def _zeros_like(builder: Builder, x: Any) -> Value:
     return builder.call("zeros_like", [value], value.shape)
 
 
-def _multiply_to(builder: Builder, dout: Any, factor: Any, to: Any, other: Any) -> Value:
-    return _sum_to(builder, _multiply(builder, dout, factor), to, other)
+def _multiply_to(builder: Builder, dout: Any, factor: Any, to: Any) -> Value:
+    return _sum_to(builder, _multiply(builder, dout, factor), to)
 
 
-def _sum_to(builder: Builder, summed: Any, to: Any, other: Any) -> Value:
+def _sum_to(builder: Builder, summed: Any, to: Any) -> Value:
     value, like = builder.value_of(summed), builder.value_of(to)
     if value.shape == like.shape:
         return value
-    values = value, like, builder.value_of(other)
     if like.shape != builder.shapes[like.place]:
         raise Unserved("a sum to the shape of a number that was only thought of as an array")
     if not value.has_axes:
-        return builder.call("sum_to", values, like.shape)
+        return builder.call("sum_to", [value, like], like.shape)
     if like.shape.with_other(value.shape) != value.shape:
         raise Unserved("a gradient that is summed to a shape which has more than it")
     result = builder.new(like.shape)
-    reads = tuple(one.place for one in values)
+    reads = value.place, like.place
     unit = builder.unit(value)
     builder.notes.append(Note("sum", "sum_to", reads, result.place, value.shape, unit))
     return result
@@ -256,26 +265,15 @@ SPECIAL: dict[str, Callable[..., Value]] = {
 }
 
 
-def trace(graph: Nodes, builder: Builder, values: bool, wanted: Sequence[int]) -> list[Value]:
-    """The outputs' values, if they are asked for, and the gradients of the inputs wanted."""
-    count = len(graph.inputs)
-    everything = evaluate(graph, builder.inputs[:count], builder)
+def trace(request: Request, builder: Builder) -> list[Value]:
+    """The values and the gradients that are asked for."""
+    count = len(request.reads)
+    values = request.evaluate(builder.inputs[:count], builder)
     builder.forward = len(builder.notes)
-    results = [builder.value_of(everything[output]) for output in graph.outputs] if values else []
-    if wanted:
-        begun = [
-            (dout, builder.value_of(everything[output]))
-            for dout, output in zip(builder.inputs[count:], graph.outputs, strict=True)
-        ]
-        if any(dout.shape not in (NUMBER, value.shape) for dout, value in begun):
+    douts = builder.inputs[count:]
+    for place, dout in zip(request.begun, douts, strict=True):
+        if dout.shape not in (NUMBER, builder.value_of(values[place]).shape):
             raise Unserved("a gradient that has not the shape of its value")
-        douts = [builder["broadcast_to"](dout, value) for dout, value in begun]
-        to = reached(graph, wanted)
-        gradients = differentiate(graph, everything, douts, to, builder)
-        results += [
-            builder.value_of(gradients[i])
-            if i in gradients
-            else builder["zeros_like"](builder.inputs[i])
-            for i in wanted
-        ]
-    return results
+    results = [values[place] for place in request.values]
+    results += request.differentiate(values, douts, builder)
+    return [builder.value_of(result) for result in results]

@@ -194,22 +194,6 @@ cdef inline void subtract_product(
         out[i] = z[i] - x[i] * y[i]
 
 
-cdef inline void multiply_add_twice(
-    const T[:] x,           # IN
-    const T[:] y,           # IN
-    const T[:] v,           # IN
-    const T[:] z,           # IN
-    T[:] first,             # OUT
-    T[:] out,               # OUT
-) noexcept nogil:
-    cdef Py_ssize_t i
-    cdef T total
-    for i in range(out.shape[0]):
-        total = x[i] * y[i] + v[i]
-        first[i] = total
-        out[i] = total * y[i] + z[i]
-
-
 cdef inline void product_backward(
     const T[:] a,           # IN
     const T[:] b,           # IN
@@ -244,52 +228,19 @@ cdef inline void add_products_backward(
         dy[i] = gradient * x[i]
 
 
-cdef inline void multiply_backward_add(
-    const T[:] dout,        # IN
-    const T[:] x,           # IN
-    const T[:] y,           # IN
-    const T[:] z,           # IN   what dx is added to
-    T[:] dx,                # OUT
-    T[:] dy,                # OUT
-) noexcept nogil:
-    cdef Py_ssize_t i
-    cdef T gradient
-    for i in range(dout.shape[0]):
-        gradient = dout[i]
-        dx[i] = gradient * y[i] + z[i]
-        dy[i] = gradient * x[i]
-
-
-cdef inline void multiply_backward_add_twice(
-    const T[:] dout,        # IN
-    const T[:] x,           # IN
-    const T[:] y,           # IN
-    const T[:] v,           # IN   the second y
-    const T[:] z,           # IN
-    T[:] dx,                # OUT
-    T[:] dy,                # OUT
-) noexcept nogil:
-    cdef Py_ssize_t i
-    cdef T gradient, other
-    for i in range(dout.shape[0]):
-        gradient = dout[i]
-        other = gradient * x[i]
-        dx[i] = other * v[i] + (gradient * y[i] + z[i])
-        dy[i] = other * x[i]
-
-
 # ---- sums ----
 #
 # Sums are kept to twice the precision of a double: for each addition, the part that rounding took
 # is computed exactly (Knuth, The Art of Computer Programming vol. 2, 4.2.2, theorem B) and summed
-# too. Whole rows of results are added this way, element by element. Along a row, 256 elements at a
-# time are summed in 32 lanes. Neither depends on the vector width or on which thread computes it,
-# so all instruction sets and thread counts give the same bits. Integers are summed modulo 2^64, of
-# which int32 keeps the lower half: in any order, and without errors.
+# too. Whole rows of results are added this way, element by element. Of a run of elements with one
+# sum, 256 at a time are summed in 32 lanes. Neither depends on the vector width or on which thread
+# computes it, so all instruction sets and thread counts give the same bits. Integers are summed
+# modulo 2^64, of which int32 keeps the lower half: in any order, and without errors.
 
 cdef enum:
     SEGMENT = 256
     LANES = 32
+    SHORT_ROW = 16  # shorter ones are summed in registers
 
 
 cdef inline void accumulate(
@@ -308,6 +259,30 @@ cdef inline void add_exactly(double value, double *sum, double *error) noexcept 
     cdef double added = after - before
     error[0] += (before - (after - added)) + (value - added)
     sum[0] = after
+
+
+cdef inline void accumulate_rows(
+    const Real[:] values,   # IN     with room for `most` more
+    double[:] sums,         # IN/OUT
+    double[:] errors,       # IN/OUT
+    Py_ssize_t most,        # as many elements as a row has, or more; the compiler knows the number
+) noexcept nogil:
+    # All sums stay in registers. Those beyond the row are of no use: of what comes next, then of 0.
+    cdef double its_sums[SHORT_ROW]
+    cdef double its_errors[SHORT_ROW]
+    cdef Py_ssize_t columns = sums.shape[0]
+    cdef Py_ssize_t i, lane
+    for lane in range(most):
+        its_sums[lane] = sums[lane] if lane < columns else 0
+        its_errors[lane] = errors[lane] if lane < columns else 0
+    i = 0
+    while i < values.shape[0]:
+        for lane in range(most):
+            add_exactly(values[i + lane], &its_sums[lane], &its_errors[lane])
+        i += columns
+    for lane in range(columns):
+        sums[lane] = its_sums[lane]
+        errors[lane] = its_errors[lane]
 
 
 cdef inline void accumulate_segment(

@@ -5,7 +5,7 @@ from libc.string cimport memcpy
 from ..program.program cimport (
     MAX_INPUTS, MAX_OPERANDS, MAX_RESULTS, MAX_SLOTS, STEP_SLOTS, Job, Loop, Step, Sum,
 )
-from .kernels cimport SEGMENT
+from .kernels cimport SEGMENT, SHORT_ROW
 
 cdef extern from "fpstatus.h" nogil:
     int fp_raised()
@@ -44,15 +44,24 @@ cdef struct TileStep:
     Py_ssize_t strides[STEP_SLOTS]      # bytes from an element to the next
     Py_ssize_t advances[STEP_SLOTS]     # bytes from a tile to the next, 0 in a buffer
 
+# A run of elements that go to one sum, of which less than a segment is held for what comes next.
+cdef struct Run:
+    char *to                        # the sum
+    Py_ssize_t count                # of elements so far
+    Py_ssize_t held
+    char values[TILE_BYTES]
+
 # How the rows of a job are run tile by tile: worked out once for all of them, but for `data`.
 cdef struct Tiles:
     Py_ssize_t most                 # elements of a tile
     int step_count
     int gathered_count
     int gathered[MAX_INPUTS]        # the inputs that are copied to a buffer
+    char *repeated[MAX_INPUTS]      # if several rows are: the row that all rows there repeat
     int buffered[MAX_RESULTS]       # the results that go through a buffer, as they are done
     char *buffers[MAX_SLOTS]        # theirs, and those of temporaries, else NULL
     TileStep *steps
+    Run *runs                       # of the results that are summed
 
 # What a thread needs to run rows: tiles to store, and to stream.
 cdef struct Workspace:
@@ -75,12 +84,14 @@ cdef inline Py_ssize_t count_workspace_bytes(const Job *job) noexcept nogil:
         buffers += job.first_result
     return (
         tiles * job.program.step_count * <Py_ssize_t> sizeof(TileStep)
-        + buffers * (TILE_BYTES + CACHE_LINE) + CACHE_LINE)
+        + buffers * (TILE_BYTES + CACHE_LINE) + CACHE_LINE
+        + (job.program.results * <Py_ssize_t> sizeof(Run) if job.chunks else 0))
 
 
 cdef inline void prepare(Workspace *workspace, const Job *job, char *memory) noexcept nogil:
     """Work out the tiles, if the job needs any; ``memory`` is for their steps and buffers."""
     cdef Py_ssize_t steps = job.program.step_count * sizeof(TileStep)
+    cdef int result
     if is_tiled(job):
         workspace.stored.steps = <TileStep *> memory
         memory += steps
@@ -88,6 +99,12 @@ cdef inline void prepare(Workspace *workspace, const Job *job, char *memory) noe
         workspace.streamed.steps = <TileStep *> memory
         memory += steps
     memory += -<Py_ssize_t> memory & (CACHE_LINE - 1)
+    if job.chunks:
+        workspace.stored.runs = <Run *> memory
+        for result in range(job.program.results):
+            workspace.stored.runs[result].to = NULL
+            workspace.stored.runs[result].held = 0
+        memory += job.program.results * sizeof(Run)
     if is_tiled(job):
         prepare_tiles(&workspace.stored, job, memory, False)
     if job.streaming:
@@ -127,6 +144,7 @@ cdef inline void prepare_tiles(
             tiles.buffers[slot] = buffer
             buffer += distance
             tiles.gathered[tiles.gathered_count] = slot
+            tiles.repeated[slot] = NULL
             tiles.gathered_count += 1
     tiles.step_count = job.program.step_count
     for i in range(tiles.step_count):
@@ -139,6 +157,7 @@ cdef inline void prepare_tiles(
             tile_step.strides[j] = job.item_bytes
             tile_step.advances[j] = 0
             if tiles.buffers[slot] == NULL:
+                # Of rows that are grouped: the same from one to the next.
                 tile_step.strides[j] = job.strides[job.ndim - 1][slot]
                 tile_step.advances[j] = tile_step.strides[j] * tiles.most
             result = slot - job.first_result
@@ -167,7 +186,16 @@ cdef inline unsigned int find_noncontiguous(const Job *job) noexcept nogil:
     cdef int count = 0
     cdef int met = 0
     cdef const Step *step
+    cdef Py_ssize_t before
     cdef int slot, one, its_own, i, j
+    if job.grouped:
+        for slot in range(job.operands):
+            before = job.strides[job.ndim - 2][slot]
+            if before != strides[slot] * job.shape[job.ndim - 1] or strides[slot] not in (
+                0, job.item_bytes
+            ):
+                found |= <unsigned int> 1 << slot
+        return found
     if job.program.direct:
         return 0
     for slot in range(job.operands):
@@ -287,6 +315,9 @@ cdef inline void gather(
     """Copy an input to its buffer, for the tile that starts there."""
     cdef char *both[2]
     cdef Py_ssize_t strides[2]
+    if job.grouped:
+        gather_rows(job, tiles, slot, data[slot], n // job.shape[job.ndim - 1])
+        return
     strides[0] = job.strides[job.ndim - 1][slot]
     strides[1] = job.item_bytes
     if strides[0] == 0 and start:
@@ -294,6 +325,35 @@ cdef inline void gather(
     both[0] = data[slot] + start * strides[0]
     both[1] = tiles.buffers[slot]
     job.engine.copy[job.dtype](both, &n, strides, NULL)
+
+
+cdef inline void gather_rows(
+    const Job *job, Tiles *tiles, int slot, char *data, Py_ssize_t rows
+) noexcept nogil:
+    """Copy several rows, column by column. What they repeat is still there from the last tile."""
+    cdef Py_ssize_t columns = job.shape[job.ndim - 1]
+    if job.strides[job.ndim - 2][slot] == 0:
+        if data == tiles.repeated[slot]:
+            return
+        tiles.repeated[slot] = data
+        rows = tiles.most // columns
+    cross(job, slot, data, tiles.buffers[slot], rows, False)
+
+
+cdef inline void cross(
+    const Job *job, int slot, char *data, char *tile, Py_ssize_t rows, bint back
+) noexcept nogil:
+    """Copy the columns of several rows to those of a tile, or back."""
+    cdef char *both[2]
+    cdef Py_ssize_t strides[2]
+    cdef Py_ssize_t columns = job.shape[job.ndim - 1]
+    cdef Py_ssize_t column
+    strides[back] = job.strides[job.ndim - 2][slot]
+    strides[not back] = columns * job.item_bytes
+    for column in range(columns):
+        both[back] = data + column * job.strides[job.ndim - 1][slot]
+        both[not back] = tile + column * job.item_bytes
+        job.engine.copy[job.dtype](both, &rows, strides, NULL)
 
 
 cdef inline void hand_over(
@@ -312,23 +372,123 @@ cdef inline void hand_over(
     elif job.in_place:
         memcpy(both[1], both[0], n * job.item_bytes)
     elif is_summed(job, slot - job.first_result):
-        add_to_sums(
-            job, &job.sums[slot - job.first_result], both[0], n, both[1], strides[1])
+        add_to_sums(job, tiles, slot, both[0], n, both[1])
+    elif job.grouped:
+        cross(job, slot, data[slot], both[0], n // job.shape[job.ndim - 1], True)
     else:
         job.engine.copy[job.dtype](both, &n, strides, NULL)
 
 
+# The order of a sum's additions depends on the job's elements in their order, whatever its axes
+# are, and on where the sum's runs begin. Runs that are short, and elements that each go to another
+# sum than the one before, are added one by one.
 cdef inline void add_to_sums(
+    const Job *job, Tiles *tiles, int slot, char *values, Py_ssize_t n, char *sums
+) noexcept nogil:
+    """Add a tile, of one row or of several, to sums."""
+    cdef const Sum *sum = &job.sums[slot - job.first_result]
+    cdef Py_ssize_t stride = job.strides[job.ndim - 1][slot]
+    if stride == 0 and sum.run >= SHORT_ROW:
+        add_run(job, sum, &tiles.runs[slot - job.first_result], values, n, sums)
+    elif job.grouped:
+        add_rows(job, sum, values, n, sums, job.strides[job.ndim - 2][slot], stride)
+    else:
+        add_each(job, sum, values, n, sums, stride)
+
+
+cdef inline void add_each(
     const Job *job, const Sum *sum, char *values, Py_ssize_t n, char *sums, Py_ssize_t stride
 ) noexcept nogil:
     cdef char *data[3]
-    cdef Py_ssize_t strides[3]
+    cdef Py_ssize_t strides[2]
     data[0] = values
     data[1] = sums
     data[2] = sums + sum.error_offset
     strides[0] = job.item_bytes
-    strides[1] = strides[2] = stride
-    if stride == 0:
-        job.engine.accumulate_segment[job.dtype](data, &n, strides, NULL)
+    strides[1] = stride
+    job.engine.accumulate[job.dtype](data, &n, strides, NULL)
+
+
+cdef inline void add_rows(
+    const Job *job, const Sum *sum, char *values, Py_ssize_t n, char *sums,
+    Py_ssize_t across, Py_ssize_t along,
+) noexcept nogil:
+    """Add several rows to sums that lie ``across`` the rows and ``along`` them at such strides."""
+    cdef char *data[3]
+    cdef char at_hand[TILE_BYTES]
+    cdef Py_ssize_t strides[2]
+    cdef Py_ssize_t counts[2]
+    cdef Py_ssize_t columns = job.shape[job.ndim - 1]
+    cdef Py_ssize_t rows = n // columns
+    cdef Py_ssize_t i
+    if across:
+        strides[0] = columns * job.item_bytes
+        strides[1] = job.item_bytes
+        data[1] = at_hand
+        for i in range(columns):
+            data[0] = values + i * job.item_bytes
+            job.engine.copy[job.dtype](data, &rows, strides, NULL)
+            add_each(job, sum, at_hand, rows, sums + i * along, across)
+    elif along == sizeof(double):
+        data[0] = values
+        data[1] = sums
+        data[2] = sums + sum.error_offset
+        counts[0] = n
+        counts[1] = columns
+        job.engine.accumulate_rows[job.dtype](data, counts, NULL, NULL)
     else:
-        job.engine.accumulate[job.dtype](data, &n, strides, NULL)
+        for i in range(rows):
+            add_each(job, sum, values + i * columns * job.item_bytes, columns, sums, along)
+
+
+cdef inline void add_run(
+    const Job *job, const Sum *sum, Run *run, char *values, Py_ssize_t n, char *to
+) noexcept nogil:
+    """Add a tile of elements that go to one sum, whose run may have begun before and may go on.
+
+    Whatever the tiles are, segments are cut from the start of the run, or of the chunk.
+    """
+    cdef Py_ssize_t length
+    cdef bint whole
+    if to != run.to:
+        end_run(job, sum, run)
+        run.to = to
+        run.count = 0
+    # A segment that is not full is filled up with zeros, for which a tile has room at its end.
+    whole = run.held == 0 and run.count + n == sum.run
+    while n:
+        if whole or (run.held == 0 and n >= SEGMENT):
+            length = min(n, <Py_ssize_t> SEGMENT)
+            add_segment(job, sum, values, length, to)
+        else:
+            length = min(n, SEGMENT - run.held)
+            memcpy(&run.values[run.held * job.item_bytes], values, length * job.item_bytes)
+            run.held += length
+            if run.held == SEGMENT:
+                end_run(job, sum, run)
+        run.count += length
+        values += length * job.item_bytes
+        n -= length
+
+
+cdef inline void add_segment(
+    const Job *job, const Sum *sum, char *values, Py_ssize_t n, char *to
+) noexcept nogil:
+    cdef char *data[3]
+    data[0] = values
+    data[1] = to
+    data[2] = to + sum.error_offset
+    job.engine.accumulate_segment[job.dtype](data, &n, NULL, NULL)
+
+
+cdef inline void end_run(const Job *job, const Sum *sum, Run *run) noexcept nogil:
+    """Add what is held of a run."""
+    if run.held:
+        add_segment(job, sum, run.values, run.held, run.to)
+        run.held = 0
+
+
+cdef inline void end_runs(const Job *job, Tiles *tiles) noexcept nogil:
+    cdef int result
+    for result in range(job.program.results):
+        end_run(job, &job.sums[result], &tiles.runs[result])

@@ -3,7 +3,8 @@
 from cython.parallel cimport parallel, threadid
 
 from ..program.program cimport MAX_DIMS, MAX_OPERANDS, STACK_BYTES, Job, Share, Sum
-from .tiles cimport Workspace, prepare, row
+from .kernels cimport SHORT_ROW
+from .tiles cimport Workspace, end_runs, prepare, row
 
 cdef extern from "fpstatus.h" nogil:
     ctypedef struct fp_environment:
@@ -66,6 +67,31 @@ cdef inline Py_ssize_t walk_rows(
                 data[operand] -= job.shape[axis] * job.strides[axis][operand]
             index[axis] = 0
             axis -= 1
+
+
+cdef inline void walk_groups(
+    const Job *job, Workspace *workspace, Py_ssize_t start, Py_ssize_t stop
+) noexcept nogil:
+    """The same for a job whose rows are short, several rows at a time; they are whole ones."""
+    cdef int last = job.ndim - 1
+    cdef Py_ssize_t columns = job.shape[last]
+    cdef Py_ssize_t most = (workspace.stored.most - SHORT_ROW) // columns  # see `accumulate_rows`
+    cdef Py_ssize_t top, rows, rest, index
+    cdef int axis, operand
+    cdef char *data[MAX_OPERANDS]
+    while start < stop:
+        top = start // columns % job.shape[last - 1]
+        rows = min(most, min(job.shape[last - 1] - top, (stop - start) // columns))
+        for operand in range(job.operands):
+            data[operand] = job.data[operand] + top * job.strides[last - 1][operand]
+        rest = start // columns // job.shape[last - 1]
+        for axis in range(last - 2, -1, -1):
+            index = rest % job.shape[axis]
+            rest = rest // job.shape[axis]
+            for operand in range(job.operands):
+                data[operand] += index * job.strides[axis][operand]
+        row(job, workspace, data, rows * columns)
+        start += rows * columns
 
 
 # If an operand lies across the others (a transposed array), a row would touch as many cache lines
@@ -134,7 +160,14 @@ cdef inline Py_ssize_t walk_job(
     prepare(&workspace, job, memory)
     if job.blocked:
         return walk_blocks(job, &workspace, start, stop)
-    return walk_rows(job, &workspace, start, stop)
+    if not job.chunks:
+        return walk_rows(job, &workspace, start, stop)
+    if job.grouped:
+        walk_groups(job, &workspace, start, stop)
+    else:
+        walk_rows(job, &workspace, start, stop)
+    end_runs(job, &workspace.stored)
+    return stop
 
 
 # Shares are whole cache lines of a contiguous result, and depend only on the size: in backward, a
@@ -165,36 +198,28 @@ cdef inline int run_share(
     return fp_leave(&own)
 
 
-cdef inline void walk_all(const Job *job, int thread) noexcept nogil:
-    job.engine.walk(job, thread, 0, count_blocks(job) if job.blocked else job.size)
-
-
 cdef inline int run_chunks(
     const Job *job, int thread, int group, const fp_environment *callers
 ) noexcept nogil:
     """Run one group of chunks of a job with sums; return the exceptions that it raised."""
     cdef Job part
     cdef fp_environment own
-    cdef int chunk, operand, result, each
-    cdef Py_ssize_t start
-    cdef Py_ssize_t length = job.shape[job.cut_axis]
+    cdef int chunk, result, each
+    cdef Py_ssize_t units = job.size // job.chunk_unit
     fp_enter(callers, &own)
     if job.chunks == 1:
-        walk_all(job, thread)
+        job.engine.walk(job, thread, 0, job.size)
         return fp_leave(&own)
     part = job[0]
     each = job.chunks // job.chunk_groups
     for chunk in range(group * each, (group + 1) * each):
-        start = length * chunk // job.chunks
-        part.shape[job.cut_axis] = length * (chunk + 1) // job.chunks - start
-        part.size = job.size // length * part.shape[job.cut_axis]
-        for operand in range(job.operands):
-            part.data[operand] = job.data[operand] + start * job.strides[job.cut_axis][operand]
         for result in range(job.program.results):
             if job.sums[result].wanted:
-                part.data[job.first_result + result] += (
+                part.data[job.first_result + result] = job.data[job.first_result + result] + (
                     chunk * job.sums[result].sets // job.chunks * job.sums[result].set_stride)
-        walk_all(&part, thread)
+        job.engine.walk(
+            &part, thread, units * chunk // job.chunks * job.chunk_unit,
+            units * (chunk + 1) // job.chunks * job.chunk_unit)
     return fp_leave(&own)
 
 

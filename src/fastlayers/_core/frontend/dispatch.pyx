@@ -20,8 +20,9 @@ from ..program.program cimport (
     ADD, MULTIPLY, NEGATIVE, SUBTRACT, Operation, Program,
 )
 from .dtypes cimport converted, is_array, is_number
-from .execute cimport Given, execute
-from .ndarray cimport PyArray_CheckExact, set_item
+from .builtins cimport PyMethodDef, documentation
+from .execute cimport Given, begin, execute
+from .ndarray cimport Array, PyArray_CheckExact, have_one_shape, set_item
 from .schedule cimport recycled_bytes
 
 from numbers import Number
@@ -34,7 +35,7 @@ from .. import memory
 cnp.import_array()
 
 
-cdef object execute_converted(const Program *program, const Given *given, bint *warned):
+cdef object execute_converted(const Program *program, Given *given, bint *warned):
     """`execute` with operands converted to a form that is served, if there is one."""
     cdef Given other = given[0]
     cdef int slot
@@ -84,7 +85,7 @@ cdef object as_mapped(object result, int number, const Program *program, const G
     return result.view()
 
 
-cdef inline object attempt(const Program *program, const Given *given, bint *warned):
+cdef inline object attempt(const Program *program, Given *given, bint *warned):
     """`execute`; if the operands are not served as they are, with converted ones."""
     result = execute(program, given, warned)
     return execute_converted(program, given, warned) if result is None else result
@@ -95,11 +96,16 @@ cdef inline object attempt(const Program *program, const Given *given, bint *war
 ctypedef object (*Expression)(object, object)
 
 # By operation.
-cdef tuple names = ("multiply", "add", "subtract")
-cdef Expression expressions[3]
+cdef tuple names = ("multiply", "add", "subtract", "negative")
+cdef Expression expressions[4]
 expressions[MULTIPLY] = PyNumber_Multiply
 expressions[ADD] = PyNumber_Add
 expressions[SUBTRACT] = PyNumber_Subtract
+expressions[NEGATIVE] = negated
+
+
+cdef object negated(object x, object _):
+    return PyNumber_Negative(x)
 
 
 cdef inline object evaluate(Expression expression, object x, object y):
@@ -159,24 +165,23 @@ cdef inline Py_ssize_t bytes_of_element(object value) noexcept:
 # PyNumber_Multiply, not ``*``: Cython's shortcuts for that lose the sign of a zero.
 
 cdef inline object compute(Operation operation, object x, object y, object out):
-    """An operation on two operands."""
+    """An operation on two operands; on the first of them if it takes one."""
     cdef Given given
     cdef bint warned = False
     if out is None and are_numbers(x, y):
         return expressions[operation](x, y)
+    begin(&given)
     given.operands[0] = <PyObject *> x
     given.operands[1] = <PyObject *> y
     given.outs[0] = given_out(out)
     given.has_outs = out is not None
-    given.summing = False
-    given.copied = 0
-    given.shares = NULL
     result = attempt(&forward[operation], &given, &warned)
     if result is not None and not warned:
         return result
     if out is None:
         return evaluate(expressions[operation], x, y)
-    return getattr(reference, names[operation])(x, y, out)
+    operands = (x, y)[:forward[operation].inputs]
+    return getattr(reference, names[operation])(*operands, out=out)
 
 
 cdef inline object differentiate(
@@ -185,16 +190,14 @@ cdef inline object differentiate(
     """The gradients of an operation on two operands."""
     cdef Given given
     cdef bint warned = False
-    if sum_to_shape and not have_one_shape(dout, x, y):
+    if sum_to_shape and not (has_same_shape(dout, x) and has_same_shape(dout, y)):
         return sum_gradients(operation, dout, x, y, out)
+    begin(&given)
     given.operands[0] = <PyObject *> dout
     given.operands[1] = <PyObject *> x
     given.operands[2] = <PyObject *> y
     given.outs[0] = given.outs[1] = NULL
     given.has_outs = out is not None
-    given.summing = False
-    given.copied = 0
-    given.shares = NULL
     if out is not None:
         if type(out) is not tuple or len(out) != 2:
             return evaluate_backward(operation, dout, x, y, out, sum_to_shape)
@@ -218,15 +221,10 @@ cdef inline bint are_numbers(object x, object y) noexcept:
     return is_number(<PyObject *> x) and is_number(<PyObject *> y)
 
 
-cdef inline bint have_one_shape(object dout, object x, object y) noexcept:
-    """Whether three plain arrays have one shape, so that there is nothing to sum."""
-    return has_same_shape(dout, x) and has_same_shape(dout, y)
-
-
 cdef inline bint has_same_shape(object array, object operand) noexcept:
     return (
         PyArray_CheckExact(<PyObject *> array) and PyArray_CheckExact(<PyObject *> operand)
-        and cnp.PyArray_SAMESHAPE(<cnp.ndarray> array, <cnp.ndarray> operand))
+        and have_one_shape(<Array *> array, <Array *> operand))
 
 
 def multiply(x, y, out=None):
@@ -242,26 +240,7 @@ def subtract(x, y, out=None):
 
 
 def negative(x, out=None):
-    cdef Given given
-    cdef bint warned = False
-    if out is None and is_number(<PyObject *> x):
-        return PyNumber_Negative(x)
-    given.operands[0] = <PyObject *> x
-    given.outs[0] = given_out(out)
-    given.has_outs = out is not None
-    given.summing = False
-    given.copied = 0
-    given.shares = NULL
-    result = attempt(&forward[NEGATIVE], &given, &warned)
-    if result is not None and not warned:
-        return result
-    if out is None:
-        return evaluate(negated, x, x)
-    return reference.negative(x, out)
-
-
-cdef object negated(object x, object _):
-    return PyNumber_Negative(x)
+    return compute(NEGATIVE, x, x, out)
 
 
 def multiply_backward(dout, x, y, out=None, sum_to_shape=False):
@@ -304,11 +283,18 @@ cdef object sum_gradients(Operation operation, object dout, object x, object y, 
     if result is None or warned:
         shape = np.broadcast_shapes(np.shape(dout), np.shape(x), np.shape(y))
         first, second = (y, x) if operation == MULTIPLY else (1, -1 if operation == SUBTRACT else 1)
-        dx = sum_to_operand(at_shape(product(dout, first, warned), shape), x)
-        dy = sum_to_operand(at_shape(product(dout, second, warned), shape), y)
+        dx = sum_product(dout, first, x, shape, warned)
+        dy = sum_product(dout, second, y, shape, warned)
         if result is None:
             result = dx, dy
     return result if out is None else reference.store(result, reference.pair(out))
+
+
+cdef object sum_product(object dout, object factor, object operand, tuple shape, bint warned):
+    """One of the gradients, of a product as if broadcast to ``shape``."""
+    if not warned and np.shape(dout) == shape:
+        return multiply_to(dout, factor, operand, False)
+    return sum_to_operand(at_shape(product(dout, factor, warned), shape), operand)
 
 
 cdef inline object product(object x, object y, bint warned):
@@ -319,16 +305,14 @@ cdef inline object product(object x, object y, bint warned):
 cdef object summed(const Program *program, Given *given, bint *warned):
     """The results of a program, each summed to an operand's shape; None if it is not served."""
     cdef int slot
+    begin(given)
+    given.summing = True
     for slot in range(program.results):
         given.outs[slot] = NULL
-    given.has_outs = False
-    given.summing = True
-    given.copied = 0
-    given.shares = NULL
     return attempt(program, given, warned)
 
 
-def sum_to_operand(value, operand, other=None):
+def sum_to_operand(value, operand):
     """Like `reference.sum_to_operand`, with the sums of `add_backward`."""
     cdef Given given
     cdef bint warned = False
@@ -337,16 +321,11 @@ def sum_to_operand(value, operand, other=None):
     if has_same_shape(value, operand):
         return value if value.flags.owndata else value.copy()
     result = None
-    given.operands[0] = <PyObject *> value
-    given.sum_to[0] = <PyObject *> operand
-    if other is not None:
-        given.sum_to[1] = <PyObject *> other
-        result = summed(&backward[ADD], &given, &warned)
-        result = result if result is None else result[0]
-    if result is None and np.shape(operand) != value.shape:
+    if np.shape(operand) != value.shape:
         # Only the operand's shape counts, and whether it is a Python number.
         like = 1.0 if is_python_number(operand) else np.broadcast_to(
             np.zeros((), value.dtype), np.shape(operand))
+        given.operands[0] = <PyObject *> value
         given.sum_to[0] = <PyObject *> like
         result = summed(&identity, &given, &warned)
     if result is None:
@@ -356,57 +335,28 @@ def sum_to_operand(value, operand, other=None):
     return result
 
 
-def multiply_to_operand(dout, factor, operand, other):
+def multiply_to_operand(dout, factor, operand):
     """Like `reference.multiply_to_operand`, with the sums of the operation's backward."""
-    return multiply_to(dout, factor, operand, other, False)
+    return multiply_to(dout, factor, operand, False)
 
 
-cdef object multiply_to(object dout, object factor, object operand, object other, bint by_numpy):
+cdef object multiply_to(object dout, object factor, object operand, bint by_numpy):
     """The same; or with NumPy's product, unless it is summed."""
     cdef Given given
-    cdef Operation operation
     cdef bint warned = False
     if PyArray_CheckExact(<PyObject *> dout) and not has_same_shape(dout, operand):
         given.operands[0] = <PyObject *> dout
-        if other is factor:
-            operation = MULTIPLY
-            given.operands[1] = <PyObject *> operand
-            given.operands[2] = <PyObject *> factor
-        else:
-            operation = ADD if factor == 1 else SUBTRACT
-        # The gradient of y is the second one.
-        given.sum_to[0] = <PyObject *> (other if operation == SUBTRACT else operand)
-        given.sum_to[1] = <PyObject *> (operand if operation == SUBTRACT else other)
-        result = summed(&backward[operation], &given, &warned)
+        given.operands[1] = <PyObject *> factor
+        given.sum_to[0] = <PyObject *> operand
+        result = summed(&forward[MULTIPLY], &given, &warned)
         if result is not None:
             if warned:
                 sum_to_operand(evaluate(PyNumber_Multiply, dout, factor), operand)
-            return result[1 if operation == SUBTRACT else 0]
-    return sum_to_operand(
-        product(dout, factor, by_numpy), operand, None if other is factor else other)
+            return result
+    return sum_to_operand(product(dout, factor, by_numpy), operand)
 
 
 # ---- for the nodes of graphs ----
-
-def _multiply_by_numpy(x, y):
-    return evaluate(PyNumber_Multiply, x, y)
-
-
-def _add_by_numpy(x, y):
-    return evaluate(PyNumber_Add, x, y)
-
-
-def _subtract_by_numpy(x, y):
-    return evaluate(PyNumber_Subtract, x, y)
-
-
-def _negative_by_numpy(x):
-    return evaluate(negated, x, x)
-
-
-def _multiply_to_by_numpy(dout, factor, operand, other):
-    return multiply_to(dout, factor, operand, other, True)
-
 
 # What runs the nodes of graphs, by the names of their operations.
 functions = {
@@ -420,11 +370,11 @@ functions = {
 
 # The same for nodes of which a pass has raised what NumPy must warn of.
 by_numpy = {
-    "multiply": _multiply_by_numpy,
-    "add": _add_by_numpy,
-    "subtract": _subtract_by_numpy,
-    "negative": _negative_by_numpy,
-    "multiply_to": _multiply_to_by_numpy,
+    "multiply": lambda x, y: evaluate(PyNumber_Multiply, x, y),
+    "add": lambda x, y: evaluate(PyNumber_Add, x, y),
+    "subtract": lambda x, y: evaluate(PyNumber_Subtract, x, y),
+    "negative": lambda x: evaluate(negated, x, x),
+    "multiply_to": lambda dout, factor, operand: multiply_to(dout, factor, operand, True),
 }
 
 
@@ -446,26 +396,15 @@ cdef bint is_python_number(object value):
 # docstring from C. They are set here to the reference's, so that both implementations share them.
 
 cdef extern from "Python.h":
-    ctypedef struct PyMethodDef:
-        const char *ml_doc
     ctypedef struct PyCFunctionObject:
         PyMethodDef *m_ml
 
 cdef list texts = []  # keeps them alive; only the import writes it
 
-
-cdef int document(object function, object original) except -1:
-    defaults = [f"={default!r}" for default in original.__defaults__]
-    names = original.__code__.co_varnames[:original.__code__.co_argcount]
-    defaults = [""] * (len(names) - len(defaults)) + defaults
-    parameters = ", ".join([name + default for name, default in zip(names, defaults)])
-    text = f"{original.__name__}({parameters})\n--\n\n{original.__doc__ or ''}".encode()
-    texts.append(text)
-    (<PyCFunctionObject *> function).m_ml.ml_doc = text
-
-
 for _function in (
     multiply, add, subtract, negative, multiply_backward, add_backward, subtract_backward,
     negative_backward,
 ):
-    document(_function, getattr(reference, _function.__name__))
+    _text = documentation(getattr(reference, _function.__name__))
+    texts.append(_text)
+    (<PyCFunctionObject *> _function).m_ml.ml_doc = <bytes> _text

@@ -4,22 +4,26 @@ from cpython.object cimport PyObject
 from cpython.tuple cimport PyTuple_New
 
 from ..memory cimport free_block
-from ..program.program cimport MAX_INPUTS, MAX_RESULTS, UNSERVED, Job, Program, Share
+from ..program.program cimport (
+    MAX_INPUTS, MAX_RESULTS, UNSERVED, DType, Job, Program, Share,
+)
 from .dtypes cimport (
     Operand, array_dtype, describe, describe_shape, dtypes, has_axes, store_number,
 )
+from .fp cimport is_ignored
 from .layout cimport (
     Call, arrange, begin_job, broadcast, choose_blocks, is_in_order, leader, reaches_all,
 )
 from .ndarray cimport (
     NPY_ARRAY_ALIGNED, NPY_ARRAY_C_CONTIGUOUS, NPY_ARRAY_F_CONTIGUOUS, Array, PyArray_CheckExact,
-    PyArray_DATA, PyArray_DESCR, PyArray_DIMS, PyArray_FLAGS, PyArray_NDIM, set_item,
+    PyArray_DATA, PyArray_DESCR, PyArray_DIMS, PyArray_FLAGS, PyArray_NDIM, have_one_shape,
+    set_item,
 )
 from .results cimport (
-    AT_HAND, allocate, are_apart, as_given, cut_into_chunks, fits, is_writable, meet, new_workspace,
-    place_result, place_sums,
+    AT_HAND, allocate, are_apart, as_given, count_chunks, cut_sums, fits, is_writable, meet,
+    new_workspace, place_result, place_sums,
 )
-from .schedule cimport is_ignored, run
+from .schedule cimport run
 
 
 # What a program is run on, as borrowed pointers.
@@ -34,9 +38,19 @@ cdef struct Given:
     Share *shares
     int heeded
     unsigned int copied             # a bit for each operand that is a copy of what was given
+    # What `execute` finds, if it serves them.
+    DType dtype
+    Py_ssize_t elements             # of the shape to which all operands broadcast
 
 
-cdef inline object execute(const Program *program, const Given *given, bint *warned):
+cdef inline void begin(Given *given) noexcept:
+    """Ask for results in new arrays, none of them summed."""
+    given.has_outs = given.summing = False
+    given.shares = NULL
+    given.copied = 0
+
+
+cdef inline object execute(const Program *program, Given *given, bint *warned):
     """The result of a program, or a tuple of its results; None if it is not served.
 
     ``warned`` is set if a floating-point exception was raised that the user does not ignore. If
@@ -49,7 +63,7 @@ cdef inline object execute(const Program *program, const Given *given, bint *war
     return execute_axes(program, given, warned)
 
 
-cdef inline object execute_row(const Program *program, const Given *given, bint *warned):
+cdef inline object execute_row(const Program *program, Given *given, bint *warned):
     """`execute` for arrays of one shape, contiguous in one order: a single row.
 
     Most calls are like this, and small ones have little time to spare.
@@ -59,7 +73,7 @@ cdef inline object execute_row(const Program *program, const Given *given, bint 
     cdef Array *first = NULL
     cdef Array *array
     cdef int flags = NPY_ARRAY_C_CONTIGUOUS | NPY_ARRAY_F_CONTIGUOUS | NPY_ARRAY_ALIGNED
-    cdef int slot, result, axis, order, raised
+    cdef int slot, result, axis, order
     call.numbers = 0
     for slot in range(program.inputs):
         if not has_axes(given.operands[slot]):
@@ -113,22 +127,23 @@ cdef inline object execute_row(const Program *program, const Given *given, bint 
     if job.in_place:
         job.shares = given.shares
         job.heeded = given.heeded
-    raised = run(job)
-    warned[0] = raised != 0 and not is_ignored(raised)
+    warned[0] = run_call(&call, given)
     return results
+
+
+cdef inline bint run_call(Call *call, Given *given) except -1:
+    """Run the job; whether it raised an exception that the user does not ignore."""
+    cdef int raised = run(&call.job)
+    given.dtype = call.dtype
+    given.elements = call.job.size
+    return raised != 0 and not is_ignored(raised)
 
 
 cdef inline bint are_alike(Array *first, Array *other) noexcept:
     """Whether two arrays have the same dtype and shape."""
-    cdef int axis
-    if PyArray_NDIM(first) != PyArray_NDIM(other):
-        return False
     if PyArray_DESCR(first) != PyArray_DESCR(other) and array_dtype(first) != array_dtype(other):
         return False
-    for axis in range(PyArray_NDIM(first)):
-        if PyArray_DIMS(first)[axis] != PyArray_DIMS(other)[axis]:
-            return False
-    return True
+    return have_one_shape(first, other)
 
 
 cdef inline bint take_numbers(Call *call, const Given *given) noexcept:
@@ -183,20 +198,20 @@ cdef inline bint is_row(
     return True
 
 
-cdef inline object execute_axes(const Program *program, const Given *given, bint *warned):
+cdef inline object execute_axes(const Program *program, Given *given, bint *warned):
     """`execute` for operands of any layout that broadcast together."""
     cdef Call call
     cdef Operand summed_to[MAX_RESULTS]
     cdef double at_hand[AT_HAND]
     cdef void *workspace = NULL
-    cdef int result, raised
+    cdef int result
     results = None
     call.program = program
     call.copied = given.copied
     if not take_operands(&call, given):
         return None
     begin_job(&call)
-    if not broadcast(&call) or (program.shaped and not is_in_order(&call, given.summing)):
+    if not broadcast(&call) or (program.shaped and not is_in_order(&call)):
         return None
     if given.summing:
         for result in range(program.results):
@@ -219,20 +234,19 @@ cdef inline object execute_axes(const Program *program, const Given *given, bint
             set_item(results, result, array)
         else:
             results = array
+    if given.summing:
+        call.job.chunks = count_chunks(&call.job)
     arrange(&call.job, leader(&call) if given.summing else call.job.first_result)
     choose_blocks(&call.job)
     if given.summing:
-        cut_into_chunks(&call.job)
+        cut_sums(&call.job)
         workspace = new_workspace(&call.job, at_hand)
     try:
-        raised = run(&call.job)
+        warned[0] = run_call(&call, given)
     finally:
         if given.summing and workspace != at_hand:
             free_block(workspace)
-    if given.summing:
-        results = as_given(results, given.sum_to, program.results)
-    warned[0] = raised != 0 and not is_ignored(raised)
-    return results
+    return as_given(results, given.sum_to, program.results) if given.summing else results
 
 
 cdef inline object place(Call *call, int result, const Given *given, const Operand *summed_to):

@@ -30,6 +30,7 @@ cdef inline void begin_job(Call *call) noexcept:
     job.item_bytes = dtypes[call.dtype].item_bytes
     job.chunks = 0
     job.blocked = False
+    job.grouped = False
     job.in_place = 0
     job.single_row = False
     job.workspace = NULL
@@ -104,15 +105,13 @@ cdef inline bint has_shape(const Operand *operand, const Call *call) noexcept:
     return True
 
 
-cdef inline bint is_in_order(const Call *call, bint contiguous) noexcept:
+cdef inline bint is_in_order(const Call *call) noexcept:
     """Whether all inputs lie in C order; so does then what is computed of them, step by step."""
     cdef int slot, axis
     cdef Py_ssize_t stride, before
     for slot in range(call.input_count):
         if call.numbers >> slot & 1:
             continue
-        if contiguous and not call.input[slot].flags & NPY_ARRAY_C_CONTIGUOUS:
-            return False
         before = PY_SSIZE_T_MAX
         for axis in range(call.ndim):
             stride = magnitude(call.job.strides[axis][slot])
@@ -125,12 +124,20 @@ cdef inline bint is_in_order(const Call *call, bint contiguous) noexcept:
 
 
 cdef inline int leader(const Call *call) noexcept:
-    """The first input with the results' shape, or else 0: sums follow its memory order."""
-    cdef int slot
+    """The first input that has the results' shape and tells a memory order, which sums follow.
+
+    -1 if there is none.
+    """
+    cdef int slot, axis
     for slot in range(call.input_count):
-        if call.whole >> slot & 1:
+        if not call.whole >> slot & 1:
+            continue
+        for axis in range(call.ndim):
+            if call.shape[axis] > 1 and call.job.strides[axis][slot] == 0:
+                break  # a view that repeats elements
+        else:
             return slot
-    return 0
+    return -1
 
 
 cdef inline bint reaches_all(const Call *call, unsigned int sources) noexcept:
@@ -212,7 +219,10 @@ cdef inline int compare_axes(
 
 
 cdef inline void arrange(Job *job, int leader) noexcept:
-    """Sort a job's axes by the leading operand's strides, and merge axes that run on."""
+    """Sort a job's axes by the leading operand's strides, if any, and merge axes that run on.
+
+    Chunks are cut from as many of the first axes as it takes, as they were before.
+    """
     cdef int axes[MAX_DIMS]
     cdef Py_ssize_t shape[MAX_DIMS]
     cdef Py_ssize_t strides[MAX_DIMS]
@@ -226,7 +236,7 @@ cdef inline void arrange(Job *job, int leader) noexcept:
         if job.shape[axis] == 1:
             continue
         position = ndim
-        while position > 0 and (
+        while leader >= 0 and position > 0 and (
             magnitude(job.strides[axes[position - 1]][leader])
             < magnitude(job.strides[axis][leader])
         ):
@@ -234,6 +244,11 @@ cdef inline void arrange(Job *job, int leader) noexcept:
             position -= 1
         axes[position] = axis
         ndim += 1
+    job.chunk_unit = job.size
+    for position in range(ndim):
+        if job.size // job.chunk_unit >= job.chunks:
+            break
+        job.chunk_unit //= job.shape[axes[position]]
     for position in range(ndim):
         axis = axes[position]
         moved |= axis != position
@@ -263,11 +278,17 @@ cdef enum:
 
 
 cdef inline void choose_blocks(Job *job) noexcept:
-    """Have a job run by blocks if rows are short, or if an input lies across the others."""
+    """Have a job run by blocks if rows are short, or if an input lies across the others.
+
+    One with sums is run row by row, in which order its sums are added up, or by several short rows.
+    """
     cdef int last = job.ndim - 1
     cdef int slot
     cdef Py_ssize_t before
     if last == 0:
+        return
+    if job.chunks:
+        job.grouped = job.shape[last] < SHORT_ROW
         return
     if job.shape[last] < SHORT_ROW and job.shape[last] < job.shape[last - 1]:
         exchange_last_axes(job)

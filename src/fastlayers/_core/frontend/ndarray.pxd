@@ -48,3 +48,13 @@ cdef inline void set_item(object new_tuple, int position, object item) noexcept:
     """Set an item of a new tuple that nothing else refers to."""
     Py_INCREF(item)
     PyTuple_SET_ITEM(new_tuple, position, item)
+
+
+cdef inline bint have_one_shape(const Array *array, const Array *other) noexcept nogil:
+    cdef int axis
+    if PyArray_NDIM(array) != PyArray_NDIM(other):
+        return False
+    for axis in range(PyArray_NDIM(array)):
+        if PyArray_DIMS(array)[axis] != PyArray_DIMS(other)[axis]:
+            return False
+    return True

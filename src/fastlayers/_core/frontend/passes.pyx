@@ -1,266 +1,21 @@
 # cython: binding=False
-"""Passes: parts of a graph that are run in one pass over memory.
+"""Passes: parts of a graph that are run in one pass over memory."""
 
-The methods are builtins (binding=False above), for the same reason as in dispatch.pyx.
-"""
-
-cimport cython
 cimport numpy as cnp
-from cpython.bytes cimport PyBytes_FromStringAndSize
-from cpython.object cimport PyObject, PyTypeObject
+from cpython.object cimport PyObject
 from cpython.sequence cimport PySequence_Fast_ITEMS
 from cpython.tuple cimport PyTuple_New
-from libc.string cimport memcmp, memcpy, memset
+from libc.string cimport memset
 
 from ..program.operations cimport assemble, find_dtypes_of
-from ..program.program cimport (
-    MAX_DIMS, MAX_INPUTS, MAX_RESULTS, MAX_SHARES, UNSERVED, DType, Program, Share,
-)
-from .dtypes cimport (
-    Operand, array_dtype, describe_shape, has_axes, has_dtype, is_array, is_number, scalar_dtype,
-)
-from .execute cimport Given, execute
-from .ndarray cimport (
-    Array, PyArray_CheckExact, PyArray_DIMS, PyArray_NDIM, PyTuple_GET_ITEM, set_item,
-)
+from ..program.program cimport MAX_RESULTS, MAX_SHARES, Share
+from .dtypes cimport Operand, describe_shape
+from .execute cimport Given, begin, execute
+from .fp cimport UNSTOPPABLE, exceptions_to_stop_before
+from .ndarray cimport PyTuple_GET_ITEM, set_item
 from .results cimport sum_of_units
-from .schedule cimport UNSTOPPABLE, exceptions_to_stop_before
-
-cdef extern from "Python.h":
-    int PY_VERSION_HEX
-    object PyType_GenericAlloc(PyTypeObject *, Py_ssize_t)
-    object PyDescr_NewMethod(PyTypeObject *, PyMethodDef *)
-    object PyObject_Vectorcall(object, PyObject *const *, size_t, PyObject *)
-    ctypedef void (*PyCFunction)()
-    int METH_FASTCALL
-    int METH_KEYWORDS
-    ctypedef struct PyMethodDef:
-        const char *ml_name
-        PyCFunction ml_meth
-        int ml_flags
-        const char *ml_doc
-cdef extern from "shared.h" nogil:
-    Py_ssize_t load_size(Py_ssize_t *variable)
-    void add_size(Py_ssize_t *variable, Py_ssize_t value)
-
-ctypedef void (*AnyFunction)()  # as which a function may be cast to another type, without a warning
-
-import inspect
-
-import numpy as np
-
-from ... import reference
-from ...base import Placeholder
 
 cnp.import_array()
-
-cdef enum:
-    MOST_OPERANDS = 448
-    MOST_CONSTANTS = 64
-    MOST_VALUES_ = MOST_OPERANDS + MOST_CONSTANTS
-    MOST_SHAPES = 8
-
-MOST_VALUES = <int> MOST_VALUES_
-
-# The kinds of operands; arrays are of the whole shape, or of one that broadcasts to it.
-cdef enum:
-    NUMBER
-    ONE             # the number 1, of the gradients of outputs
-    SCALAR          # of NumPy's, of the arrays' dtype; an array without axes is one, too
-    FIRST_SHAPE     # from here on arrays, by their shape
-
-# How a shape broadcasts to the whole one, see graph/tracing.py.
-cdef struct Shape:
-    unsigned char lead
-    unsigned char repeated
-
-# What the plan for some operands depends on.
-cdef struct Kinds:
-    unsigned char axes      # of the whole shape, if there are several shapes
-    unsigned char shapes    # how many there are
-    Shape shape[MOST_SHAPES]            # the others are 0
-    unsigned char kind[MOST_OPERANDS]
-
-
-# What became of the calls of graphs: served, or why their nodes were run one by one.
-cdef enum:
-    SERVED
-    OPERAND         # one that is no plain array, number or NumPy scalar
-    DTYPE           # several dtypes, or one that is not served
-    SHAPE           # shapes that do not broadcast, too many of them, or no axes at all
-    EXPRESSION      # no schedule serves it on such operands
-    LAYOUT          # memory orders that differ, or outputs that cannot be written
-    WARNING         # NumPy must warn
-    OUTCOMES
-cdef Py_ssize_t outcomes[OUTCOMES]  # read and written through shared.h
-
-REASONS = ("operand", "dtype", "shape", "expression", "layout", "warning")
-
-
-def count_outcomes():
-    """Return how many calls were served, and by reason how many were not."""
-    cdef int reason
-    counts = [load_size(&outcomes[reason]) for reason in range(OUTCOMES)]
-    return counts[SERVED], dict(zip(REASONS, counts[1:]))
-
-
-cdef int find_kinds(PyObject *const *operands, int count, int douts, Kinds *kinds) noexcept:
-    """Find the kinds of operands, of which the last ones are outputs' gradients.
-
-    Return why no pass serves them, or `SERVED`: arrays and NumPy's scalars are of one dtype.
-    """
-    cdef Array *array
-    cdef Array *first = NULL
-    cdef DType dtype = UNSERVED
-    cdef DType scalars = UNSERVED
-    cdef DType one
-    cdef bint same = True
-    cdef int slot
-    for slot in range(count):
-        if has_axes(operands[slot]):
-            array = <Array *> operands[slot]
-            if first == NULL:
-                first = array
-                dtype = array_dtype(array)
-                if dtype == UNSERVED:
-                    return DTYPE
-            elif not has_dtype(array, dtype):
-                return DTYPE
-            else:
-                same &= has_shape_of(array, first)
-            if PyArray_NDIM(array) > MAX_DIMS:
-                return SHAPE
-            kinds.kind[slot] = FIRST_SHAPE
-        elif is_number(operands[slot]):
-            kinds.kind[slot] = ONE if slot >= count - douts and is_one(operands[slot]) else NUMBER
-        else:
-            one = scalar_dtype(operands[slot])
-            if PyArray_CheckExact(operands[slot]) and slot >= count - douts:
-                return DTYPE  # it stands for the scalar in it
-            if one == UNSERVED:
-                return OPERAND
-            if scalars != UNSERVED and one != scalars:
-                return DTYPE
-            scalars = one
-            kinds.kind[slot] = SCALAR
-    if scalars != UNSERVED and scalars != dtype:
-        return SHAPE if first == NULL else DTYPE
-    memset(kinds, 0, <char *> kinds.kind - <char *> kinds)
-    kinds.shapes = first != NULL
-    return SERVED if same or tell_shapes_apart(operands, count, kinds) else SHAPE
-
-
-cdef bint tell_shapes_apart(PyObject *const *operands, int count, Kinds *kinds) noexcept:
-    """Find the shapes of arrays that broadcast together; False if they do not."""
-    cdef Py_ssize_t whole[MAX_DIMS]
-    cdef Py_ssize_t length
-    cdef Array *array
-    cdef Shape shape
-    cdef int slot, axis, position
-    for axis in range(MAX_DIMS):
-        whole[axis] = 1
-    for slot in range(count):
-        if kinds.kind[slot] < FIRST_SHAPE:
-            continue
-        array = <Array *> operands[slot]
-        kinds.axes = max(<int> kinds.axes, PyArray_NDIM(array))
-        for axis in range(PyArray_NDIM(array)):  # from the last one
-            length = PyArray_DIMS(array)[PyArray_NDIM(array) - 1 - axis]
-            if whole[axis] == 1:
-                whole[axis] = length
-            elif length != 1 and length != whole[axis]:
-                return False
-    for slot in range(count):
-        if kinds.kind[slot] < FIRST_SHAPE:
-            continue
-        array = <Array *> operands[slot]
-        shape.lead = kinds.axes - PyArray_NDIM(array)
-        shape.repeated = 0
-        for axis in range(<int> kinds.axes):
-            if whole[axis] != 1 and (
-                axis >= PyArray_NDIM(array)
-                or PyArray_DIMS(array)[PyArray_NDIM(array) - 1 - axis] == 1
-            ):
-                shape.repeated |= 1 << axis
-        position = 0
-        while position < kinds.shapes and (
-            kinds.shape[position].lead != shape.lead
-            or kinds.shape[position].repeated != shape.repeated
-        ):
-            position += 1
-        if position == MOST_SHAPES:
-            return False
-        if position == kinds.shapes:
-            kinds.shape[position] = shape
-            kinds.shapes += 1
-        kinds.kind[slot] = FIRST_SHAPE + position
-    return True
-
-
-cdef enum:
-    BITS = 2        # of a kind in a short key
-
-
-cdef inline Py_ssize_t size_of(const Kinds *kinds, int count) noexcept:
-    """In bytes, of the kinds of as many operands."""
-    return <const char *> &kinds.kind[count] - <const char *> kinds
-
-
-cdef inline object key_of(const Kinds *kinds, int count):
-    """A number if all arrays have one shape and operands are few, else bytes."""
-    cdef Py_ssize_t key = 0
-    cdef int slot
-    if kinds.axes == 0 and count * BITS < 8 * <int> sizeof(key) - 1:
-        for slot in range(count):
-            key |= <Py_ssize_t> kinds.kind[slot] << BITS * slot
-        return key
-    return PyBytes_FromStringAndSize(<const char *> kinds, size_of(kinds, count))
-
-
-cdef list described(const Kinds *kinds, int count):
-    """The kinds as graph/tracing.py has them."""
-    cdef int slot
-    cdef const Shape *shape
-    found = []
-    for slot in range(count):
-        if kinds.kind[slot] < FIRST_SHAPE:
-            found.append(("number", "one", "scalar")[<int> kinds.kind[slot]])
-        else:
-            shape = &kinds.shape[kinds.kind[slot] - FIRST_SHAPE]
-            found.append((shape.lead, shape.repeated))
-    return found
-
-
-cdef inline bint is_one(PyObject *number) noexcept:
-    # Not 1.0, which makes floats of integers.
-    return number == <PyObject *> one
-
-
-cdef object one = 1
-
-
-cdef bint has_shape_of(Array *array, Array *other) noexcept:
-    cdef int axis
-    if PyArray_NDIM(array) != PyArray_NDIM(other):
-        return False
-    for axis in range(PyArray_NDIM(array)):
-        if PyArray_DIMS(array)[axis] != PyArray_DIMS(other)[axis]:
-            return False
-    return True
-
-
-cdef inline int outcome_of(object results) noexcept:
-    return LAYOUT if results is None else WARNING if results is WARNS else SERVED
-
-
-cdef inline object counted(int outcome, object results):
-    """The results of a call, which is counted."""
-    add_size(&outcomes[outcome], 1)
-    return results
-
-
-cdef enum:
-    MOST_PLANS = 64             # of one entry
 
 # What a pass returns if NumPy must warn, for which the nodes are run one by one: the pass itself
 # would do the same again, where it returns None with other outputs.
@@ -290,18 +45,6 @@ cdef class Pass:
         If the pass is a whole plan: computes, from the operands, the numbers that stand behind the
         constants, a tuple; None where it cannot.
     """
-
-    cdef Program program
-    cdef int sources[MAX_INPUTS]
-    cdef int sum_to[MAX_RESULTS]
-    cdef bint summing
-    cdef bint counting
-    cdef int result_count       # more than the program's if there are counts
-    cdef int unit[MAX_RESULTS]  # of a count, else 0
-    cdef int count_to[MAX_RESULTS]
-    cdef tuple constants
-    cdef int constant_count
-    cdef public object numbers
 
     def __init__(self, tuple inputs, tuple results, list steps, sources, sum_to, tuple constants):
         cdef int slot
@@ -351,24 +94,21 @@ cdef class Pass:
         cdef Share shares[MAX_SHARES]
         cdef bint warned = False
         cdef int slot
+        begin(&given)
+        given.summing = self.summing
         for slot in range(self.program.inputs):
             given.operands[slot] = values[self.sources[slot]]
         for slot in range(self.program.results):
             given.sum_to[slot] = values[self.sum_to[slot]] if self.sum_to[slot] >= 0 else NULL
             given.outs[slot] = NULL
-        if self.counting and dtype_of(&given, &self.program) == UNSERVED:
-            return None
-        given.has_outs = outs is not None
-        given.shares = NULL
-        if given.has_outs:
+        if outs is not None:
+            given.has_outs = True
             given.heeded = exceptions_to_stop_before()
             if given.heeded == UNSTOPPABLE or not self.take_outs(outs, &given):
                 return None
             if rest is not None:
                 memset(shares, 0, sizeof(shares))
                 given.shares = shares
-        given.summing = self.summing
-        given.copied = 0
         results = execute(&self.program, &given, &warned)
         if results is None:
             return None
@@ -401,8 +141,6 @@ cdef class Pass:
 
     cdef tuple with_counts(self, results, const Given *given, PyObject **values):
         """The results of the program, and those that take no step."""
-        cdef DType dtype = dtype_of(given, &self.program)
-        cdef Py_ssize_t elements = count_elements(given, &self.program)
         cdef Operand operand
         cdef PyObject *like
         cdef int slot
@@ -412,7 +150,8 @@ cdef class Pass:
             if self.unit[slot]:
                 like = values[self.count_to[slot]]
                 describe_shape(like, &operand)
-                one = sum_of_units(dtype, self.unit[slot], elements, like, &operand)
+                one = sum_of_units(
+                    given.dtype, self.unit[slot], given.elements, like, &operand)
             else:
                 one = results
                 if self.program.results > 1:
@@ -421,441 +160,15 @@ cdef class Pass:
             set_item(every, slot, one)
         return every
 
-    cdef inline object as_tuple(self, results):
+    cdef object as_tuple(self, results):
         if results is None or results is WARNS or self.result_count > 1:
             return results
         return (results,)
 
-    cdef inline bint reads(self, int slot) noexcept:
+    cdef bint reads(self, int slot) noexcept:
         """Whether the value at a slot is an input of the pass."""
         cdef int i
         for i in range(self.program.inputs):
             if self.sources[i] == slot:
                 return True
         return False
-
-
-cdef inline DType dtype_of(const Given *given, const Program *program) noexcept:
-    """The dtype of the arrays that a pass reads; UNSERVED if it reads none."""
-    cdef int slot
-    for slot in range(program.inputs):
-        if has_axes(given.operands[slot]):
-            return array_dtype(<Array *> given.operands[slot])
-    return UNSERVED
-
-
-cdef inline Py_ssize_t count_elements(const Given *given, const Program *program) noexcept:
-    """How many elements there are in the shape to which all arrays broadcast."""
-    cdef Py_ssize_t elements = 1
-    cdef Py_ssize_t length
-    cdef Array *array
-    cdef int slot, axis
-    for axis in range(1, MAX_DIMS + 1):
-        length = 1
-        for slot in range(program.inputs):
-            array = <Array *> given.operands[slot]
-            if (PyArray_CheckExact(given.operands[slot]) and axis <= PyArray_NDIM(array)
-                    and PyArray_DIMS(array)[PyArray_NDIM(array) - axis] != 1):
-                length = PyArray_DIMS(array)[PyArray_NDIM(array) - axis]
-        elements *= length
-    return elements
-
-
-cdef tuple without_maps(tuple values):
-    """The same with memory maps as plain arrays on their memory."""
-    cdef int slot
-    cdef int count = <int> len(values)
-    for slot in range(count):
-        if is_map(values[slot]):
-            break
-    else:
-        return values
-    plain = PyTuple_New(count)
-    for slot in range(count):
-        one = values[slot]
-        set_item(plain, slot, one.view(np.ndarray) if is_map(one) else one)
-    return plain
-
-
-cdef inline bint is_map(object value) noexcept:
-    return is_array(<PyObject *> value) and not PyArray_CheckExact(<PyObject *> value)
-
-
-cdef tuple with_outs(tuple results, tuple outs):
-    """Outputs as they were given, which may be memory maps; the other results."""
-    cdef int slot
-    cdef int count = <int> len(outs)
-    every = PyTuple_New(count)
-    for slot in range(count):
-        set_item(every, slot, results[slot] if outs[slot] is None else outs[slot])
-    return every
-
-
-cdef bint may_be_written(plan, PyObject *const *given, int count, tuple outs):
-    """Whether the pass of a plan may write its results into outputs.
-
-    They must not meet an operand that it does not read: that is read before the pass or after it,
-    by steps of small arrays, by an output that is an operand, or by NumPy if it has to warn. What
-    the pass reads it looks after itself.
-    """
-    cdef int slot
-    fused = plan if type(plan) is Pass else plan.only
-    if fused is None:
-        return False
-    for slot in range(count):
-        if not PyArray_CheckExact(given[slot]) or (<Pass> fused).reads(slot):
-            continue
-        for out in outs:
-            if PyArray_CheckExact(<PyObject *> out) and np.may_share_memory(
-                <object> given[slot], out
-            ):
-                return False
-    return True
-
-
-cdef inline object run_plan(plan, PyObject **given, tuple values, tuple outs, list rest):
-    cdef Pass fused
-    if type(plan) is Pass:
-        fused = <Pass> plan
-        return fused.as_tuple(fused.run_on(given, outs, rest))
-    return plan(values, outs, rest)
-
-
-cdef inline tuple tuple_of(PyObject *const *values, Py_ssize_t count):
-    cdef int slot
-    every = PyTuple_New(count)
-    for slot in range(count):
-        set_item(every, slot, <object> values[slot])
-    return every
-
-
-cdef class Entry:
-    """What a graph is called by: finds the plan for the operands at hand, and runs it.
-
-    Parameters
-    ----------
-    plan : callable
-        Given the kinds of the operands and the outputs' gradients, and the number of axes if arrays
-        have several shapes, returns a plan; None where no pass serves them.
-    inputs, outputs : int
-        How many there are.
-    single : bool
-        Whether the value is no tuple.
-    values : bool
-        Whether the value is asked for.
-    gradients : type or None
-        Of the named tuple of the gradients, if they are asked for.
-    returns_operands : bool
-        Whether a value or a gradient may be a copy of an operand, which is then a memory map, too.
-    finish : callable
-        Given the operands, the outputs' gradients, the results and the rest that `Pass.run` has
-        left, computes that rest.
-    """
-
-    cdef object plan
-    cdef object finish
-    cdef dict plans         # by keys of kinds
-    cdef object first_plan  # set once, under the lock of this object, as the next two
-    cdef Kinds first        # what it is for
-    cdef Py_ssize_t first_size
-    cdef int inputs
-    cdef int outputs
-    cdef bint single
-    cdef bint bare          # whether the value alone is asked for
-    cdef bint values
-    cdef object gradients
-    cdef bint returns_operands
-
-    def __init__(
-        self, plan, int inputs, int outputs, bint single, bint values, gradients,
-        bint returns_operands, finish,
-    ):
-        self.plan = plan
-        self.finish = finish
-        self.plans = {}
-        self.first_plan = None
-        self.first_size = 0
-        self.inputs = inputs
-        self.outputs = outputs
-        self.single = single
-        self.bare = single and gradients is None
-        self.values = values
-        self.gradients = gradients
-        self.returns_operands = returns_operands
-
-    def run(self, tuple operands, dout=None, outs=None):
-        """Return the value, the gradients or both; None or `WARNS` where nodes are to be run.
-
-        ``outs`` has an array or None for each result: for the values, then for the gradients.
-        """
-        return self.run_on(PySequence_Fast_ITEMS(operands), len(operands), dout, outs)
-
-    cdef object run_on(
-        self, PyObject *const *operands, Py_ssize_t operand_count, dout, tuple outs
-    ):
-        """`run` of operands that need not be a tuple."""
-        cdef PyObject *given[MOST_VALUES_]
-        cdef Kinds kinds
-        cdef int count = self.inputs
-        cdef int slot, reason
-        cdef Pass fused
-        if operand_count != count or count + self.outputs > MOST_OPERANDS:
-            return None
-        for slot in range(count):
-            given[slot] = operands[slot]
-        if self.gradients is not None:
-            if not self.single and type(dout) is tuple:
-                if len(dout) != self.outputs:
-                    return None
-                for slot in range(self.outputs):
-                    given[count + slot] = <PyObject *> (<tuple> dout)[slot]
-            elif self.single or is_number(<PyObject *> dout):
-                for slot in range(self.outputs):
-                    given[count + slot] = <PyObject *> dout
-            else:
-                return None
-            count += self.outputs
-        reason = find_kinds(given, count, count - self.inputs, &kinds)
-        if reason != SERVED:
-            return self.run_on_maps(tuple_of(given, count), outs, reason)
-        plan = self.plan_for(&kinds, count)
-        if plan is None:
-            return counted(EXPRESSION, None)
-        if type(plan) is Pass:
-            fused = <Pass> plan
-            for slot in range(fused.constant_count):
-                given[count + slot] = <PyObject *> (<tuple> fused.constants)[slot]
-            if fused.numbers is not None:
-                numbers = fused.numbers(tuple_of(given, count))
-                if numbers is None:
-                    return counted(EXPRESSION, None)
-                for slot in range(<int> len(numbers)):
-                    given[count + fused.constant_count + slot] = (
-                        <PyObject *> (<tuple> numbers)[slot])
-            if self.bare and outs is None:
-                results = fused.run_on(given, None, None)
-                return counted(outcome_of(results), results)
-        if outs is not None:
-            # What is left of work in place is found by its place in memory, so by that of all.
-            results = self.run_into(plan, given, count, outs, None if kinds.axes else [])
-        elif type(plan) is Pass:
-            results = fused.as_tuple(fused.run_on(given, None, None))
-        else:
-            results = plan(tuple_of(given, count))
-        counted(outcome_of(results), results)
-        if results is None or results is WARNS:
-            return results
-        if self.gradients is None:
-            return self.value_of(results)
-        if not self.values:
-            return self.named(results, 0)
-        return self.value_of(results), self.named(results, self.outputs)
-
-    cdef inline object plan_for(self, const Kinds *kinds, int count):
-        """The plan for operands of these kinds, made if there is none; None if there can be none.
-
-        Most graphs are called with operands of the same kinds: the first ones are at hand.
-        """
-        cdef Py_ssize_t size = size_of(kinds, count)
-        cdef bint found
-        with cython.critical_section(self):
-            found = size == self.first_size and memcmp(&self.first, kinds, size) == 0
-        return self.first_plan if found else self.find_plan(kinds, count)
-
-    cdef object find_plan(self, const Kinds *kinds, int count):
-        key = key_of(kinds, count)
-        plan = self.plans.get(key, self)
-        if plan is self:
-            plan = self.plan(described(kinds, count), kinds.axes)
-            if len(self.plans) >= MOST_PLANS:
-                self.plans.clear()
-            self.plans[key] = plan
-        with cython.critical_section(self):
-            if self.first_size == 0 and plan is not None:
-                self.first_plan = plan
-                self.first_size = size_of(kinds, count)
-                memcpy(&self.first, kinds, self.first_size)
-        return plan
-
-    cdef object run_on_maps(self, tuple given, tuple outs, int reason):
-        """The same with memory maps, of operands and of outputs' gradients, as plain arrays."""
-        plain = without_maps(given)
-        if self.returns_operands or plain is given:
-            if any([isinstance(one, Placeholder) for one in given]):
-                return None  # a graph within one that is recorded
-            return counted(reason, None)
-        dout = plain[self.inputs:]
-        if self.single and self.gradients is not None:
-            dout = dout[0]
-        return self.run_on(PySequence_Fast_ITEMS(plain), self.inputs, dout, outs)
-
-    cdef object run_into(self, plan, PyObject **given, int count, tuple outs, list rest):
-        """The results in the outputs: written there by the pass or, where it may not, copied."""
-        values = tuple_of(given, count)
-        plain = without_maps(outs)
-        if may_be_written(plan, given, count, plain):
-            results = run_plan(plan, given, values, plain, rest)
-            if rest:
-                self.finish(values[:self.inputs], values[self.inputs:], results, rest)
-            if results is WARNS:
-                return WARNS
-            if results is not None:
-                return with_outs(results, outs)
-        results = run_plan(plan, given, values, None, None)
-        if results is None or results is WARNS:
-            return results
-        try:
-            return reference.store(results, outs)
-        except Exception:  # it is raised again where the nodes are run one by one
-            return None
-
-    cdef object value_of(self, tuple results):
-        return results[0] if self.single else results[:self.outputs]
-
-    cdef object named(self, tuple results, int first):
-        """The gradients among the results as a named tuple.
-
-        It is made as tuples are made; the shop on numbers takes 1.1 times as long if a tuple is
-        copied instead (Xeon of the Sapphire Rapids family). From 3.14 on a tuple keeps its hash,
-        too, so there the tuple's own function makes it.
-        """
-        cdef int count = <int> len(results) - first
-        cdef int slot
-        if PY_VERSION_HEX >= 0x030E0000:
-            arguments = (results[first:],)
-            return (<PyTypeObject *> tuple).tp_new(self.gradients, <PyObject *> arguments, NULL)
-        named = PyType_GenericAlloc(<PyTypeObject *> self.gradients, count)
-        for slot in range(count):
-            set_item(named, slot, results[first + slot])
-        return named
-
-
-# ---- the methods of graphs ----
-#
-# Each tries a pass, and leaves what no pass serves to those methods in Python that run the nodes
-# one by one; to the method of the same name all that is given by name but a `dout`, or the `out` of
-# a value. They are called as functions of C are: calling one of Python's that takes any operands
-# makes a tuple and a dictionary, which takes more time than a pass over a few elements. The entries
-# are attributes of graphs, see graph/graph.py.
-
-cdef enum:
-    CALL
-    FORWARD
-    BACKWARD
-    VALUE_AND_GRAD
-    METHODS
-
-cdef PyMethodDef methods[METHODS]
-cdef list in_python         # the methods in Python, in this order
-cdef list documented        # their docstrings, to which `methods` point
-
-
-def quicken(type graph not None):
-    """Let the methods of the class of graphs try passes before they run in Python."""
-    global in_python, documented
-    functions, documents = [], []
-    methods[CALL].ml_name = "__call__"
-    methods[CALL].ml_meth = <PyCFunction> <AnyFunction> &call
-    methods[FORWARD].ml_name = "forward"
-    methods[FORWARD].ml_meth = <PyCFunction> <AnyFunction> &forward
-    methods[BACKWARD].ml_name = "backward"
-    methods[BACKWARD].ml_meth = <PyCFunction> <AnyFunction> &backward
-    methods[VALUE_AND_GRAD].ml_name = "value_and_grad"
-    methods[VALUE_AND_GRAD].ml_meth = <PyCFunction> <AnyFunction> &value_and_grad
-    cdef int method
-    for method in range(METHODS):
-        name = methods[method].ml_name.decode()
-        function = vars(graph)[name]
-        document = f"{name}{text_signature(function)}\n--\n\n{function.__doc__ or ''}".encode()
-        functions.append(function)
-        documents.append(document)
-        methods[method].ml_doc = <bytes> document
-        methods[method].ml_flags = METH_FASTCALL | METH_KEYWORDS
-        setattr(graph, name, PyDescr_NewMethod(<PyTypeObject *> graph, &methods[method]))
-    in_python, documented = functions, documents
-
-
-def text_signature(function):
-    """A method's signature as `inspect` reads it from what is not in Python: without types."""
-    signature = inspect.signature(function)
-    plain = [one.replace(annotation=one.empty) for one in signature.parameters.values()]
-    return str(inspect.Signature(plain)).replace("(self", "($self", 1)
-
-
-cdef object call(object graph, PyObject *const *given, Py_ssize_t count, PyObject *names):
-    if not has_out_alone(names):
-        return call_python(CALL, graph, given, count, names)
-    out = None if names == NULL else <object> given[count]
-    value = passed(graph._value, given, count, None, out)
-    if value is None or value is WARNS:
-        return graph._call_nodes(tuple_of(given, count), out, value is WARNS)
-    return value
-
-
-cdef object forward(object graph, PyObject *const *given, Py_ssize_t count, PyObject *names):
-    if not has_out_alone(names):
-        return call_python(FORWARD, graph, given, count, names)
-    out = None if names == NULL else <object> given[count]
-    value = passed(graph._value, given, count, None, out)
-    operands = tuple_of(given, count)
-    if value is None or value is WARNS:
-        return graph._forward_nodes(operands, out, value is WARNS)
-    graph._kept = operands
-    return value
-
-
-cdef inline bint has_out_alone(PyObject *names) noexcept:
-    """Whether nothing but `out` is given by name."""
-    return names == NULL or (len(<tuple> names) == 1 and (<tuple> names)[0] == "out")
-
-
-cdef object backward(object graph, PyObject *const *given, Py_ssize_t count, PyObject *names):
-    if names == NULL and count == 1:
-        kept = graph._kept
-        if kept is not None:
-            operands = <tuple?> kept
-            gradients = passed(
-                graph._pass_back, PySequence_Fast_ITEMS(operands), len(operands),
-                <object> given[0], None)
-            if gradients is None or gradients is WARNS:
-                return graph._backward_nodes(
-                    operands, <object> given[0], None, gradients is WARNS)
-            return gradients
-    return call_python(BACKWARD, graph, given, count, names)
-
-
-cdef object value_and_grad(object graph, PyObject *const *given, Py_ssize_t count, PyObject *names):
-    dout = one
-    if names != NULL:
-        if len(<tuple> names) != 1 or (<tuple> names)[0] != "dout":
-            return call_python(VALUE_AND_GRAD, graph, given, count, names)
-        dout = <object> given[count]
-    both = passed(graph._both, given, count, dout, None)
-    if both is None or both is WARNS:
-        return graph._value_and_grad_nodes(
-            tuple_of(given, count), dout, None, None, both is WARNS)
-    return both
-
-
-cdef inline object passed(entry, PyObject *const *given, Py_ssize_t count, dout, out):
-    """What an entry returns, see `Entry.run`; None if there is none."""
-    cdef Entry present
-    if type(entry) is not Entry:
-        return None
-    present = <Entry> entry
-    if out is None or isinstance(out, tuple):
-        return present.run_on(given, count, dout, None if out is None else tuple(out))
-    return present.run_on(given, count, dout, (out,)) if present.single else None
-
-
-cdef object call_python(
-    int method, object graph, PyObject *const *given, Py_ssize_t count, PyObject *names
-):
-    cdef Py_ssize_t every = count + (len(<tuple> names) if names != NULL else 0)
-    cdef int slot
-    arguments = PyTuple_New(1 + every)
-    set_item(arguments, 0, graph)
-    for slot in range(every):
-        set_item(arguments, 1 + slot, <object> given[slot])
-    return PyObject_Vectorcall(
-        in_python[method], PySequence_Fast_ITEMS(arguments), 1 + count, names)

@@ -12,7 +12,7 @@ from ..memory cimport (
 from ..program.program cimport MAX_DIMS, MAX_RESULTS, DType, Job, Sum
 from .dtypes cimport Number, Operand, describe, dtypes, is_number
 from .layout cimport (
-    SHORT_ROW, Call, find_shared_order, has_shape, keep_order, magnitude,
+    Call, find_shared_order, has_shape, keep_order, magnitude,
 )
 from .ndarray cimport (
     NPY_ARRAY_C_CONTIGUOUS, NPY_ARRAY_F_CONTIGUOUS, NPY_ARRAY_WRITEABLE, Array, Descr,
@@ -207,8 +207,9 @@ cdef inline char *end_byte(const Operand *operand, Py_ssize_t item) noexcept:
 
 # ---- sums ----
 #
-# The number of chunks depends only on the job, never on the number of threads; so the order of the
-# additions is fixed. A chunk of 32k elements takes some 10 us.
+# The order of the additions depends on the shape of what is summed, in its memory order, and on the
+# sums' shape alone: neither on the number of threads, nor on how axes are merged, which is up to
+# all operands. So do the chunks. One of 32k elements takes some 10 us.
 cdef enum:
     CHUNK = 1 << 15         # elements
     MAX_CHUNKS = 64
@@ -286,25 +287,36 @@ cdef inline object sum_of_units(
     return one_as_given(array, like)
 
 
-cdef inline void cut_into_chunks(Job *job) noexcept:
-    """Cut the job into chunks, and decide how many sets each sum gets.
+cdef inline int count_chunks(const Job *job) noexcept:
+    return power_of_2(min(job.size // CHUNK, <Py_ssize_t> MAX_CHUNKS))
 
-    All numbers are powers of 2, and a sum's depend on the job's shape and its own alone: whatever
-    else is computed in the same pass, its bits are the same.
+
+cdef inline void cut_sums(Job *job) noexcept:
+    """Find how long the runs of each sum are, and how many sets it gets: a power of 2.
+
+    Both depend on the job's shape and on its own alone: whatever else is computed in the same pass,
+    its bits are the same.
     """
-    cdef int result
+    cdef int result, axis
     cdef Sum *sum
-    # The first axis; the second, if the two were exchanged because rows are short.
-    job.cut_axis = 1 if job.ndim == 2 and job.shape[0] < SHORT_ROW and job.blocked else 0
-    job.chunks = power_of_2(min(job.size // CHUNK, job.shape[job.cut_axis], MAX_CHUNKS))
+    cdef Py_ssize_t inside
+    cdef bint shared
     job.chunk_groups = job.chunks
     for result in range(job.program.results):
         sum = &job.sums[result]
         if not sum.wanted:
             continue
+        sum.run = inside = 1
+        shared = False          # whether several chunks add to one sum
+        for axis in range(job.ndim - 1, -1, -1):
+            if job.strides[axis][job.first_result + result] == 0:
+                if sum.run == inside:
+                    sum.run *= job.shape[axis]
+                shared |= inside * job.shape[axis] > job.chunk_unit
+            inside *= job.shape[axis]
         sum.sets = 1
         sum.set_stride = 2 * sum.error_offset
-        if job.strides[job.cut_axis][job.first_result + result] == 0:
+        if shared:
             # At most as many sums as an eighth of the elements.
             sum.sets = power_of_2(min(<Py_ssize_t> job.chunks, job.size // (8 * sum.count)))
             job.chunk_groups = min(job.chunk_groups, sum.sets)

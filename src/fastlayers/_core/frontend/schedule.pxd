@@ -91,8 +91,3 @@ cdef inline int run(Job *job) except -1:
 
 
 cdef int run_large(Job *job, Py_ssize_t work) except -1
-cdef bint is_ignored(int raised) except -1
-cdef int exceptions_to_stop_before() except -1
-
-cdef enum:
-    UNSTOPPABLE = 1 << 8

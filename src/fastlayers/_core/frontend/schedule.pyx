@@ -5,22 +5,11 @@ a call that reads one before a change and another after it was made during the c
 that are not accessed through shared.h are written once, by the import, under its lock.
 """
 
-from cpython.contextvars cimport get_value_no_default
 from cpython.pycapsule cimport PyCapsule_GetPointer
 
 from ..memory cimport ANYWHERE, free_block, new_block
 from ..program.operations cimport find_dtypes
 from ..program.program cimport MAX_SHARES, STACK_BYTES, capsule_name
-
-import contextvars
-
-import numpy as np
-
-cdef extern from "fpstatus.h":
-    enum:
-        FP_OVERFLOW
-        FP_UNDERFLOW
-        FP_INVALID
 
 cdef extern from "threads.h" nogil:
     const bint HAVE_OPENMP
@@ -87,23 +76,16 @@ def get_thresholds():
     }
 
 
-def set_thresholds(*, gil=None, threads=None, streaming=None, recycling=None, late=None):
-    """Change thresholds; None leaves one as it is.
-
-    A new ``late`` also makes all earlier calls count as in time.
-    """
-    if gil is not None:
-        store_size(&thresholds.gil, gil)
-    if threads is not None:
-        store_size(&thresholds.threads, threads)
-    if streaming is not None:
-        store_size(&thresholds.streaming, streaming)
-    if recycling is not None:
-        store_size(&thresholds.recycling, recycling)
-    if late is not None:
-        store_double(&thresholds.late, late)
-        store_double(&one_thread_until, 0)
-        store_double(&penalty, LEAST_PENALTY)
+def set_thresholds(**changed):
+    """Change thresholds by name; all earlier calls count as in time."""
+    new = get_thresholds() | changed
+    store_size(&thresholds.gil, new["gil"])
+    store_size(&thresholds.threads, new["threads"])
+    store_size(&thresholds.streaming, new["streaming"])
+    store_size(&thresholds.recycling, new["recycling"])
+    store_double(&thresholds.late, new["late"])
+    store_double(&one_thread_until, 0)
+    store_double(&penalty, LEAST_PENALTY)
 
 
 # 0 if nobody has asked for a number: then as many as OpenMP would use, up to the quota.
@@ -257,45 +239,3 @@ cdef int run_large(Job *job, Py_ssize_t work) except -1:
     if job.workspace != NULL:
         free_block(job.workspace)
     return raised
-
-
-cdef bint is_ignored(int raised) except -1:
-    return not raised & heeded_exceptions(np.geterr())
-
-
-cdef int heeded_exceptions(dict modes) except -1:
-    """The floating-point exceptions that the user wants to hear of."""
-    cdef int heeded = 0
-    if modes["over"] != "ignore":
-        heeded |= FP_OVERFLOW
-    if modes["under"] != "ignore":
-        heeded |= FP_UNDERFLOW
-    if modes["invalid"] != "ignore":
-        heeded |= FP_INVALID
-    return heeded
-
-
-# What np.errstate and np.seterr set is a context variable; where nobody has set it, modes are those
-# of an empty context. To ask NumPy each time takes 0.8 us (AMD EPYC of the Milan family).
-_context = contextvars.Context()
-cdef int stopped_by_default = stopped_by(_context.run(np.geterr))
-_context.run(np.seterr, all="ignore")
-cdef object modes_variable = next(iter(_context)) if len(_context) == 1 else None
-
-
-cdef int exceptions_to_stop_before() except -1:
-    """The exceptions to heed for work in place; `UNSTOPPABLE` if the answer to one may be an error.
-
-    Whatever was overwritten by then would be lost.
-    """
-    if modes_variable is not None and get_value_no_default(modes_variable) is None:
-        return stopped_by_default
-    return stopped_by(np.geterr())
-
-
-cdef int stopped_by(dict modes) except -1:
-    """The same for modes as `np.geterr` returns them."""
-    for mode in modes.values():
-        if mode not in ("ignore", "warn", "print"):
-            return UNSTOPPABLE
-    return heeded_exceptions(modes)

@@ -21,13 +21,9 @@ cdef enum:
     MULTIPLY_ADD       # x, y, z -> x * y + z
     MULTIPLY_SUBTRACT  # x, y, z -> x * y - z
     SUBTRACT_PRODUCT   # x, y, z -> z - x * y
-    MULTIPLY_ADD_TWICE  # x, y, v, z -> x * y + v, (x * y + v) * y + z
     # As MULTIPLY_BACKWARD, with the step that computes its gradient.
     PRODUCT_BACKWARD       # a, b, x, y -> (a * b) * y, (a * b) * x
     ADD_PRODUCTS_BACKWARD  # a, b, c, d, x, y -> (a * b + c * d) * y, (a * b + c * d) * x
-    # As MULTIPLY_BACKWARD, with the step that adds to dx; and that twice, dy being the next dout.
-    MULTIPLY_BACKWARD_ADD        # dout, x, y, z -> dout * y + z, dout * x
-    MULTIPLY_BACKWARD_ADD_TWICE  # dout, x, y, v, z -> (dout * y + z) + dy * v, dy * x
     OPERATIONS         # how many there are
 
 ctypedef int DType
@@ -81,10 +77,11 @@ ctypedef void (*Loop)(
 # A result that is summed over the axes along which its strides are 0. Until the end, each element
 # is kept as two doubles: the sum, and what rounding took from it; of integers as an int64 in
 # place of the first. The job's data and strides for that operand are those of the sums. If the
-# result is summed over the axis that chunks are cut from, there are several sets of sums, each
-# for some of the chunks.
+# result is summed over an axis that chunks are cut from, there are several sets of sums, each for
+# some of the chunks.
 cdef struct Sum:
     bint wanted
+    Py_ssize_t run              # how many elements in a row, in the job's order, have one sum
     char *result                # where it goes at the end, in the job's dtype, contiguous
     Py_ssize_t count            # of elements
     Py_ssize_t error_offset     # bytes from a sum to its error
@@ -109,6 +106,7 @@ cdef struct Job:
     int threads                 # how many of them get a share of the work
     bint streaming              # whether results bypass the caches
     bint blocked                # go by blocks: an input lies across the last two axes
+    bint grouped                # rows are short: a tile has several of them
     bint single_row             # all operands but numbers are contiguous, one row of elements
     char *workspace             # for each thread of the team; NULL: on their stacks
     Py_ssize_t workspace_bytes  # of one thread
@@ -119,7 +117,7 @@ cdef struct Job:
     Py_ssize_t shape[MAX_DIMS]
     int chunks                  # 0, or if results are summed, in how many parts
     int chunk_groups            # in how many groups; one thread runs a group, in order
-    int cut_axis                # the axis that chunks are cut from
+    Py_ssize_t chunk_unit       # a part is a multiple of so many elements
     char *data[MAX_OPERANDS]
     Py_ssize_t strides[MAX_DIMS][MAX_OPERANDS]  # in bytes; 0 repeats an element
     Sum sums[MAX_RESULTS]       # if chunks is not 0
@@ -139,9 +137,10 @@ cdef struct Engine:
     Loop loops[OPERATIONS][DTYPES]
     # From an operand that is not contiguous to a tile, and back.
     Loop copy[DTYPES]
-    # For sums of values of a dtype: add a row to as many sums; add a segment to one sum; add other
-    # sums; round.
+    # For sums of values of a dtype: add a row to as many sums; add n[0] values, which are rows of
+    # n[1], to as many sums as a row has; add a segment to one sum; add other sums; round.
     Loop accumulate[DTYPES]
+    Loop accumulate_rows[DTYPES]
     Loop accumulate_segment[DTYPES]
     Loop merge[DTYPES]
     Loop round_sums[DTYPES]

@@ -18,9 +18,6 @@ static double background_limited(double seconds) { return seconds < 1e6 ? second
 
 #if defined(_WIN32)
 
-#ifndef WIN32_LEAN_AND_MEAN
-#define WIN32_LEAN_AND_MEAN
-#endif
 #include <windows.h>
 
 /* There is no fork. */

@@ -1,0 +1,363 @@
+"""How gradients pass back through functions that are linear: sums, views, parts, joined arrays.
+
+Each function here is the adjoint of one of NumPy's: of a gradient in the shape of that function's
+value, and the operand, of which only the shape matters, it makes the gradient of the operand.
+Options are those that NumPy's function was given.
+"""
+
+from __future__ import annotations
+
+import copy
+import math
+from collections.abc import Sequence
+from typing import Any, NamedTuple
+
+import numpy as np
+
+Axes = int | tuple[int, ...] | None
+
+
+class Slice(NamedTuple):
+    """A slice that can be a key, as Python's own cannot before 3.12."""
+
+    start: int | None
+    stop: int | None
+    step: int | None
+
+
+class Place(NamedTuple):
+    """Stands in an index for the next operand: an array of integers or bools."""
+
+
+def indexed(index: tuple[Any, ...], operands: Sequence[Any]) -> tuple[Any, ...]:
+    """The index that `x[...]` was given, from its form and its operands."""
+    rest = iter(operands)
+    return tuple(
+        [
+            slice(*part) if type(part) is Slice else next(rest) if type(part) is Place else part
+            for part in index
+        ]
+    )
+
+
+def getitem(x: Any, *operands: Any, index: tuple[Any, ...], whole: bool = False) -> Any:
+    """``x[index]``; ``whole`` says that the index was a tuple."""
+    found = indexed(index, operands)
+    return x[found if whole else found[0]]
+
+
+def setitem(y: Any, z: Any, *operands: Any, index: tuple[Any, ...], whole: bool = False) -> Any:
+    """A copy of ``y`` with ``z`` at an index; a number has none, and says so."""
+    changed = np.array(y, subok=True) if isinstance(y, np.ndarray) else copy.copy(y)
+    found = indexed(index, operands)
+    changed[found if whole else found[0]] = z
+    return changed
+
+
+def without_part(g: Any, *operands: Any, index: tuple[Any, ...], whole: bool = False) -> Any:
+    """A gradient with zeros at an index, where its value was written over."""
+    rest = np.array(g)
+    found = indexed(index, operands)
+    rest[found if whole else found[0]] = 0
+    return rest
+
+
+def with_axes(g: Any, z: Any) -> Any:
+    """The gradient of a part, with as many axes as what was assigned to it had."""
+    return np.reshape(g, (1,) * (np.ndim(z) - np.ndim(g)) + np.shape(g))
+
+
+def zeros(like: Any, gradient: Any) -> Any:
+    """Zeros in the shape of an operand, to be written into."""
+    return np.zeros(np.shape(like), np.result_type(gradient))
+
+
+def getitem_back(
+    g: Any, x: Any, *operands: Any, index: tuple[Any, ...], whole: bool = False
+) -> Any:
+    found = indexed(index, operands)
+    if operands:  # which may name an element several times
+        back = zeros(x, g)
+        np.add.at(back, found, np.asarray(g))
+    else:
+        back = np.zeros_like(g, order="C", shape=np.shape(x))  # Dask's for Dask's
+        back[found] = g
+    return back if back.ndim else back[()]
+
+
+def take(x: Any, indices: Any, axis: int | None = None) -> Any:
+    return np.take(x, indices, axis)
+
+
+def take_back(g: Any, x: Any, indices: Any, axis: int | None = None) -> Any:
+    back = zeros(x, g)
+    if not np.size(g):  # of nothing NumPy takes any index
+        return back
+    if axis is None or not back.ndim:
+        np.add.at(back.reshape(-1), np.asarray(indices), np.asarray(g))
+    else:
+        before: tuple[Any, ...] = (slice(None),) * (axis % back.ndim)
+        np.add.at(back, (*before, np.asarray(indices)), np.asarray(g))
+    return back if back.ndim else back[()]
+
+
+def take_along_axis_back(g: Any, x: Any, indices: Any, axis: int | None = -1) -> Any:
+    back = zeros(x, g)
+    if axis is None:
+        np.add.at(back.reshape(-1), np.asarray(indices), np.asarray(g))
+        return back
+    # Along the other axes NumPy lets the indices broadcast.
+    places: list[Any] = list(np.ogrid[tuple(slice(n) for n in np.shape(g))])
+    places[axis] = np.asarray(indices)
+    np.add.at(back, tuple(places), np.asarray(g))
+    return back
+
+
+def spread(g: Any, x: Any, axis: Axes = None, keepdims: bool = False) -> Any:
+    """A reduction's gradient at every element that was reduced."""
+    if not np.ndim(x):
+        return g
+    if not keepdims:
+        g = np.expand_dims(g, tuple(range(np.ndim(x))) if axis is None else axis)
+    return np.broadcast_to(g, np.shape(x))
+
+
+def count(x: Any, axis: Axes = None) -> int:
+    """How many elements are reduced to one."""
+    shape = np.shape(x)
+    axes = (
+        range(len(shape))
+        if axis is None or not shape
+        else axis
+        if isinstance(axis, tuple)
+        else (axis,)
+    )
+    return math.prod(shape[one] for one in axes)
+
+
+def reshaped(g: Any, x: Any, **_: Any) -> Any:
+    """For what changes the shape alone."""
+    back = np.reshape(g, np.shape(x))
+    return back if np.ndim(x) else back[()]
+
+
+def part(g: Any, *operands: Any, operand: int, axis: int | None = 0) -> Any:
+    """The part of joined arrays that comes from one of them, in its shape."""
+    shape = np.shape(operands[operand])
+    if axis is None:
+        start = sum(math.prod(np.shape(one)) for one in operands[:operand])
+        return np.reshape(np.reshape(g, -1)[start : start + math.prod(shape)], shape)
+    start = sum(np.shape(one)[axis] for one in operands[:operand])
+    before: tuple[Any, ...] = (slice(None),) * (axis % len(shape))
+    return g[(*before, slice(start, start + shape[axis]))]
+
+
+def part_back(part_of: Any, joined: Any, *operands: Any, operand: int, axis: int | None = 0) -> Any:
+    back = zeros(joined, part_of)
+    part(back, *operands, operand=operand, axis=axis)[...] = part_of
+    return back
+
+
+def layer_of(g: Any, *operands: Any, operand: int, axis: int = 0) -> Any:
+    """The part of stacked arrays that is one of them."""
+    return np.moveaxis(g, axis, 0)[operand]
+
+
+def layer_of_back(layer: Any, stacked: Any, *operands: Any, operand: int, axis: int = 0) -> Any:
+    back = zeros(stacked, layer)
+    np.moveaxis(back, axis, 0)[operand] = layer
+    return back
+
+
+def row_of(g: Any, *operands: Any, operand: int) -> Any:
+    """The part of `np.vstack`'s value that comes from one array."""
+    rows = [np.shape(one)[0] if np.ndim(one) > 1 else 1 for one in operands]
+    start = sum(rows[:operand])
+    return np.reshape(g[start : start + rows[operand]], np.shape(operands[operand]))
+
+
+def row_of_back(row: Any, stacked: Any, *operands: Any, operand: int) -> Any:
+    back = zeros(stacked, row)
+    rows = [np.shape(one)[0] if np.ndim(one) > 1 else 1 for one in operands]
+    start = sum(rows[:operand])
+    view = back[start : start + rows[operand]]
+    view[...] = np.reshape(row, view.shape)
+    return back
+
+
+def column_of(g: Any, *operands: Any, operand: int) -> Any:
+    """The part of `np.hstack`'s value that comes from one array."""
+    axis = 0 if np.ndim(g) == 1 else 1
+    sizes = [np.shape(one)[axis] if np.ndim(one) else 1 for one in operands]
+    start = sum(sizes[:operand])
+    before: tuple[Any, ...] = (slice(None),) * axis
+    found = g[(*before, slice(start, start + sizes[operand]))]
+    return np.reshape(found, np.shape(operands[operand]))
+
+
+def column_of_back(column: Any, stacked: Any, *operands: Any, operand: int) -> Any:
+    back = zeros(stacked, column)
+    axis = 0 if back.ndim == 1 else 1
+    sizes = [np.shape(one)[axis] if np.ndim(one) else 1 for one in operands]
+    start = sum(sizes[:operand])
+    before: tuple[Any, ...] = (slice(None),) * axis
+    view = back[(*before, slice(start, start + sizes[operand]))]
+    view[...] = np.reshape(column, view.shape)
+    return back
+
+
+def split(x: Any, sections: int | tuple[int, ...], axis: int = 0, *, index: int) -> Any:
+    """One of the parts that `np.split` makes."""
+    found: Any = np.split(x, sections, axis)
+    return found[index]
+
+
+def split_back(
+    g: Any, x: Any, sections: int | tuple[int, ...], axis: int = 0, *, index: int
+) -> Any:
+    back = zeros(x, g)
+    split(back, sections, axis, index=index)[...] = g
+    return back
+
+
+def diff_back(g: Any, x: Any, n: int = 1, axis: int = -1) -> Any:
+    shape = list(np.shape(x))
+    length = shape[axis]
+    for times in reversed(range(n)):
+        shape[axis] = max(length - times, 0)  # of nothing, the difference is nothing
+        back = np.zeros(shape, np.result_type(g))
+        moved, gradient = np.moveaxis(back, axis, 0), np.moveaxis(np.asarray(g), axis, 0)
+        moved[1:] += gradient
+        moved[:-1] -= gradient
+        g = back
+    return g
+
+
+def repeat_back(g: Any, x: Any, repeats: int | tuple[int, ...], axis: int | None = None) -> Any:
+    shape = np.shape(x)
+    axis = axis if shape else None
+    if isinstance(repeats, tuple):  # each element its own number of times
+        back = zeros(x, g)
+        flat = back.reshape(-1) if axis is None else np.moveaxis(back, axis, 0)
+        moved = g if axis is None else np.moveaxis(g, axis, 0)
+        np.add.at(flat, np.repeat(np.arange(len(flat)), repeats), np.asarray(moved))
+        return back
+    if axis is None:
+        return np.reshape(np.sum(np.reshape(g, (math.prod(shape), repeats)), axis=1), shape)
+    axis %= len(shape)
+    apart = (*shape[: axis + 1], repeats, *shape[axis + 1 :])
+    return np.sum(np.reshape(g, apart), axis=axis + 1)
+
+
+def tile_back(g: Any, x: Any, reps: Any) -> Any:
+    times = reps if isinstance(reps, tuple) else (reps,)
+    axes = max(len(times), np.ndim(x))
+    shape = (1,) * (axes - np.ndim(x)) + np.shape(x)
+    times = (1,) * (axes - len(times)) + times
+    apart = [length for pair in zip(times, shape, strict=True) for length in pair]
+    summed = np.sum(np.reshape(g, apart), axis=tuple(range(0, 2 * axes, 2)))
+    return np.reshape(summed, np.shape(x))
+
+
+def diag_back(g: Any, x: Any, k: int = 0) -> Any:
+    if np.ndim(x) == 1:
+        return np.diagonal(g, k)
+    back = zeros(x, g)
+    rows = np.arange(len(g)) + max(-k, 0)
+    back[rows, rows + k] = g
+    return back
+
+
+def trace_back(g: Any, x: Any, offset: int = 0) -> Any:
+    back = zeros(x, g)
+    count = np.diagonal(back, offset).shape[-1]
+    rows = np.arange(count) + max(-offset, 0)
+    back[rows, rows + offset] = g
+    return back
+
+
+# ---- products ----
+
+
+def matmul_back_first(g: Any, x: Any, y: Any) -> Any:
+    """The gradient of ``x`` in ``x @ y``."""
+    if np.ndim(y) == 1:
+        if np.ndim(x) == 1:
+            return g * y
+        return _summed(np.expand_dims(g, -1) @ np.expand_dims(y, 0), x)
+    if np.ndim(x) == 1:
+        return _summed(np.squeeze(np.expand_dims(g, -2) @ _transposed(y), -2), x)
+    return _summed(g @ _transposed(y), x)
+
+
+def matmul_back_second(g: Any, x: Any, y: Any) -> Any:
+    """The gradient of ``y`` in ``x @ y``."""
+    if np.ndim(x) == 1:
+        if np.ndim(y) == 1:
+            return g * x
+        return _summed(np.expand_dims(x, -1) @ np.expand_dims(g, -2), y)
+    if np.ndim(y) == 1:
+        return _summed(np.squeeze(_transposed(x) @ np.expand_dims(g, -1), -1), y)
+    return _summed(_transposed(x) @ g, y)
+
+
+def dot_back_first(g: Any, x: Any, y: Any) -> Any:
+    """The gradient of ``x`` in ``np.dot(x, y)``."""
+    if not (np.ndim(x) and np.ndim(y)):
+        return _summed(g * y, x)
+    if np.ndim(x) <= 2 >= np.ndim(y):
+        return matmul_back_first(g, x, y)
+    columns = np.moveaxis(y, -2, 0) if np.ndim(y) > 1 else y
+    count = math.prod(np.shape(columns)[1:])
+    flat = np.reshape(g, (*np.shape(x)[:-1], count))
+    return flat @ np.reshape(columns, (np.shape(x)[-1], count)).T
+
+
+def dot_back_second(g: Any, x: Any, y: Any) -> Any:
+    """The gradient of ``y`` in ``np.dot(x, y)``."""
+    if not (np.ndim(x) and np.ndim(y)):
+        return _summed(g * x, y)
+    if np.ndim(x) <= 2 >= np.ndim(y):
+        return matmul_back_second(g, x, y)
+    shape = np.shape(y)
+    rows = np.reshape(x, (math.prod(np.shape(x)[:-1]), np.shape(x)[-1]))
+    count = math.prod(shape[:-2]) * shape[-1] if len(shape) > 1 else 1
+    flat = rows.T @ np.reshape(g, (rows.shape[0], count))
+    if len(shape) == 1:
+        return np.reshape(flat, shape)
+    return np.moveaxis(np.reshape(flat, (shape[-2], *shape[:-2], shape[-1])), 0, -2)
+
+
+def _transposed(x: Any) -> Any:
+    return np.swapaxes(x, -1, -2)
+
+
+def _summed(gradient: Any, like: Any) -> Any:
+    """Summed over the axes along which an operand was broadcast."""
+    lead = np.ndim(gradient) - np.ndim(like)
+    shape = (1,) * lead + np.shape(like)
+    axes = tuple([i for i, n in enumerate(shape) if n == 1 != np.shape(gradient)[i]])
+    if lead or axes:
+        axes = (*range(lead), *[axis for axis in axes if axis >= lead])
+        return np.reshape(np.sum(gradient, axis=axes), np.shape(like))
+    return gradient
+
+
+# ---- powers ----
+
+
+def power_back_first(g: Any, x: Any, y: Any) -> Any:
+    """The gradient of ``x`` in ``x ** y``. A Python number ``y`` decides which rule."""
+    if isinstance(y, int | float):
+        x = np.float64(x) if isinstance(x, int | float) else x
+        if y == 0:
+            return np.zeros(np.shape(g), np.result_type(g))[()]
+        return g if y == 1 else g * (2 * x) if y == 2 else g * (y * x ** (y - 1))
+    return g * (y * x ** np.where(y == 0, 0, y - 1))
+
+
+def power_back_second(g: Any, v: Any, x: Any) -> Any:
+    """The gradient of ``y`` in ``v = x ** y``."""
+    if isinstance(x, int | float) and x > 0:
+        return g * (v * math.log(x))
+    return g * (v * np.log(np.where(x > 0, x, 1)))
