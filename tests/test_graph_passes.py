@@ -793,32 +793,6 @@ def test_gradients_are_computed_where_they_are_used(operations):
     assert operations == ["add_products_backward", "product_backward", "product_backward"]
 
 
-def test_gradients_are_added_where_they_are_computed(operations):
-    def quintic(x):
-        return ((((0.5 * x + 2) * x + 3) * x + 1) * x + 4) * x + 5
-
-    x = inputs(quintic, 10, "f8")[0]
-    forward = ["multiply_add", "multiply_add_twice", "multiply_add_twice"]
-    Graph(quintic).value_and_grad(x)
-    backward = ["multiply_backward_add_twice", "multiply_backward_add", "multiply_add"]
-    assert operations == forward + backward
-    operations.clear()
-    Graph(quintic).value_and_grad(x, dout=x)
-    backward = ["multiply_backward", "multiply_backward_add_twice"]
-    assert operations == [*forward, *backward, "multiply_backward_add", "multiply_add"]
-
-
-def test_sums_of_products_that_do_not_go_together(in_one_pass, operations):
-    def scheme(x, y, z):
-        t = x * y + z
-        return t * y + t, (t * x + y) * z + 2, (z * 2 + x) * 2 + y
-
-    operands = inputs(scheme, 600, "f8")
-    both = Graph(scheme).value_and_grad(*operands)
-    assert "multiply_add_twice" not in operations
-    assert described(both) == described(PlainGraph(scheme).value_and_grad(*operands))
-
-
 def test_graphs_of_gradients_are_planned_or_left():
     # Some of their operations have no place in a pass.
     graph = Graph(lambda x, y: x * y * x).grad("x").grad("y")

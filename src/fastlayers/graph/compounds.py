@@ -39,8 +39,7 @@ def joined(steps: Sequence[Step], numbers: set[int], results: set[int]) -> list[
     """Steps of which several that are quicker together are one; each of them is rounded as before.
 
     Sums of products that nothing else reads, then two products of one factor, ``(g * y, g * x)``,
-    which is most often a gradient, then these with the product or the sum that is the factor. Then
-    a product, and one of its factors that is added to something.
+    which is most often a gradient, then these with the product or the sum that is the factor.
     """
     uses = Counter(place for step in steps for place in step.reads)
     products = {
@@ -65,8 +64,7 @@ def joined(steps: Sequence[Step], numbers: set[int], results: set[int]) -> list[
     computed = {place for step in found for place in step.writes}
     found = _paired(found, lambda step: [one for one in step.reads if one in computed])
     found = _paired(found, lambda step: [one for one in step.reads[:1] if one not in numbers])
-    found = _with_factors(found, numbers, results)
-    return _chained(_accumulated(found, numbers), numbers, results)
+    return _with_factors(found, numbers, results)
 
 
 def _compound(
@@ -180,79 +178,4 @@ def _with_factors(steps: Sequence[Step], numbers: set[int], results: set[int]) -
             step = Step(joint, (*reads, *step.reads[1:]), step.writes)
         if step.writes[0] not in joins:
             found.append(step)
-    return found
-
-
-def _accumulated(steps: Sequence[Step], numbers: set[int]) -> list[Step]:
-    """A product, and another one of a factor of it that is added to something, become one.
-
-    So do the gradients of a product if one of its operands has others: ``g * y + dx, g * x``. With
-    `_chained`, the value and the derivative of a polynomial of degree 8 take 10 steps instead of
-    21: 0.83 times as long on 65k float64 elements, 0.91 on 100 (AMD EPYC of the Milan family).
-    """
-    known = {place for step in steps for place in step.reads}
-    known -= {place for step in steps for place in step.writes}
-    found: list[Step] = []
-    done = set()
-    waiting = defaultdict(list)
-    for i, step in enumerate(steps):
-        if step.operation == "multiply_add":
-            for factor in dict.fromkeys(step.reads[:2]):
-                waiting[factor].append(i)
-    for i, step in enumerate(steps):
-        if i in done:
-            continue
-        if step.operation == "multiply" and numbers.isdisjoint(step.reads):
-            pair = next(
-                (
-                    (j, factor)
-                    for factor in step.reads
-                    for j in waiting[factor]
-                    if j > i
-                    and j not in done
-                    and known.issuperset(steps[j].reads)
-                    and numbers.isdisjoint(steps[j].reads)
-                ),
-                None,
-            )
-            if pair:
-                j, factor = pair
-                done.add(j)
-                reads = factor, _other(step, factor), _other(steps[j], factor), steps[j].reads[2]
-                step = Step("multiply_backward_add", reads, steps[j].writes + step.writes)
-        known.update(step.writes)
-        found.append(step)
-    return found
-
-
-def _chained(steps: Sequence[Step], numbers: set[int], results: set[int]) -> list[Step]:
-    """Two of these become one where the first computes what the second goes on with.
-
-    So do two steps of Horner's scheme, ``total * x + number``.
-    """
-    uses = Counter(place for step in steps for place in step.reads)
-    found: list[Step] = []
-    for step in steps:
-        before = found[-1] if found else step
-        if (
-            step.operation == before.operation == "multiply_backward_add"
-            and (step.reads[3], step.reads[0]) == before.writes
-            and step.reads[1] == before.reads[1]
-            and all(uses[place] == 1 and place not in results for place in before.writes)
-        ):
-            dout, x, y, z = before.reads
-            reads = dout, x, y, step.reads[2], z
-            step = Step("multiply_backward_add_twice", reads, step.writes)
-            found.pop()
-        elif (
-            step.operation == before.operation == "multiply_add"
-            and step.reads[:2] == (before.writes[0], before.reads[1])
-            and step.reads[2] != before.writes[0]
-            and step.reads[1] not in numbers
-            and (step.reads[2] in numbers) == (before.reads[2] in numbers)
-        ):
-            reads_of_both = before.reads + step.reads[2:]
-            step = Step("multiply_add_twice", reads_of_both, before.writes + step.writes)
-            found.pop()
-        found.append(step)
     return found

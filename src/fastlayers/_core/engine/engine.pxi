@@ -7,8 +7,7 @@ from cpython.pycapsule cimport PyCapsule_New
 
 from ..program.program cimport (
     ADD, ADD_PRODUCTS, ADD_PRODUCTS_BACKWARD, COPY_TWICE, FLOAT32, FLOAT64, INT32, INT64, MULTIPLY,
-    MULTIPLY_ADD, MULTIPLY_ADD_TWICE, MULTIPLY_BACKWARD, MULTIPLY_BACKWARD_ADD,
-    MULTIPLY_BACKWARD_ADD_TWICE, MULTIPLY_SUBTRACT, NEGATIVE, PRODUCT_BACKWARD, SUBTRACT,
+    MULTIPLY_ADD, MULTIPLY_BACKWARD, MULTIPLY_SUBTRACT, NEGATIVE, PRODUCT_BACKWARD, SUBTRACT,
     SUBTRACT_PRODUCT, SUBTRACT_PRODUCTS, DType, Engine, Job, Loop, capsule_name,
 )
 from .kernels cimport Integer, Real, T
@@ -16,7 +15,6 @@ from .loops cimport (
     accumulate_integers_loop, accumulate_loop, accumulate_segment_loop,
     accumulate_segment_of_integers_loop, add_loop, add_products_backward_loop, add_products_loop,
     copy_loop, copy_twice_loop, cut_sums_loop, merge_integers_loop, merge_loop, multiply_add_loop,
-    multiply_add_twice_loop, multiply_backward_add_loop, multiply_backward_add_twice_loop,
     multiply_backward_loop, multiply_loop, multiply_subtract_loop, negative_loop,
     product_backward_loop, round_sums_loop, subtract_loop, subtract_product_loop,
     subtract_products_loop,
@@ -61,11 +59,8 @@ cdef void fill(DType dtype, T *unused) noexcept:
     engine.loops[MULTIPLY_ADD][dtype] = <Loop> multiply_add_loop[T]
     engine.loops[MULTIPLY_SUBTRACT][dtype] = <Loop> multiply_subtract_loop[T]
     engine.loops[SUBTRACT_PRODUCT][dtype] = <Loop> subtract_product_loop[T]
-    engine.loops[MULTIPLY_ADD_TWICE][dtype] = <Loop> multiply_add_twice_loop[T]
     engine.loops[PRODUCT_BACKWARD][dtype] = <Loop> product_backward_loop[T]
     engine.loops[ADD_PRODUCTS_BACKWARD][dtype] = <Loop> add_products_backward_loop[T]
-    engine.loops[MULTIPLY_BACKWARD_ADD][dtype] = <Loop> multiply_backward_add_loop[T]
-    engine.loops[MULTIPLY_BACKWARD_ADD_TWICE][dtype] = <Loop> multiply_backward_add_twice_loop[T]
     engine.copy[dtype] = <Loop> copy_loop[T]
 
 

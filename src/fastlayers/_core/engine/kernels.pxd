@@ -194,22 +194,6 @@ cdef inline void subtract_product(
         out[i] = z[i] - x[i] * y[i]
 
 
-cdef inline void multiply_add_twice(
-    const T[:] x,           # IN
-    const T[:] y,           # IN
-    const T[:] v,           # IN
-    const T[:] z,           # IN
-    T[:] first,             # OUT
-    T[:] out,               # OUT
-) noexcept nogil:
-    cdef Py_ssize_t i
-    cdef T total
-    for i in range(out.shape[0]):
-        total = x[i] * y[i] + v[i]
-        first[i] = total
-        out[i] = total * y[i] + z[i]
-
-
 cdef inline void product_backward(
     const T[:] a,           # IN
     const T[:] b,           # IN
@@ -242,40 +226,6 @@ cdef inline void add_products_backward(
         gradient = a[i] * b[i] + c[i] * d[i]
         dx[i] = gradient * y[i]
         dy[i] = gradient * x[i]
-
-
-cdef inline void multiply_backward_add(
-    const T[:] dout,        # IN
-    const T[:] x,           # IN
-    const T[:] y,           # IN
-    const T[:] z,           # IN   what dx is added to
-    T[:] dx,                # OUT
-    T[:] dy,                # OUT
-) noexcept nogil:
-    cdef Py_ssize_t i
-    cdef T gradient
-    for i in range(dout.shape[0]):
-        gradient = dout[i]
-        dx[i] = gradient * y[i] + z[i]
-        dy[i] = gradient * x[i]
-
-
-cdef inline void multiply_backward_add_twice(
-    const T[:] dout,        # IN
-    const T[:] x,           # IN
-    const T[:] y,           # IN
-    const T[:] v,           # IN   the second y
-    const T[:] z,           # IN
-    T[:] dx,                # OUT
-    T[:] dy,                # OUT
-) noexcept nogil:
-    cdef Py_ssize_t i
-    cdef T gradient, other
-    for i in range(dout.shape[0]):
-        gradient = dout[i]
-        other = gradient * x[i]
-        dx[i] = other * v[i] + (gradient * y[i] + z[i])
-        dy[i] = other * x[i]
 
 
 # ---- sums ----

@@ -9,8 +9,7 @@ from libc.stdint cimport int64_t
 from .kernels cimport (
     LANES, Integer, Real, T, accumulate, accumulate_integers, accumulate_segment,
     accumulate_segment_of_integers, add, add_products, add_products_backward, copy, copy_twice,
-    cut_sums, merge, multiply, multiply_add, multiply_add_twice, multiply_backward,
-    multiply_backward_add, multiply_backward_add_twice, multiply_subtract, negative,
+    cut_sums, merge, multiply, multiply_add, multiply_backward, multiply_subtract, negative,
     product_backward, round_sums, subtract, subtract_product, subtract_products,
 )
 
@@ -50,7 +49,6 @@ ctypedef void (*Kernel3)(Slice, Slice, Slice) noexcept nogil
 ctypedef void (*Kernel4)(Slice, Slice, Slice, Slice) noexcept nogil
 ctypedef void (*Kernel5)(Slice, Slice, Slice, Slice, Slice) noexcept nogil
 ctypedef void (*Kernel6)(Slice, Slice, Slice, Slice, Slice, Slice) noexcept nogil
-ctypedef void (*Kernel7)(Slice, Slice, Slice, Slice, Slice, Slice, Slice) noexcept nogil
 ctypedef void (*Kernel8)(Slice, Slice, Slice, Slice, Slice, Slice, Slice, Slice) noexcept nogil
 
 
@@ -199,29 +197,10 @@ cdef inline void run6(
         kernel(
             borrow(d[0], n, unit), borrow(d[1], n, unit), borrow(d[2], n, unit),
             borrow(d[3], n, unit), borrow(d[4], n, unit), borrow(d[5], n, unit))
-    elif are_all(unit, s, 2) and s[2] == 0 and s[3] == 0 and are_all(unit, s + 4, 2):
-        kernel(
-            borrow(d[0], n, unit), borrow(d[1], n, unit), borrow(d[2], n, 0),
-            borrow(d[3], n, 0), borrow(d[4], n, unit), borrow(d[5], n, unit))
     else:
         kernel(
             borrow(d[0], n, s[0]), borrow(d[1], n, s[1]), borrow(d[2], n, s[2]),
             borrow(d[3], n, s[3]), borrow(d[4], n, s[4]), borrow(d[5], n, s[5]))
-
-
-cdef inline void run7(
-    Kernel7 kernel, char **d, Py_ssize_t n, const Py_ssize_t *s, Py_ssize_t unit
-) noexcept nogil:
-    if are_all(unit, s, 7):
-        kernel(
-            borrow(d[0], n, unit), borrow(d[1], n, unit), borrow(d[2], n, unit),
-            borrow(d[3], n, unit), borrow(d[4], n, unit), borrow(d[5], n, unit),
-            borrow(d[6], n, unit))
-    else:
-        kernel(
-            borrow(d[0], n, s[0]), borrow(d[1], n, s[1]), borrow(d[2], n, s[2]),
-            borrow(d[3], n, s[3]), borrow(d[4], n, s[4]), borrow(d[5], n, s[5]),
-            borrow(d[6], n, s[6]))
 
 
 cdef inline void run8(
@@ -315,12 +294,6 @@ cdef inline void subtract_product_loop(
     run4(<Kernel4> <void *> subtract_product[T], data, n[0], strides, sizeof(T))
 
 
-cdef inline void multiply_add_twice_loop(
-    char **data, const Py_ssize_t *n, const Py_ssize_t *strides, T *dtype
-) noexcept nogil:
-    run6(<Kernel6> <void *> multiply_add_twice[T], data, n[0], strides, sizeof(T))
-
-
 cdef inline void product_backward_loop(
     char **data, const Py_ssize_t *n, const Py_ssize_t *strides, T *dtype
 ) noexcept nogil:
@@ -331,18 +304,6 @@ cdef inline void add_products_backward_loop(
     char **data, const Py_ssize_t *n, const Py_ssize_t *strides, T *dtype
 ) noexcept nogil:
     run8(<Kernel8> <void *> add_products_backward[T], data, n[0], strides, sizeof(T))
-
-
-cdef inline void multiply_backward_add_loop(
-    char **data, const Py_ssize_t *n, const Py_ssize_t *strides, T *dtype
-) noexcept nogil:
-    run6(<Kernel6> <void *> multiply_backward_add[T], data, n[0], strides, sizeof(T))
-
-
-cdef inline void multiply_backward_add_twice_loop(
-    char **data, const Py_ssize_t *n, const Py_ssize_t *strides, T *dtype
-) noexcept nogil:
-    run7(<Kernel7> <void *> multiply_backward_add_twice[T], data, n[0], strides, sizeof(T))
 
 
 cdef inline void copy_loop(

@@ -8,9 +8,9 @@ from libc.string cimport memset
 
 from .program cimport (
     ADD, ADD_PRODUCTS, ADD_PRODUCTS_BACKWARD, COPY_TWICE, DTYPES, MAX_INPUTS, MAX_RESULTS,
-    MAX_STEPS, MAX_TEMPORARIES, MULTIPLY, MULTIPLY_ADD, MULTIPLY_ADD_TWICE, MULTIPLY_BACKWARD,
-    MULTIPLY_BACKWARD_ADD, MULTIPLY_BACKWARD_ADD_TWICE, MULTIPLY_SUBTRACT, NEGATIVE, OPERATIONS,
-    PRODUCT_BACKWARD, SUBTRACT, SUBTRACT_PRODUCT, SUBTRACT_PRODUCTS, Engine, Program, Step,
+    MAX_STEPS, MAX_TEMPORARIES, MULTIPLY, MULTIPLY_ADD, MULTIPLY_BACKWARD, MULTIPLY_SUBTRACT,
+    NEGATIVE, OPERATIONS, PRODUCT_BACKWARD, SUBTRACT, SUBTRACT_PRODUCT, SUBTRACT_PRODUCTS, Engine,
+    Program, Step,
 )
 
 # What each operation reads and writes, and for each value it writes, what that depends on.
@@ -26,18 +26,11 @@ READS = {
     MULTIPLY_ADD: (("x", "y", "z"), {"out": ("x", "y", "z")}),
     MULTIPLY_SUBTRACT: (("x", "y", "z"), {"out": ("x", "y", "z")}),
     SUBTRACT_PRODUCT: (("x", "y", "z"), {"out": ("x", "y", "z")}),
-    MULTIPLY_ADD_TWICE: (
-        ("x", "y", "v", "z"), {"first": ("x", "y", "v"), "out": ("x", "y", "v", "z")}),
     PRODUCT_BACKWARD: (
         ("a", "b", "x", "y"), {"dx": ("a", "b", "y"), "dy": ("a", "b", "x")}),
     ADD_PRODUCTS_BACKWARD: (
         ("a", "b", "c", "d", "x", "y"),
         {"dx": ("a", "b", "c", "d", "y"), "dy": ("a", "b", "c", "d", "x")}),
-    MULTIPLY_BACKWARD_ADD: (
-        ("dout", "x", "y", "z"), {"dx": ("dout", "y", "z"), "dy": ("dout", "x")}),
-    MULTIPLY_BACKWARD_ADD_TWICE: (
-        ("dout", "x", "y", "v", "z"),
-        {"dx": ("dout", "x", "y", "v", "z"), "dy": ("dout", "x")}),
 }
 
 # By the names that graphs have for them.
@@ -52,11 +45,8 @@ NUMBERS = {
     "multiply_add": MULTIPLY_ADD,
     "multiply_subtract": MULTIPLY_SUBTRACT,
     "subtract_product": SUBTRACT_PRODUCT,
-    "multiply_add_twice": MULTIPLY_ADD_TWICE,
     "product_backward": PRODUCT_BACKWARD,
     "add_products_backward": ADD_PRODUCTS_BACKWARD,
-    "multiply_backward_add": MULTIPLY_BACKWARD_ADD,
-    "multiply_backward_add_twice": MULTIPLY_BACKWARD_ADD_TWICE,
 }
 
 # The gradients, by the chain rule: inputs, results, steps. A number is a constant.

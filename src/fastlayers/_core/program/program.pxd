@@ -21,13 +21,9 @@ cdef enum:
     MULTIPLY_ADD       # x, y, z -> x * y + z
     MULTIPLY_SUBTRACT  # x, y, z -> x * y - z
     SUBTRACT_PRODUCT   # x, y, z -> z - x * y
-    MULTIPLY_ADD_TWICE  # x, y, v, z -> x * y + v, (x * y + v) * y + z
     # As MULTIPLY_BACKWARD, with the step that computes its gradient.
     PRODUCT_BACKWARD       # a, b, x, y -> (a * b) * y, (a * b) * x
     ADD_PRODUCTS_BACKWARD  # a, b, c, d, x, y -> (a * b + c * d) * y, (a * b + c * d) * x
-    # As MULTIPLY_BACKWARD, with the step that adds to dx; and that twice, dy being the next dout.
-    MULTIPLY_BACKWARD_ADD        # dout, x, y, z -> dout * y + z, dout * x
-    MULTIPLY_BACKWARD_ADD_TWICE  # dout, x, y, v, z -> (dout * y + z) + dy * v, dy * x
     OPERATIONS         # how many there are
 
 ctypedef int DType
