@@ -3,12 +3,15 @@
 from libc.string cimport memcpy
 
 from ..program.program cimport (
-    MAX_INPUTS, MAX_OPERANDS, MAX_RESULTS, MAX_SLOTS, STEP_SLOTS, Job, Loop, Step, Sum,
+    FOREIGN, MAX_INPUTS, MAX_OPERANDS, MAX_RESULTS, MAX_SLOTS, STEP_SLOTS, Job, Loop, Step, Sum,
 )
 from .kernels cimport SEGMENT
 
 cdef extern from "fpstatus.h" nogil:
     int fp_raised()
+    int fp_take()
+    int fp_take_x87()
+    void fp_raise(int flags)
 
 cdef extern from "stream.h" nogil:
     const bint CAN_STREAM
@@ -37,12 +40,21 @@ cdef enum:
 # apart, where a load waits for a store that it only seems to need.
 cdef struct TileStep:
     Loop loop
+    void *its_own                       # what a ufunc's loop is given
+    int flags                           # TAKE_BEFORE, TAKE_AFTER, SILENT
     int slot_count
     int buffered                        # how many results that go through a buffer are then done
     int slots[STEP_SLOTS]
     char *data[STEP_SLOTS]
     Py_ssize_t strides[STEP_SLOTS]      # bytes from an element to the next
     Py_ssize_t advances[STEP_SLOTS]     # bytes from a tile to the next, 0 in a buffer
+
+# What becomes of the floating-point flags at a step. Loops of ufuncs may clear them: what was raised
+# before is taken before, and again after them, where x87's are, too; that of some does not count.
+cdef enum:
+    TAKE_BEFORE = 1
+    TAKE_AFTER = 2
+    SILENT = 4
 
 # How the rows of a job are run tile by tile: worked out once for all of them, but for `data`.
 cdef struct Tiles:
@@ -132,11 +144,21 @@ cdef inline void prepare_tiles(
     for i in range(tiles.step_count):
         step = &job.program.steps[i]
         tile_step = &tiles.steps[i]
-        tile_step.loop = job.engine.loops[step.operation][job.dtype]
+        tile_step.flags = 0
+        if step.operation == FOREIGN:
+            tile_step.loop = job.program.foreigns[i].loops[job.dtype]
+            tile_step.its_own = job.program.foreigns[i].its_own[job.dtype]
+            tile_step.flags = TAKE_AFTER | (SILENT if job.program.foreigns[i].silent else 0)
+            # Of the first step, for the tile before.
+            if job.program.steps[(i or tiles.step_count) - 1].operation != FOREIGN:
+                tile_step.flags |= TAKE_BEFORE
+        else:
+            tile_step.loop = job.engine.loops[step.operation][job.dtype]
+            tile_step.its_own = NULL
         tile_step.slot_count = step.slot_count
         for j in range(step.slot_count):
             slot = tile_step.slots[j] = step.slots[j]
-            tile_step.strides[j] = job.item_bytes
+            tile_step.strides[j] = 1 if step.bools >> j & 1 else job.item_bytes
             tile_step.advances[j] = 0
             if tiles.buffers[slot] == NULL:
                 tile_step.strides[j] = job.strides[job.ndim - 1][slot]
@@ -249,8 +271,11 @@ cdef inline Py_ssize_t tile_by_tile(
 ) noexcept nogil:
     cdef Py_ssize_t start = 0
     cdef Py_ssize_t length
-    cdef int slot, i, j, done
+    cdef int slot, i, j, done, flags
+    cdef int raised = 0
     cdef TileStep *step = tiles.steps
+    if job.program.foreign:
+        fp_take_x87()                   # from before
     for i in range(tiles.step_count):
         step = &tiles.steps[i]
         for j in range(step.slot_count):
@@ -263,7 +288,13 @@ cdef inline Py_ssize_t tile_by_tile(
         done = 0
         for i in range(tiles.step_count):
             step = &tiles.steps[i]
-            step.loop(step.data, &length, step.strides, NULL)
+            if step.flags & TAKE_BEFORE:
+                raised |= fp_take()
+            step.loop(step.data, &length, step.strides, step.its_own)
+            if step.flags & TAKE_AFTER:
+                flags = fp_take()
+                if not step.flags & SILENT:
+                    raised |= flags
             for j in range(step.slot_count):
                 step.data[j] += step.advances[j]
             # At once, so that streaming stores overlap with what the next step reads: 1.1 times as
@@ -273,12 +304,14 @@ cdef inline Py_ssize_t tile_by_tile(
                 hand_over(job, tiles, tiles.buffered[done], data, start, length, streaming)
                 done += 1
         if job.in_place:
-            if fp_raised() & job.heeded:
-                return start
+            if (raised | fp_raised()) & job.heeded:
+                break
             for j in range(step.buffered):
                 hand_over(job, tiles, tiles.buffered[j], data, start, length, streaming)
         start += length
-    return n
+    if raised:
+        fp_raise(raised)
+    return min(start, n)
 
 
 cdef inline void gather(

@@ -21,6 +21,7 @@ cdef extern from "fpstatus.h":
         FP_OVERFLOW
         FP_UNDERFLOW
         FP_INVALID
+        FP_DIVIDE
 
 cdef extern from "threads.h" nogil:
     const bint HAVE_OPENMP
@@ -272,6 +273,8 @@ cdef int heeded_exceptions(dict modes) except -1:
         heeded |= FP_UNDERFLOW
     if modes["invalid"] != "ignore":
         heeded |= FP_INVALID
+    if modes["divide"] != "ignore":
+        heeded |= FP_DIVIDE
     return heeded
 
 
