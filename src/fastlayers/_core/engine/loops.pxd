@@ -51,6 +51,14 @@ ctypedef void (*Kernel5)(Slice, Slice, Slice, Slice, Slice) noexcept nogil
 ctypedef void (*Kernel6)(Slice, Slice, Slice, Slice, Slice, Slice) noexcept nogil
 ctypedef void (*Kernel8)(Slice, Slice, Slice, Slice, Slice, Slice, Slice, Slice) noexcept nogil
 
+ctypedef fused Kernel:
+    Kernel2
+    Kernel3
+    Kernel4
+    Kernel5
+    Kernel6
+    Kernel8
+
 
 cdef inline Slice borrow(char *data, Py_ssize_t n, Py_ssize_t stride) noexcept nogil:
     cdef Slice view
@@ -63,9 +71,10 @@ cdef inline Slice borrow(char *data, Py_ssize_t n, Py_ssize_t stride) noexcept n
     return view
 
 
-# ---- one function for each number of operands ----
+# ---- strides that the compiler knows ----
 #
-# `unit` is the size of an element in bytes, which the compiler knows.
+# Each line of `call_kernel` is a loop of its own, in which the strides that it names are constants:
+# 0, or `unit`, the size of an element in bytes. The others are those of the operands.
 #
 # If one input alone has another stride, since it lies across the others, there is a vector loop,
 # too: it reads several elements that lie far apart at once. With y transposed, steps take, us
@@ -80,149 +89,96 @@ cdef inline bint spreads(Py_ssize_t stride) noexcept nogil:
     return stride & 2047 != 0
 
 
-cdef inline void run2(
-    Kernel2 kernel, char **d, Py_ssize_t n, const Py_ssize_t *s, Py_ssize_t unit
+cdef inline void call_kernel(
+    Kernel kernel, char **d, Py_ssize_t n, const Py_ssize_t *s, Py_ssize_t unit
 ) noexcept nogil:
-    if s[0] == unit and s[1] == unit:
-        kernel(borrow(d[0], n, unit), borrow(d[1], n, unit))
-    elif s[0] == 0 and s[1] == unit:
-        kernel(borrow(d[0], n, 0), borrow(d[1], n, unit))
-    elif s[1] == unit:
-        kernel(borrow(d[0], n, s[0]), borrow(d[1], n, unit))
-    elif s[0] == unit:
-        kernel(borrow(d[0], n, unit), borrow(d[1], n, s[1]))
+    """Call the kernel with the first of these strides that the operands have."""
+    if Kernel is Kernel2:
+        (
+            call_at(kernel, d, n, s, unit, unit)
+            or call_at(kernel, d, n, s, 0, unit)
+            or call_at(kernel, d, n, s, s[0], unit)
+            or call_at(kernel, d, n, s, unit, s[1])
+            or call_at(kernel, d, n, s, s[0], s[1])
+        )
+    elif Kernel is Kernel3:
+        (
+            call_at(kernel, d, n, s, unit, unit, unit)
+            or call_at(kernel, d, n, s, unit, 0, unit)
+            or call_at(kernel, d, n, s, 0, unit, unit)
+            or spreads(s[1]) and call_at(kernel, d, n, s, unit, s[1], unit)
+            or spreads(s[0]) and call_at(kernel, d, n, s, s[0], unit, unit)
+            or call_at(kernel, d, n, s, s[0], s[1], s[2])
+        )
+    elif Kernel is Kernel4:
+        (
+            call_at(kernel, d, n, s, unit, unit, unit, unit)
+            or call_at(kernel, d, n, s, unit, 0, unit, unit)
+            or call_at(kernel, d, n, s, unit, unit, 0, unit)
+            or call_at(kernel, d, n, s, unit, 0, 0, unit)
+            or spreads(s[0]) and call_at(kernel, d, n, s, s[0], 0, unit, unit)
+            or call_at(kernel, d, n, s, s[0], s[1], s[2], s[3])
+        )
+    elif Kernel is Kernel5:
+        (
+            call_at(kernel, d, n, s, unit, unit, unit, unit, unit)
+            or call_at(kernel, d, n, s, unit, 0, unit, unit, unit)
+            or call_at(kernel, d, n, s, unit, unit, 0, unit, unit)
+            or call_at(kernel, d, n, s, unit, 0, unit, 0, unit)
+            or spreads(s[2]) and call_at(kernel, d, n, s, unit, unit, s[2], unit, unit)
+            or spreads(s[1]) and call_at(kernel, d, n, s, unit, s[1], unit, unit, unit)
+            or spreads(s[0]) and call_at(kernel, d, n, s, s[0], unit, unit, unit, unit)
+            or call_at(kernel, d, n, s, s[0], s[1], s[2], s[3], s[4])
+        )
+    elif Kernel is Kernel6:
+        (
+            call_at(kernel, d, n, s, unit, unit, unit, unit, unit, unit)
+            or call_at(kernel, d, n, s, s[0], s[1], s[2], s[3], s[4], s[5])
+        )
     else:
-        kernel(borrow(d[0], n, s[0]), borrow(d[1], n, s[1]))
+        (
+            call_at(kernel, d, n, s, unit, unit, unit, unit, unit, unit, unit, unit)
+            or call_at(kernel, d, n, s, s[0], s[1], s[2], s[3], s[4], s[5], s[6], s[7])
+        )
 
 
-cdef inline void run3(
-    Kernel3 kernel, char **d, Py_ssize_t n, const Py_ssize_t *s, Py_ssize_t unit
+cdef inline bint call_at(
+    Kernel kernel, char **d, Py_ssize_t n, const Py_ssize_t *s, Py_ssize_t s0, Py_ssize_t s1,
+    Py_ssize_t s2=0, Py_ssize_t s3=0, Py_ssize_t s4=0, Py_ssize_t s5=0, Py_ssize_t s6=0,
+    Py_ssize_t s7=0,
 ) noexcept nogil:
-    if s[2] == unit and s[0] == unit and s[1] == unit:
-        kernel(borrow(d[0], n, unit), borrow(d[1], n, unit), borrow(d[2], n, unit))
-    elif s[2] == unit and s[0] == unit and s[1] == 0:
-        kernel(borrow(d[0], n, unit), borrow(d[1], n, 0), borrow(d[2], n, unit))
-    elif s[2] == unit and s[0] == 0 and s[1] == unit:
-        kernel(borrow(d[0], n, 0), borrow(d[1], n, unit), borrow(d[2], n, unit))
-    elif s[2] == unit and s[0] == unit and spreads(s[1]):
-        kernel(borrow(d[0], n, unit), borrow(d[1], n, s[1]), borrow(d[2], n, unit))
-    elif s[2] == unit and s[1] == unit and spreads(s[0]):
-        kernel(borrow(d[0], n, s[0]), borrow(d[1], n, unit), borrow(d[2], n, unit))
-    else:
-        kernel(borrow(d[0], n, s[0]), borrow(d[1], n, s[1]), borrow(d[2], n, s[2]))
-
-
-cdef inline void run4(
-    Kernel4 kernel, char **d, Py_ssize_t n, const Py_ssize_t *s, Py_ssize_t unit
-) noexcept nogil:
-    if s[0] == unit and s[3] == unit:
-        if s[1] == unit and s[2] == unit:
-            kernel(
-                borrow(d[0], n, unit), borrow(d[1], n, unit), borrow(d[2], n, unit),
-                borrow(d[3], n, unit))
-            return
-        if s[1] == 0 and s[2] == unit:
-            kernel(
-                borrow(d[0], n, unit), borrow(d[1], n, 0), borrow(d[2], n, unit),
-                borrow(d[3], n, unit))
-            return
-        if s[1] == unit and s[2] == 0:
-            kernel(
-                borrow(d[0], n, unit), borrow(d[1], n, unit), borrow(d[2], n, 0),
-                borrow(d[3], n, unit))
-            return
-        if s[1] == 0 and s[2] == 0:
-            kernel(
-                borrow(d[0], n, unit), borrow(d[1], n, 0), borrow(d[2], n, 0),
-                borrow(d[3], n, unit))
-            return
-    if s[1] == 0 and s[2] == unit and s[3] == unit and spreads(s[0]):
-        kernel(
-            borrow(d[0], n, s[0]), borrow(d[1], n, 0), borrow(d[2], n, unit),
-            borrow(d[3], n, unit))
-        return
-    kernel(
-        borrow(d[0], n, s[0]), borrow(d[1], n, s[1]), borrow(d[2], n, s[2]),
-        borrow(d[3], n, s[3]))
-
-
-cdef inline void run5(
-    Kernel5 kernel, char **d, Py_ssize_t n, const Py_ssize_t *s, Py_ssize_t unit
-) noexcept nogil:
-    if s[0] == unit and s[1] == 0 and s[2] == unit and s[3] == 0 and s[4] == unit:
-        kernel(
-            borrow(d[0], n, unit), borrow(d[1], n, 0), borrow(d[2], n, unit),
-            borrow(d[3], n, 0), borrow(d[4], n, unit))
-        return
-    if s[0] == unit and s[3] == unit and s[4] == unit:
-        if s[1] == unit and s[2] == unit:
-            kernel(
-                borrow(d[0], n, unit), borrow(d[1], n, unit), borrow(d[2], n, unit),
-                borrow(d[3], n, unit), borrow(d[4], n, unit))
-            return
-        if s[1] == 0 and s[2] == unit:
-            kernel(
-                borrow(d[0], n, unit), borrow(d[1], n, 0), borrow(d[2], n, unit),
-                borrow(d[3], n, unit), borrow(d[4], n, unit))
-            return
-        if s[1] == unit and s[2] == 0:
-            kernel(
-                borrow(d[0], n, unit), borrow(d[1], n, unit), borrow(d[2], n, 0),
-                borrow(d[3], n, unit), borrow(d[4], n, unit))
-            return
-        if s[1] == unit and spreads(s[2]):
-            kernel(
-                borrow(d[0], n, unit), borrow(d[1], n, unit), borrow(d[2], n, s[2]),
-                borrow(d[3], n, unit), borrow(d[4], n, unit))
-            return
-        if s[2] == unit and spreads(s[1]):
-            kernel(
-                borrow(d[0], n, unit), borrow(d[1], n, s[1]), borrow(d[2], n, unit),
-                borrow(d[3], n, unit), borrow(d[4], n, unit))
-            return
-    if are_all(unit, s + 1, 4) and spreads(s[0]):
-        kernel(
-            borrow(d[0], n, s[0]), borrow(d[1], n, unit), borrow(d[2], n, unit),
-            borrow(d[3], n, unit), borrow(d[4], n, unit))
-        return
-    kernel(
-        borrow(d[0], n, s[0]), borrow(d[1], n, s[1]), borrow(d[2], n, s[2]),
-        borrow(d[3], n, s[3]), borrow(d[4], n, s[4]))
-
-
-cdef inline void run6(
-    Kernel6 kernel, char **d, Py_ssize_t n, const Py_ssize_t *s, Py_ssize_t unit
-) noexcept nogil:
-    if are_all(unit, s, 6):
-        kernel(
-            borrow(d[0], n, unit), borrow(d[1], n, unit), borrow(d[2], n, unit),
-            borrow(d[3], n, unit), borrow(d[4], n, unit), borrow(d[5], n, unit))
-    else:
-        kernel(
-            borrow(d[0], n, s[0]), borrow(d[1], n, s[1]), borrow(d[2], n, s[2]),
-            borrow(d[3], n, s[3]), borrow(d[4], n, s[4]), borrow(d[5], n, s[5]))
-
-
-cdef inline void run8(
-    Kernel8 kernel, char **d, Py_ssize_t n, const Py_ssize_t *s, Py_ssize_t unit
-) noexcept nogil:
-    if are_all(unit, s, 8):
-        kernel(
-            borrow(d[0], n, unit), borrow(d[1], n, unit), borrow(d[2], n, unit),
-            borrow(d[3], n, unit), borrow(d[4], n, unit), borrow(d[5], n, unit),
-            borrow(d[6], n, unit), borrow(d[7], n, unit))
-    else:
-        kernel(
-            borrow(d[0], n, s[0]), borrow(d[1], n, s[1]), borrow(d[2], n, s[2]),
-            borrow(d[3], n, s[3]), borrow(d[4], n, s[4]), borrow(d[5], n, s[5]),
-            borrow(d[6], n, s[6]), borrow(d[7], n, s[7]))
-
-
-cdef inline bint are_all(Py_ssize_t unit, const Py_ssize_t *strides, int count) noexcept nogil:
-    cdef int i
-    for i in range(count):
-        if strides[i] != unit:
+    """Call the kernel if its operands have these strides; return whether they do."""
+    if s[0] != s0 or s[1] != s1:
+        return False
+    if Kernel is Kernel2:
+        kernel(borrow(d[0], n, s0), borrow(d[1], n, s1))
+    elif Kernel is Kernel3:
+        if s[2] != s2:
             return False
+        kernel(borrow(d[0], n, s0), borrow(d[1], n, s1), borrow(d[2], n, s2))
+    elif Kernel is Kernel4:
+        if s[2] != s2 or s[3] != s3:
+            return False
+        kernel(
+            borrow(d[0], n, s0), borrow(d[1], n, s1), borrow(d[2], n, s2), borrow(d[3], n, s3))
+    elif Kernel is Kernel5:
+        if s[2] != s2 or s[3] != s3 or s[4] != s4:
+            return False
+        kernel(
+            borrow(d[0], n, s0), borrow(d[1], n, s1), borrow(d[2], n, s2), borrow(d[3], n, s3),
+            borrow(d[4], n, s4))
+    elif Kernel is Kernel6:
+        if s[2] != s2 or s[3] != s3 or s[4] != s4 or s[5] != s5:
+            return False
+        kernel(
+            borrow(d[0], n, s0), borrow(d[1], n, s1), borrow(d[2], n, s2), borrow(d[3], n, s3),
+            borrow(d[4], n, s4), borrow(d[5], n, s5))
+    else:
+        if s[2] != s2 or s[3] != s3 or s[4] != s4 or s[5] != s5 or s[6] != s6 or s[7] != s7:
+            return False
+        kernel(
+            borrow(d[0], n, s0), borrow(d[1], n, s1), borrow(d[2], n, s2), borrow(d[3], n, s3),
+            borrow(d[4], n, s4), borrow(d[5], n, s5), borrow(d[6], n, s6), borrow(d[7], n, s7))
     return True
 
 
@@ -231,79 +187,79 @@ cdef inline bint are_all(Py_ssize_t unit, const Py_ssize_t *strides, int count) 
 cdef inline void multiply_loop(
     char **data, const Py_ssize_t *n, const Py_ssize_t *strides, T *dtype
 ) noexcept nogil:
-    run3(<Kernel3> <void *> multiply[T], data, n[0], strides, sizeof(T))
+    call_kernel(<Kernel3> <void *> multiply[T], data, n[0], strides, sizeof(T))
 
 
 cdef inline void add_loop(
     char **data, const Py_ssize_t *n, const Py_ssize_t *strides, T *dtype
 ) noexcept nogil:
-    run3(<Kernel3> <void *> add[T], data, n[0], strides, sizeof(T))
+    call_kernel(<Kernel3> <void *> add[T], data, n[0], strides, sizeof(T))
 
 
 cdef inline void subtract_loop(
     char **data, const Py_ssize_t *n, const Py_ssize_t *strides, T *dtype
 ) noexcept nogil:
-    run3(<Kernel3> <void *> subtract[T], data, n[0], strides, sizeof(T))
+    call_kernel(<Kernel3> <void *> subtract[T], data, n[0], strides, sizeof(T))
 
 
 cdef inline void negative_loop(
     char **data, const Py_ssize_t *n, const Py_ssize_t *strides, T *dtype
 ) noexcept nogil:
-    run2(<Kernel2> <void *> negative[T], data, n[0], strides, sizeof(T))
+    call_kernel(<Kernel2> <void *> negative[T], data, n[0], strides, sizeof(T))
 
 
 cdef inline void multiply_backward_loop(
     char **data, const Py_ssize_t *n, const Py_ssize_t *strides, T *dtype
 ) noexcept nogil:
-    run5(<Kernel5> <void *> multiply_backward[T], data, n[0], strides, sizeof(T))
+    call_kernel(<Kernel5> <void *> multiply_backward[T], data, n[0], strides, sizeof(T))
 
 
 cdef inline void copy_twice_loop(
     char **data, const Py_ssize_t *n, const Py_ssize_t *strides, T *dtype
 ) noexcept nogil:
-    run4(<Kernel4> <void *> copy_twice[T], data, n[0], strides, sizeof(T))
+    call_kernel(<Kernel4> <void *> copy_twice[T], data, n[0], strides, sizeof(T))
 
 
 cdef inline void add_products_loop(
     char **data, const Py_ssize_t *n, const Py_ssize_t *strides, T *dtype
 ) noexcept nogil:
-    run5(<Kernel5> <void *> add_products[T], data, n[0], strides, sizeof(T))
+    call_kernel(<Kernel5> <void *> add_products[T], data, n[0], strides, sizeof(T))
 
 
 cdef inline void subtract_products_loop(
     char **data, const Py_ssize_t *n, const Py_ssize_t *strides, T *dtype
 ) noexcept nogil:
-    run5(<Kernel5> <void *> subtract_products[T], data, n[0], strides, sizeof(T))
+    call_kernel(<Kernel5> <void *> subtract_products[T], data, n[0], strides, sizeof(T))
 
 
 cdef inline void multiply_add_loop(
     char **data, const Py_ssize_t *n, const Py_ssize_t *strides, T *dtype
 ) noexcept nogil:
-    run4(<Kernel4> <void *> multiply_add[T], data, n[0], strides, sizeof(T))
+    call_kernel(<Kernel4> <void *> multiply_add[T], data, n[0], strides, sizeof(T))
 
 
 cdef inline void multiply_subtract_loop(
     char **data, const Py_ssize_t *n, const Py_ssize_t *strides, T *dtype
 ) noexcept nogil:
-    run4(<Kernel4> <void *> multiply_subtract[T], data, n[0], strides, sizeof(T))
+    call_kernel(<Kernel4> <void *> multiply_subtract[T], data, n[0], strides, sizeof(T))
 
 
 cdef inline void subtract_product_loop(
     char **data, const Py_ssize_t *n, const Py_ssize_t *strides, T *dtype
 ) noexcept nogil:
-    run4(<Kernel4> <void *> subtract_product[T], data, n[0], strides, sizeof(T))
+    call_kernel(<Kernel4> <void *> subtract_product[T], data, n[0], strides, sizeof(T))
 
 
 cdef inline void product_backward_loop(
     char **data, const Py_ssize_t *n, const Py_ssize_t *strides, T *dtype
 ) noexcept nogil:
-    run6(<Kernel6> <void *> product_backward[T], data, n[0], strides, sizeof(T))
+    call_kernel(<Kernel6> <void *> product_backward[T], data, n[0], strides, sizeof(T))
 
 
 cdef inline void add_products_backward_loop(
     char **data, const Py_ssize_t *n, const Py_ssize_t *strides, T *dtype
 ) noexcept nogil:
-    run8(<Kernel8> <void *> add_products_backward[T], data, n[0], strides, sizeof(T))
+    call_kernel(<Kernel8> <void *> add_products_backward[T], data, n[0], strides, sizeof(T))
 
 
 # Bools are in tiles alone, one after the other.
@@ -344,7 +300,7 @@ cdef inline void from_bool_loop(
 cdef inline void copy_loop(
     char **data, const Py_ssize_t *n, const Py_ssize_t *strides, T *dtype
 ) noexcept nogil:
-    run2(<Kernel2> <void *> copy[T], data, n[0], strides, sizeof(T))
+    call_kernel(<Kernel2> <void *> copy[T], data, n[0], strides, sizeof(T))
 
 
 cdef inline void accumulate_loop(
