@@ -114,7 +114,7 @@ cdef inline void prepare_tiles(
     cdef const Step *step
     cdef TileStep *tile_step
     cdef unsigned int buffered = 0      # a bit for each result
-    cdef unsigned int noncontiguous = find_noncontiguous(job)
+    cdef unsigned long long noncontiguous = find_noncontiguous(job)
     cdef int count = 0
     cdef int slot, result, i, j
     tiles.most = SEGMENT if job.chunks else TILE_BYTES // job.item_bytes
@@ -182,10 +182,10 @@ cdef inline bint is_summed(const Job *job, int result) noexcept nogil:
 # single strided operand is a vector loop that gathers, and counts two. From two and a half for each
 # such operand on, steps take 0.43 to 1.0 times as long (value and gradients of four graphs on 1,000
 # to 100,000 elements; quaternions 0.46; AMD EPYC of the Milan family).
-cdef inline unsigned int find_noncontiguous(const Job *job) noexcept nogil:
+cdef inline unsigned long long find_noncontiguous(const Job *job) noexcept nogil:
     """A bit for each operand that is not contiguous, if it pays to copy them."""
     cdef const Py_ssize_t *strides = job.strides[job.ndim - 1]
-    cdef unsigned int found = 0
+    cdef unsigned long long found = 0
     cdef int count = 0
     cdef int met = 0
     cdef const Step *step
@@ -196,7 +196,7 @@ cdef inline unsigned int find_noncontiguous(const Job *job) noexcept nogil:
         if strides[slot] == job.item_bytes or is_number(job, slot):
             continue
         if slot < job.first_result or not is_summed(job, slot - job.first_result):
-            found |= <unsigned int> 1 << slot
+            found |= <unsigned long long> 1 << slot
             count += 1
     if count == 0:
         return 0

@@ -4,6 +4,7 @@ Written by the import, under its lock. To add an operation, add a row to each ta
 with its loop in engine/.
 """
 
+cimport numpy as cnp
 from libc.string cimport memset
 
 from .program cimport (
@@ -21,7 +22,7 @@ cdef extern from "numpy/ufuncobject.h":
         int nout
         int nargs
         void **functions
-        void **data "data"
+        void **data
         int ntypes
 
 # What each operation reads and writes, and for each value it writes, what that depends on.
@@ -128,7 +129,7 @@ cdef class UfuncLoops:
             given = "".join("?" if is_bool else letter for is_bool in bools)
             rows = [i for i, one in enumerate(types) if one.startswith(f"{given}->")]
             if not rows:
-                raise LookupError(f"{ufunc.__name__}: no loop for {given}")
+                continue
             row = rows[0]
             made = np.dtype(types[row][-1])
             operands = [np.dtype(bool if is_bool else numpys) for is_bool in bools]
@@ -141,6 +142,8 @@ cdef class UfuncLoops:
             self.foreign.its_own[<int> dtype] = struct.data[row] if struct.data != NULL else NULL
             if self.foreign.loops[<int> dtype] == NULL:
                 raise LookupError(f"{ufunc.__name__}: no loop for {given}")
+        if not found:
+            raise LookupError(f"{ufunc.__name__}: no loop for one dtype")
         if len(found) > 1:
             raise LookupError(f"{ufunc.__name__}: of one dtype it makes bools, of another none")
         self.makes_bools = True in found

@@ -41,11 +41,11 @@ cdef enum:
 
 cdef enum:
     MAX_DIMS = 8
-    MAX_INPUTS = 16
+    MAX_INPUTS = 32
     MAX_RESULTS = 16
-    MAX_OPERANDS = 32       # inputs, constants and results
+    MAX_OPERANDS = 48       # inputs, constants and results
     MAX_TEMPORARIES = 32
-    MAX_SLOTS = 64
+    MAX_SLOTS = 80
     MAX_STEPS = 128
     STEP_SLOTS = 8          # the most that an operation reads and writes
     MAX_SHARES = 64         # of a job that works in place
