@@ -21,8 +21,8 @@ from .operations import OPERATIONS, OfScipy
 # The operations that are the engine's own steps, by name, with their numbers.
 STEPS = {} if core.operations is None else core.operations.NUMBERS
 
-if core.operations is not None:
-    from .._core.program.operations import UfuncLoops
+# A ufunc's loops, for a step.
+UfuncLoops: Any = getattr(core.operations, "UfuncLoops", None)
 
 # Those that are calls between passes: of values of one dtype they make values of that dtype.
 CALLED = {"square", "sum_to", "zeros_like", "broadcast_to"}
