@@ -268,7 +268,8 @@ def ufunc_of(step: str) -> Any:
     ufunc = row.ufunc or (OPERATIONS[f"np.{step}"].ufunc if row.operator else None)
     if ufunc is None and isinstance(row.plain, OfScipy):
         ufunc = row.plain.ufunc()
-    return ufunc if ufunc is not None and ufunc.signature is None and step != "power" else None
+    served = isinstance(ufunc, np.ufunc) and ufunc.signature is None and step != "power"
+    return ufunc if served else None
 
 
 def _multiply(builder: Builder, x: Any, y: Any) -> Value:
