@@ -41,7 +41,7 @@ cdef enum:
 cdef struct TileStep:
     Loop loop
     void *its_own                       # what a ufunc's loop is given
-    int flags                           # TAKE_BEFORE, TAKE_AFTER, SILENT
+    int flags                           # 0, or FROM_UFUNC and others
     int slot_count
     int buffered                        # how many results that go through a buffer are then done
     int slots[STEP_SLOTS]
@@ -49,11 +49,11 @@ cdef struct TileStep:
     Py_ssize_t strides[STEP_SLOTS]      # bytes from an element to the next
     Py_ssize_t advances[STEP_SLOTS]     # bytes from a tile to the next, 0 in a buffer
 
-# What becomes of the floating-point flags at a step. Loops of ufuncs may clear them: what was raised
-# before is taken before, and again after them, where x87's are, too; that of some does not count.
+# What becomes of the floating-point flags at a ufunc's step. Its loop may clear them: what was raised
+# before is taken before, and again after it, where x87's are, too; that of some does not count.
 cdef enum:
-    TAKE_BEFORE = 1
-    TAKE_AFTER = 2
+    FROM_UFUNC = 1
+    TAKE_BEFORE = 2
     SILENT = 4
 
 # A run of elements that go to one sum, of which less than a segment is held for what comes next.
@@ -166,7 +166,7 @@ cdef inline void prepare_tiles(
         if step.operation == FOREIGN:
             tile_step.loop = job.program.foreigns[i].loops[job.dtype]
             tile_step.its_own = job.program.foreigns[i].its_own[job.dtype]
-            tile_step.flags = TAKE_AFTER | (SILENT if job.program.foreigns[i].silent else 0)
+            tile_step.flags = FROM_UFUNC | (SILENT if job.program.foreigns[i].silent else 0)
             # Of the first step, for the tile before.
             if job.program.steps[(i or tiles.step_count) - 1].operation != FOREIGN:
                 tile_step.flags |= TAKE_BEFORE
@@ -301,6 +301,7 @@ cdef inline Py_ssize_t tile_by_tile(
     cdef Py_ssize_t length
     cdef int slot, i, j, done, flags
     cdef int raised = 0
+    cdef char *data_of_its_own[STEP_SLOTS]
     cdef TileStep *step = tiles.steps
     if job.program.foreign:
         fp_take_x87()                   # from before
@@ -316,10 +317,14 @@ cdef inline Py_ssize_t tile_by_tile(
         done = 0
         for i in range(tiles.step_count):
             step = &tiles.steps[i]
-            if step.flags & TAKE_BEFORE:
-                raised |= fp_take()
-            step.loop(step.data, &length, step.strides, step.its_own)
-            if step.flags & TAKE_AFTER:
+            if step.flags == 0:
+                step.loop(step.data, &length, step.strides, NULL)
+            else:
+                if step.flags & TAKE_BEFORE:
+                    raised |= fp_take()
+                # Some go through their operands by these pointers.
+                memcpy(data_of_its_own, step.data, step.slot_count * sizeof(char *))
+                step.loop(data_of_its_own, &length, step.strides, step.its_own)
                 flags = fp_take()
                 if not step.flags & SILENT:
                     raised |= flags
