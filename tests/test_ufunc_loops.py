@@ -129,6 +129,15 @@ def test_no_warning_is_lost_and_none_invented(name, mode, capfd):
             assert described(x[place]) == described(np.float64(value))
 
 
+@pytest.mark.parametrize("name", FLAGS)
+def test_flags_of_rows_apart(name):
+    function, value = FLAGS[name]
+    for row in range(4):
+        x = np.full((4, 9), 0.5)[:, 1:-1]
+        x[row, 2] = value
+        assert outcome(Graph(function), x) == outcome(function, x)
+
+
 @pytest.mark.parametrize("name", ["over", "divide", "invalid"])
 def test_flags_in_place(name):
     function, value = FLAGS[name]

@@ -304,7 +304,8 @@ cdef inline Py_ssize_t tile_by_tile(
     cdef char *data_of_its_own[STEP_SLOTS]
     cdef TileStep *step = tiles.steps
     if job.program.foreign:
-        fp_take_x87()                   # from before
+        fp_take_x87()                   # of no step
+        raised = fp_take()              # of the rows before
     for i in range(tiles.step_count):
         step = &tiles.steps[i]
         for j in range(step.slot_count):
