@@ -56,6 +56,17 @@ MAKING = {*UNARY, *BINARY, "where", "copy", "zeros_like", "ones_like", "full_lik
 
 
 @dataclass(frozen=True)
+class View:
+    """An operand on the memory of an earlier one: that itself, or a part."""
+
+    of: int
+    part: str
+
+    def on(self, operands: list[Any]) -> Any:
+        return eval(f"x{self.part}", {"x": operands[self.of]})
+
+
+@dataclass(frozen=True)
 class Program:
     """A function as source, and what it is called with.
 
@@ -68,7 +79,10 @@ class Program:
     dout: int | None = None
 
     def build(self) -> tuple[Any, ...]:
-        return tuple(map(built, self.operands))
+        found: list[Any] = []
+        for one in self.operands:
+            found.append(one.on(found) if isinstance(one, View) else built(one))
+        return tuple(found)
 
     def function(self, **names: Any) -> Callable[..., Any]:
         return function_of(self.source, self.constants, **names)
@@ -135,6 +149,9 @@ class Drawing:
         parameters = list("abcd"[: choose([1, 2, 2, 2, 3, 3, 4])])
         for name in parameters:
             operands.append(self.operand(name))
+            before = operands[:-1]
+            if self.random.random() < 0.08 and any(type(one) is Operand for one in before):
+                self.share(name, operands)
         import scipy.special
 
         self.space = {**NAMES, "special": scipy.special}
@@ -178,6 +195,15 @@ class Drawing:
         self.values[name] = one.build()
         self.symbols.append(name)
         return one
+
+    def share(self, name: str, operands: list[Any]) -> None:
+        """Let the last operand be one on the memory of another."""
+        of = next(i for i, one in enumerate(operands) if type(one) is Operand)
+        x = self.values["abcd"[of]]
+        if name in self.values and type(operands[-1]) is Operand:
+            part = self.random.choice(["", "", ".T", "[...]", "[::-1]", "[1:]"] if x.ndim else [""])
+            operands[-1] = View(of, part)
+            self.values[name] = eval(f"x{part}", {"x": x})
 
     def array(self, dtype: str | None = None) -> Operand:
         random = self.random
