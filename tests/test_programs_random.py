@@ -26,7 +26,7 @@ from hypothesis import strategies as st
 from operands import Literal, Operand
 from outcome import Described, Outcome, described, differences, outcome
 from plain_graph import copied, has_shape
-from random_programs import Program, lines_of, random_program
+from random_programs import Program, random_program, without
 from tape import Taped, taped
 
 import fastlayers
@@ -39,7 +39,7 @@ import fastlayers
 )
 def test_a_graph_is_its_function(random):
     program = random_program(random)
-    note("\n".join(lines_of(program)))
+    note(reproducer(program))
     check(program)
 
 
@@ -88,6 +88,26 @@ def test_programs_that_were_met(text):
     check(Program(source, operands, {"C": F4((1, 3))}))
     if isinstance(operands[0], Operand):
         check(Program(source, operands, {"C": F4((1, 3))}, dout=1))
+
+
+def reproducer(program: Program) -> str:
+    lines = "".join(f"#   {line}\n" for line in program.source.splitlines())
+    return (
+        "import sys; sys.path[:0] = ['tests', 'tests/support']\n"
+        "from random_programs import *\nfrom test_programs_random import *\n"
+        f"{lines}check({program!r})"
+    )
+
+
+def shortened(program: Program) -> Program:
+    """The program without those lines that make no difference."""
+    for line in reversed(range(1, program.source.count("\n") - 1)):
+        shorter = without(program, line)
+        try:
+            check(shorter)
+        except Exception:
+            program = shorter
+    return program
 
 
 def check(program: Program) -> None:
@@ -258,8 +278,8 @@ def main() -> None:
             check(program)
         except Exception as error:
             failed += 1
-            lines = "\n".join(lines_of(program))
-            print(f"# seed {seed}: {type(error).__name__}: {error!s:.600}\n{lines}\n", flush=True)
+            print(f"# seed {seed}: {type(error).__name__}: {error!s:.600}")
+            print(f"{reproducer(shortened(program))}\n", flush=True)
     print(f"{failed} of {arguments.programs} programs differ")
     sys.exit(failed > 0)
 

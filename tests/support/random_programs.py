@@ -9,13 +9,13 @@ import ast
 import linecache
 import math
 import warnings
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from dataclasses import dataclass, field, replace
-from itertools import count
 from random import Random
 from typing import Any
 
 import numpy as np
+import scipy.special
 from operands import NAMES, Literal, Operand
 
 DTYPES = [*["f8"] * 12, *["f4"] * 6, "i8", "i4", "?", "f2", "i8", "u1"]
@@ -96,15 +96,10 @@ def built(operand: Any) -> Any:
     return operand.build()
 
 
-_files = count()
-
-
 def function_of(
     source: str, constants: dict[str, Operand | Literal], code: Any = None, **names: Any
 ) -> Callable[..., Any]:
     """The program's function; tracebacks find its lines."""
-    import scipy.special
-
     file = "program.py"
     linecache.cache[file] = (len(source), None, source.splitlines(True), file)
     space = {**NAMES, "special": scipy.special, **{k: c.build() for k, c in constants.items()}}
@@ -152,14 +147,13 @@ class Drawing:
             before = operands[:-1]
             if self.random.random() < 0.08 and any(type(one) is Operand for one in before):
                 self.share(name, operands)
-        import scipy.special
-
+        begun = len(self.lines)  # with the parts of trees
         self.space = {**NAMES, "special": scipy.special}
         self.space.update((name, one.build()) for name, one in self.constants.items())
         wanted = choose([1, 1, 2, 2, 3, 3, 4, 5, 6, 8, 12])
         for _ in range(4 * wanted):
             self.statement()
-            if self.over or len(self.lines) >= wanted + self.begun:
+            if self.over or len(self.lines) >= wanted + begun:
                 break
         source = "\n    ".join(
             [f"def f({', '.join(parameters)}):", *self.lines, f"return {self.returned(parameters)}"]
@@ -222,12 +216,6 @@ class Drawing:
         )
 
     # ---- statements ----
-
-    @property
-    def begun(self) -> int:
-        return sum(
-            line.split(" = ")[-1][0] in "abcd" and "0" <= line[1] <= "9" for line in self.lines
-        )
 
     def statement(self) -> None:
         random = self.random
@@ -726,13 +714,6 @@ class Drawing:
         if len(value) == 2:
             several += [[f"v{len(self.values)}, v{len(self.values) + 1} = {x}"]] * 3
         return random.choice(several)
-
-
-def lines_of(program: Program) -> Iterator[str]:
-    """The program, runnable: a function, operands and what comes from outside."""
-    yield "from random_programs import *"
-    yield f"program = {program!r}"
-    yield from ("# " + line for line in program.source.splitlines())
 
 
 def without(program: Program, line: int) -> Program:
