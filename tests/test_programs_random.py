@@ -73,6 +73,7 @@ MET = {
     "np.max(a, keepdims=True)": (F8(()),),
     "a[b]": (F8((3, 2), values="special"), Literal("1")),
     "np.std(a, axis=0, keepdims=True) * np.std(a, axis=0).shape[0]": (F8((0, 2)),),
+    "a[True] * a[1] - a[True, 1]": (F8((3, 2)),),
     "sum([row for row in a])": (F8((3, 2)),),
     "set_whole(a, b)": (F8((3,)), F8((1, 1, 3))),
 }

@@ -553,8 +553,12 @@ class Drawing:
                 parts.append(self.slice(n))
             elif draw < 0.75:
                 parts.append(str(random.randrange(-n, n)) if n else "0")
-            elif draw < 0.82:
+            elif draw < 0.81:
                 parts.append("None")
+                rest.insert(0, n)
+            elif draw < 0.82 and "True" not in parts:
+                parts.append("True")
+                rest.insert(0, n)
                 rest.insert(0, n)
             elif draw < 0.9 and "..." not in parts:
                 parts.append("...")

@@ -157,7 +157,9 @@ class Taped:
 
     def __getitem__(self, index: Any) -> Taped:
         parts = index if isinstance(index, tuple) else (index,)
-        arrays = any(isinstance(part, list | np.ndarray | Taped) for part in parts)
+        arrays = any(
+            isinstance(part, list | np.ndarray | bool | np.bool_ | Taped) for part in parts
+        )
         index = raw(index)
         options = {"index": index, "arrays": arrays}
         return self.tape.run("getitem", lambda x: x[index], self, options=options)
