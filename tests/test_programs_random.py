@@ -75,6 +75,7 @@ MET = {
     "np.std(a, axis=0, keepdims=True) * np.std(a, axis=0).shape[0]": (F8((0, 2)),),
     "a[True] * a[1] - a[True, 1]": (F8((3, 2)),),
     "sum([row for row in a])": (F8((3, 2)),),
+    "grown": (F8((2, 1, 2)), F8((3, 2))),
     "set_whole(a, b)": (F8((3,)), F8((1, 1, 3))),
 }
 
@@ -83,6 +84,8 @@ MET = {
 def test_programs_that_were_met(text):
     operands = MET[text]
     lines = [f"return {text}"]
+    if text == "grown":
+        lines = ["y = a * 2", "y *= b", "return y"]
     if text.startswith("set_whole"):
         lines = ["y = a.copy()", "y[...] = b", "return y"]
     source = "\n    ".join([f"def f({', '.join('ab'[: len(operands)])}):", *lines]) + "\n"

@@ -165,6 +165,8 @@ class Builder(dict[str, Callable[..., Any]]):
             raise Unserved(f"{operation}, whose value may have another dtype or shape")
         values = [self.value_of(operand) for operand in operands]
         shape = together(value.shape for value in values)
+        if function.endswith("_in_place") and shape != values[0].shape:
+            raise Unserved(f"{function} of more than there is room for")
         if operation != row.step and shape == NUMBER and row.python:
             kind = "number"
         elif shape not in (NUMBER, SCALAR) and operation in STEPS:
