@@ -219,12 +219,17 @@ class Builder(dict[str, Callable[..., Any]]):
 
     def _step_of(self, ufunc: Any, values: Sequence[Value], shape: Shape) -> Value | None:
         """The value of a ufunc whose loops can be steps; None if they cannot."""
-        bools = tuple([value.place in self.bools for value in values])
-        name = ufunc.__name__ + "".join("?" if one else "." for one in bools)
+        kinds = "".join(
+            [
+                "?" if one.place in self.bools else "n" if one.shape == NUMBER else "x"
+                for one in values
+            ]
+        )
+        name = f"{ufunc.__name__} {kinds}"
         if name not in self.loops:
             weight = CHEAP_WEIGHT if ufunc.__name__ in CHEAP else WEIGHT
             try:
-                loops = UfuncLoops(ufunc, bools, weight)
+                loops = UfuncLoops(ufunc, kinds, weight)
             except LookupError:
                 return None
             self.loops[name] = loops

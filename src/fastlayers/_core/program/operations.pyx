@@ -93,8 +93,8 @@ cdef class UfuncLoops:
     ----------
     ufunc : numpy.ufunc
         With one output.
-    bools : tuple of bool
-        Which operands are bools.
+    kinds : str
+        A letter for each operand: "x" for an array, "?" for bools, "n" for a Python number.
     weight : int
         How much work an element is; a slot of the engine's own steps is 1.
 
@@ -113,7 +113,7 @@ cdef class UfuncLoops:
     cdef readonly int weight
     cdef readonly bint makes_bools
 
-    def __init__(self, object ufunc, tuple bools, int weight):
+    def __init__(self, object ufunc, str kinds, int weight):
         cdef UFunc *struct = <UFunc *> ufunc
         cdef int row
         memset(&self.foreign, 0, sizeof(self.foreign))
@@ -122,19 +122,21 @@ cdef class UfuncLoops:
         self.foreign.silent = ufunc is getattr(np, ufunc.__name__, None) and (
             ufunc.__name__ in SILENT)
         types = ufunc.types
-        if struct.ntypes != len(types) or struct.nin != len(bools) or struct.nout != 1:
+        if struct.ntypes != len(types) or struct.nin != len(kinds) or struct.nout != 1:
             raise LookupError(f"{ufunc.__name__}: its loops are not where they are looked for")
         found = set()
         for dtype, letter, numpys in ((FLOAT32, "f", np.float32), (FLOAT64, "d", np.float64)):
-            given = "".join("?" if is_bool else letter for is_bool in bools)
+            given = "".join("?" if kind == "?" else letter for kind in kinds)
             rows = [i for i, one in enumerate(types) if one.startswith(f"{given}->")]
             if not rows:
                 continue
             row = rows[0]
             made = np.dtype(types[row].partition("->")[2])
-            operands = [np.dtype(bool if is_bool else numpys) for is_bool in bools]
-            if ufunc.resolve_dtypes((*operands, None)) != (*operands, made):
-                raise LookupError(f"{ufunc.__name__}: NumPy takes other loops for {given}")
+            operands = [np.dtype(bool if kind == "?" else numpys) for kind in kinds]
+            for number in (int, float) if "n" in kinds else (None,):
+                weak = [number if kind == "n" else one for kind, one in zip(kinds, operands)]
+                if ufunc.resolve_dtypes((*weak, None)) != (*operands, made):
+                    raise LookupError(f"{ufunc.__name__}: NumPy takes other loops for {given}")
             if made not in (np.dtype(bool), np.dtype(numpys)):
                 raise LookupError(f"{ufunc.__name__}: of {given} it makes {made}")
             found.add(made == np.dtype(bool))
