@@ -359,6 +359,12 @@ def _power(builder: Builder, x: Any, y: Any) -> Value:
     return found
 
 
+def _power_by_numpy(builder: Builder, x: Any, y: Any) -> Value:
+    if builder.value_of(x).shape == builder.value_of(y).shape == NUMBER:
+        raise Unserved("np.power of Python's numbers, which gives NumPy's")
+    return _power(builder, x, y)
+
+
 def _power_back_first(builder: Builder, g: Any, x: Any, y: Any) -> Value:
     exponent = builder.value_of(y)
     number: Any = builder.constants.get(exponent.place)
@@ -390,7 +396,7 @@ SPECIAL: dict[str, Callable[..., Value]] = {
     "where": _select,
     "select": _select,
     "power": _power,
-    "np.power": _power,
+    "np.power": _power_by_numpy,
     "power_back_first": _power_back_first,
     "clip": _clip,
     "multiply": _multiply,

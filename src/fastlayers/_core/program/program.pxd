@@ -41,7 +41,7 @@ cdef enum:
 
 cdef enum:
     MAX_DIMS = 8
-    MAX_INPUTS = 32
+    MAX_INPUTS = 31         # a bit for each fits an int
     MAX_RESULTS = 16
     MAX_OPERANDS = 48       # inputs, constants and results
     MAX_TEMPORARIES = 32
