@@ -46,6 +46,8 @@ def test_what_rules_read_is_found_by_recording_them():
 @pytest.mark.parametrize("name", [name for name, row in OPERATIONS.items() if row.python])
 def test_python_computes_numbers_as_the_row_says(name, number):
     row = OPERATIONS[name]
+    if "power" in name and number == "2**70":
+        number = "-(2**70) * 0.5"  # an integer to this power has more digits than there are
     operands = [Literal(number).build()] * len(row.gradients)
     expected = outcome(PLAIN[name], *operands)
     written = row.python.format(*(f"({one!r})" for one in operands))

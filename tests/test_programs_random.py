@@ -26,7 +26,7 @@ from hypothesis import strategies as st
 from operands import Literal, Operand
 from outcome import Described, Outcome, described, differences, outcome
 from plain_graph import copied, has_shape
-from random_programs import Program, lines_of, random_program
+from random_programs import Program, random_program, without
 from tape import Taped, taped
 
 import fastlayers
@@ -39,7 +39,7 @@ import fastlayers
 )
 def test_a_graph_is_its_function(random):
     program = random_program(random)
-    note("\n".join(lines_of(program)))
+    note(reproducer(program))
     check(program)
 
 
@@ -73,7 +73,9 @@ MET = {
     "np.max(a, keepdims=True)": (F8(()),),
     "a[b]": (F8((3, 2), values="special"), Literal("1")),
     "np.std(a, axis=0, keepdims=True) * np.std(a, axis=0).shape[0]": (F8((0, 2)),),
+    "a[True] * a[1] - a[True, 1]": (F8((3, 2)),),
     "sum([row for row in a])": (F8((3, 2)),),
+    "grown": (F8((2, 1, 2)), F8((3, 2))),
     "set_whole(a, b)": (F8((3,)), F8((1, 1, 3))),
 }
 
@@ -82,12 +84,34 @@ MET = {
 def test_programs_that_were_met(text):
     operands = MET[text]
     lines = [f"return {text}"]
+    if text == "grown":
+        lines = ["y = a * 2", "y *= b", "return y"]
     if text.startswith("set_whole"):
         lines = ["y = a.copy()", "y[...] = b", "return y"]
     source = "\n    ".join([f"def f({', '.join('ab'[: len(operands)])}):", *lines]) + "\n"
     check(Program(source, operands, {"C": F4((1, 3))}))
     if isinstance(operands[0], Operand):
         check(Program(source, operands, {"C": F4((1, 3))}, dout=1))
+
+
+def reproducer(program: Program) -> str:
+    lines = "".join(f"#   {line}\n" for line in program.source.splitlines())
+    return (
+        "import sys; sys.path[:0] = ['tests', 'tests/support']\n"
+        "from random_programs import *\nfrom test_programs_random import *\n"
+        f"{lines}check({program!r})"
+    )
+
+
+def shortened(program: Program) -> Program:
+    """The program without those lines that make no difference."""
+    for line in reversed(range(1, program.source.count("\n") - 1)):
+        shorter = without(program, line)
+        try:
+            check(shorter)
+        except Exception:
+            program = shorter
+    return program
 
 
 def check(program: Program) -> None:
@@ -258,8 +282,8 @@ def main() -> None:
             check(program)
         except Exception as error:
             failed += 1
-            lines = "\n".join(lines_of(program))
-            print(f"# seed {seed}: {type(error).__name__}: {error!s:.600}\n{lines}\n", flush=True)
+            print(f"# seed {seed}: {type(error).__name__}: {error!s:.600}")
+            print(f"{reproducer(shortened(program))}\n", flush=True)
     print(f"{failed} of {arguments.programs} programs differ")
     sys.exit(failed > 0)
 

@@ -9,13 +9,13 @@ import ast
 import linecache
 import math
 import warnings
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from dataclasses import dataclass, field, replace
-from itertools import count
 from random import Random
 from typing import Any
 
 import numpy as np
+import scipy.special
 from operands import NAMES, Literal, Operand
 
 DTYPES = [*["f8"] * 12, *["f4"] * 6, "i8", "i4", "?", "f2", "i8", "u1"]
@@ -56,6 +56,17 @@ MAKING = {*UNARY, *BINARY, "where", "copy", "zeros_like", "ones_like", "full_lik
 
 
 @dataclass(frozen=True)
+class View:
+    """An operand on the memory of an earlier one: that itself, or a part."""
+
+    of: int
+    part: str
+
+    def on(self, operands: list[Any]) -> Any:
+        return eval(f"x{self.part}", {"x": operands[self.of]})
+
+
+@dataclass(frozen=True)
 class Program:
     """A function as source, and what it is called with.
 
@@ -68,7 +79,10 @@ class Program:
     dout: int | None = None
 
     def build(self) -> tuple[Any, ...]:
-        return tuple(map(built, self.operands))
+        found: list[Any] = []
+        for one in self.operands:
+            found.append(one.on(found) if isinstance(one, View) else built(one))
+        return tuple(found)
 
     def function(self, **names: Any) -> Callable[..., Any]:
         return function_of(self.source, self.constants, **names)
@@ -82,15 +96,10 @@ def built(operand: Any) -> Any:
     return operand.build()
 
 
-_files = count()
-
-
 def function_of(
     source: str, constants: dict[str, Operand | Literal], code: Any = None, **names: Any
 ) -> Callable[..., Any]:
     """The program's function; tracebacks find its lines."""
-    import scipy.special
-
     file = "program.py"
     linecache.cache[file] = (len(source), None, source.splitlines(True), file)
     space = {**NAMES, "special": scipy.special, **{k: c.build() for k, c in constants.items()}}
@@ -135,14 +144,16 @@ class Drawing:
         parameters = list("abcd"[: choose([1, 2, 2, 2, 3, 3, 4])])
         for name in parameters:
             operands.append(self.operand(name))
-        import scipy.special
-
+            before = operands[:-1]
+            if self.random.random() < 0.08 and any(type(one) is Operand for one in before):
+                self.share(name, operands)
+        begun = len(self.lines)  # with the parts of trees
         self.space = {**NAMES, "special": scipy.special}
         self.space.update((name, one.build()) for name, one in self.constants.items())
         wanted = choose([1, 1, 2, 2, 3, 3, 4, 5, 6, 8, 12])
         for _ in range(4 * wanted):
             self.statement()
-            if self.over or len(self.lines) >= wanted + self.begun:
+            if self.over or len(self.lines) >= wanted + begun:
                 break
         source = "\n    ".join(
             [f"def f({', '.join(parameters)}):", *self.lines, f"return {self.returned(parameters)}"]
@@ -179,6 +190,15 @@ class Drawing:
         self.symbols.append(name)
         return one
 
+    def share(self, name: str, operands: list[Any]) -> None:
+        """Let the last operand be one on the memory of another."""
+        of = next(i for i, one in enumerate(operands) if type(one) is Operand)
+        x = self.values["abcd"[of]]
+        if name in self.values and type(operands[-1]) is Operand:
+            part = self.random.choice(["", "", ".T", "[...]", "[::-1]", "[1:]"] if x.ndim else [""])
+            operands[-1] = View(of, part)
+            self.values[name] = eval(f"x{part}", {"x": x})
+
     def array(self, dtype: str | None = None) -> Operand:
         random = self.random
         shape = self.common
@@ -196,12 +216,6 @@ class Drawing:
         )
 
     # ---- statements ----
-
-    @property
-    def begun(self) -> int:
-        return sum(
-            line.split(" = ")[-1][0] in "abcd" and "0" <= line[1] <= "9" for line in self.lines
-        )
 
     def statement(self) -> None:
         random = self.random
@@ -539,8 +553,12 @@ class Drawing:
                 parts.append(self.slice(n))
             elif draw < 0.75:
                 parts.append(str(random.randrange(-n, n)) if n else "0")
-            elif draw < 0.82:
+            elif draw < 0.81:
                 parts.append("None")
+                rest.insert(0, n)
+            elif draw < 0.82 and "True" not in parts:
+                parts.append("True")
+                rest.insert(0, n)
                 rest.insert(0, n)
             elif draw < 0.9 and "..." not in parts:
                 parts.append("...")
@@ -700,13 +718,6 @@ class Drawing:
         if len(value) == 2:
             several += [[f"v{len(self.values)}, v{len(self.values) + 1} = {x}"]] * 3
         return random.choice(several)
-
-
-def lines_of(program: Program) -> Iterator[str]:
-    """The program, runnable: a function, operands and what comes from outside."""
-    yield "from random_programs import *"
-    yield f"program = {program!r}"
-    yield from ("# " + line for line in program.source.splitlines())
 
 
 def without(program: Program, line: int) -> Program:

@@ -16,6 +16,7 @@ from numbers import Number
 from typing import Any, NamedTuple
 
 import numpy as np
+import scipy.special
 from implementations import INSTALLED
 from random_programs import Program, function_of, words
 
@@ -156,7 +157,9 @@ class Taped:
 
     def __getitem__(self, index: Any) -> Taped:
         parts = index if isinstance(index, tuple) else (index,)
-        arrays = any(isinstance(part, list | np.ndarray | Taped) for part in parts)
+        arrays = any(
+            isinstance(part, list | np.ndarray | bool | np.bool_ | Taped) for part in parts
+        )
         index = raw(index)
         options = {"index": index, "arrays": arrays}
         return self.tape.run("getitem", lambda x: x[index], self, options=options)
@@ -697,30 +700,19 @@ UNARIES = {
 }
 
 
-def _special(name: str) -> Callable[..., Any]:
-    def called(x: Any) -> Any:
-        import scipy.special
-
-        return getattr(scipy.special, name)(x)
-
-    return called
-
-
 def zeta(x: Any) -> Any:
-    import scipy.special
-
     return scipy.special.zeta(2, x)
 
 
 SPECIALS = {
     "expit": lambda g, v, x: g * (v * (1 - v)),
     "logit": lambda g, v, x: g / (x * (1 - x)),
-    "log_expit": lambda g, v, x: g * _special("expit")(-x),
+    "log_expit": lambda g, v, x: g * scipy.special.expit(-x),
     "erf": lambda g, v, x: g * (2 / math.sqrt(math.pi) * np.exp(-(x * x))),
     "erfc": lambda g, v, x: -(g * (2 / math.sqrt(math.pi) * np.exp(-(x * x)))),
     "ndtr": lambda g, v, x: g * (1 / math.sqrt(2 * math.pi) * np.exp(x * x * -0.5)),
     "log_ndtr": lambda g, v, x: g * (1 / math.sqrt(2 * math.pi) * np.exp(x * x * -0.5 - v)),
-    "gammaln": lambda g, v, x: g * _special("psi")(x),
+    "gammaln": lambda g, v, x: g * scipy.special.psi(x),
     "psi": lambda g, v, x: g * zeta(x),
     "entr": lambda g, v, x: -(g * (np.log(x) + 1)),
 }

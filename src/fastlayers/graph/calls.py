@@ -188,7 +188,10 @@ def index_of(index: Any) -> tuple[tuple[Any, ...], dict[str, Any]]:
         elif isinstance(part, list):
             operands.append(np.array(part) if part else np.array(part, np.intp))
             form.append(Place())
-        elif part is None or part is Ellipsis or isinstance(part, bool | np.bool_):
+        elif isinstance(part, bool | np.bool_):  # which as a key would equal a number
+            operands.append(np.array(part))
+            form.append(Place())
+        elif part is None or part is Ellipsis:
             form.append(part)
         else:
             try:

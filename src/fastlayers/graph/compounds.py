@@ -95,7 +95,8 @@ WITH_PRODUCT = {name for both in COMPOUNDS.values() for name in both}
 
 def _in_order(step: Step, numbers: set[int]) -> Step:
     """Loops are quick where the second factor of a product is a number, not the first."""
-    if step.operation not in WITH_PRODUCT and not OPERATIONS[step.operation].commutes:
+    row = OPERATIONS.get(step.operation)  # none of a compound, or of a ufunc's loops
+    if step.operation not in WITH_PRODUCT and not (row and row.commutes):
         return step
     reads = list(step.reads)
     for i in range(0, 2 * PRODUCTS.get(step.operation, 1), 2):

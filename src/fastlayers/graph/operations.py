@@ -214,6 +214,7 @@ OPERATIONS |= {
         operator.truediv,
         (lambda g, v, x, y: g / y, _divided),
         "{} / {}",
+        python="{} / {}",
         symbol="\N{DIVISION SIGN}",
         ufunc=np.divide,
         operator="truediv",
@@ -225,6 +226,7 @@ OPERATIONS |= {
             lambda g, v, x, y: of.power_back_second(g, v, x),
         ),
         "{} ** {}",
+        python="{} ** {}",
         symbol="**",
         ufunc=np.power,
         operator="pow",
@@ -849,8 +851,11 @@ class OfScipy:
     def __init__(self, name: str) -> None:
         self.name = name
 
+    def ufunc(self) -> Any:
+        return getattr(importlib.import_module("scipy.special"), self.name)
+
     def __call__(self, *operands: Any) -> Any:
-        return getattr(importlib.import_module("scipy.special"), self.name)(*operands)
+        return self.ufunc()(*operands)
 
 
 TWO_BY_ROOT_PI, ROOT_TWO_PI = 2 / math.sqrt(math.pi), math.sqrt(2 * math.pi)

@@ -487,12 +487,14 @@ class Plan:
             raise Unserved("nothing of the whole shape")
         if len(steps) > MOST_STEPS:
             return False
+        if not self._builder.bools.isdisjoint([one.value for one in results]):
+            raise Unserved("bools that are read outside of the pass which computes them")
         try:
             fused = Pass(
                 tuple(map(str, read)),
                 tuple(result.unit or str(result.value) for result in results),
                 [
-                    (STEPS[step.operation], *map(str, step.reads), *map(str, step.writes))
+                    (self._code_of(step), *map(str, step.reads), *map(str, step.writes))
                     for step in steps
                 ],
                 [self._index[place] for place in read],
@@ -506,6 +508,11 @@ class Plan:
         self._add(fused, [*read, *likes], [result.place for result in results])
         self._passes.append((fused, shape, range(start, len(self._index))))
         return True
+
+    def _code_of(self, step: Step) -> Any:
+        """What a pass takes for a step's operation: a number of the engine's, or loops."""
+        loops = self._builder.loops
+        return loops[step.operation] if step.operation in loops else STEPS[step.operation]
 
     def _drop_last_read(self) -> None:
         """Give each instruction the positions of computed values that no later one reads."""
@@ -587,8 +594,8 @@ class Plan:
 
 
 # The most steps of a pass, and with how many it is tried if all are too many.
-MOST_STEPS = 64
-SHORTER = (48, 32, 24, 16, 12, 8, 6, 4, 3, 2, 1)
+MOST_STEPS = 128
+SHORTER = (96, 64, 48, 32, 24, 16, 12, 8, 6, 4, 3, 2, 1)
 
 
 def function_of_numbers(

@@ -16,14 +16,30 @@ import numpy as np
 from .. import core
 from .interpreter import Request
 from .nodes import key_of
-from .operations import OPERATIONS
+from .operations import OPERATIONS, OfScipy
 
-# The operations that are steps of passes, by name, with their numbers.
+# The operations that are the engine's own steps, by name, with their numbers.
 STEPS = {} if core.operations is None else core.operations.NUMBERS
 
+# A ufunc's loops, for a step.
+UfuncLoops: Any = getattr(core.operations, "UfuncLoops", None)
 
 # Those that are calls between passes: of values of one dtype they make values of that dtype.
 CALLED = {"square", "sum_to", "zeros_like", "broadcast_to"}
+
+# How much work an element is in the loops of ufuncs, against 1 for what a step reads or writes.
+WEIGHT = 20
+CHEAP_WEIGHT = 4
+CHEAP = {
+    *("divide", "sqrt", "square", "reciprocal", "absolute", "fabs", "sign", "copysign"),
+    *("maximum", "minimum", "fmax", "fmin", "clip", "floor", "ceil", "trunc", "rint"),
+    *("less", "less_equal", "greater", "greater_equal", "equal", "not_equal", "signbit"),
+    *("isnan", "isinf", "isfinite", "logical_and", "logical_or", "logical_xor", "logical_not"),
+    *("bitwise_and", "bitwise_or", "bitwise_xor", "invert", "degrees", "radians"),
+}
+
+# From this version on what `x ** n` is does not depend on more than the exponent's stride.
+POWER_BY_STRIDE = np.lib.NumpyVersion(np.__version__) >= "2.3.0"
 
 
 class Unserved(Exception):
@@ -105,6 +121,10 @@ class Builder(dict[str, Callable[..., Any]]):
         Numbers that stand in the graph, by their places.
     shapes : dict
         Those of all values, by their places.
+    bools : set of int
+        The values that are bools.
+    loops : dict
+        Those of the steps that are ufuncs, by the steps' names.
 
     Parameters
     ----------
@@ -121,6 +141,9 @@ class Builder(dict[str, Callable[..., Any]]):
         self.constants: dict[int, Any] = {}
         self.notes: list[Note] = []
         self.forward = 0
+        self.bools: set[int] = set()
+        self.loops: dict[str, Any] = {}
+        self._made: dict[Any, Value] = {}
         self._known: dict[Any, Value] = {}
 
     def __missing__(self, operation: str) -> Callable[..., Value]:
@@ -156,25 +179,69 @@ class Builder(dict[str, Callable[..., Any]]):
         step = row.step or operation
         values = [self.value_of(operand) for operand in operands]
         shape = together(value.shape for value in values)
-        if options or not (step in STEPS or operation in CALLED):
+        if options or (row.in_place and values[0].shape != shape):
             raise Unserved(f"{operation}, whose value may have another dtype or shape")
-        if row.in_place and values[0].shape != shape:
-            raise Unserved("an assignment in place that may have to raise")
         if shape == NUMBER and row.python:
-            kind = "number"
-        elif shape not in (NUMBER, SCALAR) and step in STEPS:
-            kind, operation = "step", step
-        elif shape == NUMBER and (row.ufunc is not None or step != operation):
+            return self._noted("number", operation, values, shape)
+        if shape == NUMBER and (row.ufunc is not None or step != operation):
             raise Unserved(f"{operation} of Python's numbers, which gives NumPy's")
-        else:
+        if shape in (NUMBER, SCALAR):
+            if operation not in CALLED and step not in STEPS:
+                raise Unserved(f"{operation} of numbers alone")
             return self.call(operation, values, shape)
-        result = self.new(shape)
+        bools = self.bools.intersection(value.place for value in values)
+        if step in STEPS and not bools:
+            return self._noted("step", step, values, shape)
+        ufunc = ufunc_of(step)
+        if ufunc is not None:
+            found = self._step_of(ufunc, values, shape)
+            if found is not None:
+                return found
+        if not bools or all(one.shape == NUMBER or one.place in self.bools for one in values):
+            if operation in CALLED and not bools:
+                return self.call(operation, values, shape)
+            raise Unserved(f"{operation}, of which there is no loop for one dtype")
+        # With an array of numbers, bools are numbers, too.
+        numbers = [
+            self._noted("step", "from_bool", [one], one.shape) if one.place in self.bools else one
+            for one in values
+        ]
+        return self.note(operation, *numbers)
+
+    def _noted(self, kind: str, operation: str, values: Sequence[Value], shape: Shape) -> Value:
+        """The value of an operation on these operands, noted once."""
         reads = tuple(value.place for value in values)
-        self.notes.append(Note(kind, operation, reads, result.place, shape))
+        key = kind, operation, reads, shape
+        if key not in self._made:
+            result = self._made[key] = self.new(shape)
+            self.notes.append(Note(kind, operation, reads, result.place, shape))
+        return self._made[key]
+
+    def _step_of(self, ufunc: Any, values: Sequence[Value], shape: Shape) -> Value | None:
+        """The value of a ufunc whose loops can be steps; None if they cannot."""
+        kinds = "".join(
+            [
+                "?" if one.place in self.bools else "n" if one.shape == NUMBER else "x"
+                for one in values
+            ]
+        )
+        name = f"{ufunc.__name__} {kinds}"
+        if name not in self.loops:
+            weight = CHEAP_WEIGHT if ufunc.__name__ in CHEAP else WEIGHT
+            try:
+                loops = UfuncLoops(ufunc, kinds, weight)
+            except LookupError:
+                return None
+            self.loops[name] = loops
+        result = self._noted("step", name, values, shape)
+        if self.loops[name].makes_bools:
+            self.bools.add(result.place)
         return result
 
     def call(self, operation: str, values: Sequence[Value], shape: Shape) -> Value:
         """Note a call on whole values; they must have the shapes that they are used at."""
+        if not self.bools.isdisjoint(value.place for value in values):
+            raise Unserved(f"{operation} of bools")
         if any(value.shape != self.shapes[value.place] for value in values):
             raise Unserved(f"{operation} of a number that was only thought of as an array")
         result = self.new(shape)
@@ -200,10 +267,20 @@ class Builder(dict[str, Callable[..., Any]]):
         return value.shape == NUMBER and all(one in (int, float) for one in numbers)
 
 
+def ufunc_of(step: str) -> Any:
+    """The ufunc that computes what a step does, or None."""
+    row = OPERATIONS[step]
+    ufunc = row.ufunc or (OPERATIONS[f"np.{step}"].ufunc if row.operator else None)
+    if ufunc is None and isinstance(row.plain, OfScipy):
+        ufunc = row.plain.ufunc()
+    served = isinstance(ufunc, np.ufunc) and ufunc.signature is None and step != "power"
+    return ufunc if served else None
+
+
 def _multiply(builder: Builder, x: Any, y: Any) -> Value:
     values = builder.value_of(x), builder.value_of(y)
     for value, other in (values, values[::-1]):
-        if other.place not in builder.ones:
+        if other.place not in builder.ones or value.place in builder.bools:
             continue
         if other.has_axes:
             return Value(value.place, together((value.shape, other.shape)))
@@ -229,6 +306,8 @@ def _multiply_to(builder: Builder, dout: Any, factor: Any, to: Any) -> Value:
 
 def _sum_to(builder: Builder, summed: Any, to: Any) -> Value:
     value, like = builder.value_of(summed), builder.value_of(to)
+    if value.place in builder.bools:
+        raise Unserved("a sum of bools")
     if value.shape == like.shape:
         return value
     if like.shape != builder.shapes[like.place]:
@@ -255,7 +334,71 @@ def _broadcast_to(builder: Builder, broadcast: Any, to: Any) -> Value:
     return builder.call("broadcast_to", [value, like], like.shape)
 
 
+def _select(builder: Builder, condition: Any, x: Any, y: Any) -> Value:
+    values = [builder.value_of(one) for one in (condition, x, y)]
+    if values[0].place not in builder.bools or any(
+        one.place in builder.bools for one in values[1:]
+    ):
+        raise Unserved("a choice by numbers, or of bools")
+    if all(one.shape == NUMBER for one in values[1:]):
+        raise Unserved("a choice of numbers alone, whose dtype is not the arrays'")
+    shape = together(value.shape for value in values)
+    return builder._noted("step", "select", values, shape)
+
+
+def _power(builder: Builder, x: Any, y: Any) -> Value:
+    """By NumPy's loop, which looks at the exponent's stride: only that of a number is known."""
+    values = builder.value_of(x), builder.value_of(y)
+    shape = values[0].shape
+    if shape == values[1].shape == NUMBER:
+        return builder.note("power", *values)
+    served = POWER_BY_STRIDE and values[0].has_axes and values[1].shape == NUMBER
+    found = builder._step_of(np.power, values, shape) if served else None
+    if found is None:
+        raise Unserved("a power whose loop depends on strides")
+    return found
+
+
+def _power_by_numpy(builder: Builder, x: Any, y: Any) -> Value:
+    if builder.value_of(x).shape == builder.value_of(y).shape == NUMBER:
+        raise Unserved("np.power of Python's numbers, which gives NumPy's")
+    return _power(builder, x, y)
+
+
+def _power_back_first(builder: Builder, g: Any, x: Any, y: Any) -> Value:
+    exponent = builder.value_of(y)
+    number: Any = builder.constants.get(exponent.place)
+    if type(number) not in (int, float) or number == 0 or builder.value_of(x).shape == NUMBER:
+        raise Unserved("the gradient of a power whose exponent is not known, or of a number")
+    if number == 1:
+        return builder.value_of(g)
+    if number == 2:
+        return _multiply(builder, g, _multiply(builder, 2, x))
+    return _multiply(builder, g, _multiply(builder, number, _power(builder, x, number - 1)))
+
+
+def _clip(builder: Builder, x: Any, *limits: Any, bounds: str) -> Value:
+    """As np.clip calls ufuncs: NumPy's own looks at the strides of its limits."""
+    if bounds != "lu":
+        return builder.note("maximum" if bounds == "l" else "minimum", x, *limits)
+    values = [builder.value_of(one) for one in (x, *limits)]
+    served = values[0].has_axes and all(one.shape == NUMBER for one in values[1:])
+    found = builder._step_of(CLIP, values, values[0].shape) if served and CLIP else None
+    if found is None:
+        raise Unserved("limits that are arrays")
+    return found
+
+
+# NumPy has no public name for the ufunc.
+CLIP: Any = getattr(getattr(np, "_core").umath, "clip", None)  # noqa: B009
+
 SPECIAL: dict[str, Callable[..., Value]] = {
+    "where": _select,
+    "select": _select,
+    "power": _power,
+    "np.power": _power_by_numpy,
+    "power_back_first": _power_back_first,
+    "clip": _clip,
     "multiply": _multiply,
     "positive": _positive,
     "zeros_like": _zeros_like,
@@ -276,4 +419,7 @@ def trace(request: Request, builder: Builder) -> list[Value]:
             raise Unserved("a gradient that has not the shape of its value")
     results = [values[place] for place in request.values]
     results += request.differentiate(values, douts, builder)
-    return [builder.value_of(result) for result in results]
+    found = [builder.value_of(result) for result in results]
+    if not builder.bools.isdisjoint(value.place for value in found):
+        raise Unserved("a result of bools")
+    return found

@@ -6,16 +6,16 @@ from libc.string cimport memset
 from cpython.pycapsule cimport PyCapsule_New
 
 from ..program.program cimport (
-    ADD, ADD_PRODUCTS, ADD_PRODUCTS_BACKWARD, COPY_TWICE, FLOAT32, FLOAT64, INT32, INT64, MULTIPLY,
-    MULTIPLY_ADD, MULTIPLY_BACKWARD, MULTIPLY_SUBTRACT, NEGATIVE, PRODUCT_BACKWARD, SUBTRACT,
-    SUBTRACT_PRODUCT, SUBTRACT_PRODUCTS, DType, Engine, Job, Loop, capsule_name,
+    ADD, ADD_PRODUCTS, ADD_PRODUCTS_BACKWARD, COPY_TWICE, FLOAT32, FLOAT64, FROM_BOOL, INT32, INT64,
+    MULTIPLY, MULTIPLY_ADD, MULTIPLY_BACKWARD, MULTIPLY_SUBTRACT, NEGATIVE, PRODUCT_BACKWARD,
+    SELECT, SUBTRACT, SUBTRACT_PRODUCT, SUBTRACT_PRODUCTS, DType, Engine, Job, Loop, capsule_name,
 )
 from .kernels cimport Integer, Real, T
 from .loops cimport (
     accumulate_integers_loop, accumulate_loop, accumulate_rows_loop,
     accumulate_rows_of_integers_loop, accumulate_segment_loop,
     accumulate_segment_of_integers_loop, add_loop, add_products_backward_loop, add_products_loop,
-    copy_loop, copy_twice_loop, cut_sums_loop, merge_integers_loop, merge_loop, multiply_add_loop,
+    copy_loop, copy_twice_loop, cut_sums_loop, from_bool_loop, select_loop, merge_integers_loop, merge_loop, multiply_add_loop,
     multiply_backward_loop, multiply_loop, multiply_subtract_loop, negative_loop,
     product_backward_loop, round_sums_loop, subtract_loop, subtract_product_loop,
     subtract_products_loop,
@@ -53,6 +53,8 @@ cdef void fill(DType dtype, T *unused) noexcept:
     engine.loops[ADD][dtype] = <Loop> add_loop[T]
     engine.loops[SUBTRACT][dtype] = <Loop> subtract_loop[T]
     engine.loops[NEGATIVE][dtype] = <Loop> negative_loop[T]
+    engine.loops[SELECT][dtype] = <Loop> select_loop[T]
+    engine.loops[FROM_BOOL][dtype] = <Loop> from_bool_loop[T]
     engine.loops[MULTIPLY_BACKWARD][dtype] = <Loop> multiply_backward_loop[T]
     engine.loops[COPY_TWICE][dtype] = <Loop> copy_twice_loop[T]
     engine.loops[ADD_PRODUCTS][dtype] = <Loop> add_products_loop[T]

@@ -68,6 +68,30 @@ cdef inline void add(
         out[i] = x[i] + y[i]
 
 
+cdef inline void select(
+    const unsigned char[:] condition,   # IN
+    const T[:] x,                       # IN
+    const T[:] y,                       # IN
+    T[:] out,                           # OUT
+) noexcept nogil:
+    cdef Py_ssize_t i
+    cdef T a, b
+    for i in range(out.shape[0]):
+        # Both are read whatever the condition is: else this is no vector loop.
+        a = x[i]
+        b = y[i]
+        out[i] = a if condition[i] else b
+
+
+cdef inline void from_bool(
+    const unsigned char[:] condition,   # IN
+    T[:] out,                           # OUT
+) noexcept nogil:
+    cdef Py_ssize_t i
+    for i in range(out.shape[0]):
+        out[i] = <T> condition[i]
+
+
 cdef inline void subtract(
     const T[:] x,           # IN
     const T[:] y,           # IN

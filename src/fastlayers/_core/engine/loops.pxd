@@ -9,8 +9,9 @@ from libc.stdint cimport int64_t
 from .kernels cimport (
     LANES, SHORT_ROW, Integer, Real, T, accumulate, accumulate_integers, accumulate_rows,
     accumulate_segment, accumulate_segment_of_integers, add, add_products, add_products_backward,
-    copy, copy_twice, cut_sums, merge, multiply, multiply_add, multiply_backward, multiply_subtract,
-    negative, product_backward, round_sums, subtract, subtract_product, subtract_products,
+    copy, copy_twice, cut_sums, from_bool, merge, multiply, multiply_add, multiply_backward,
+    multiply_subtract, negative, product_backward, round_sums, select, subtract, subtract_product,
+    subtract_products,
 )
 
 # ---- memoryviews without acquisition ----
@@ -261,6 +262,41 @@ cdef inline void add_products_backward_loop(
     char **data, const Py_ssize_t *n, const Py_ssize_t *strides, T *dtype
 ) noexcept nogil:
     call_kernel(<Kernel8> <void *> add_products_backward[T], data, n[0], strides, sizeof(T))
+
+
+# Bools are in tiles alone, one after the other.
+cdef inline void select_loop(
+    char **data, const Py_ssize_t *n, const Py_ssize_t *strides, T *dtype
+) noexcept nogil:
+    cdef Py_ssize_t x = strides[1]
+    cdef Py_ssize_t y = strides[2]
+    if strides[3] == sizeof(T) and x == sizeof(T) and y == sizeof(T):
+        select_items(<Kernel4> <void *> select[T], data, n[0], sizeof(T), sizeof(T), sizeof(T))
+    elif strides[3] == sizeof(T) and x == sizeof(T) and y == 0:
+        select_items(<Kernel4> <void *> select[T], data, n[0], sizeof(T), 0, sizeof(T))
+    elif strides[3] == sizeof(T) and x == 0 and y == sizeof(T):
+        select_items(<Kernel4> <void *> select[T], data, n[0], 0, sizeof(T), sizeof(T))
+    else:
+        select_items(<Kernel4> <void *> select[T], data, n[0], x, y, strides[3])
+
+
+cdef inline void select_items(
+    Kernel4 kernel, char **data, Py_ssize_t n, Py_ssize_t x, Py_ssize_t y, Py_ssize_t out
+) noexcept nogil:
+    kernel(
+        borrow(data[0], n, 1), borrow(data[1], n, x), borrow(data[2], n, y),
+        borrow(data[3], n, out))
+
+
+cdef inline void from_bool_loop(
+    char **data, const Py_ssize_t *n, const Py_ssize_t *strides, T *dtype
+) noexcept nogil:
+    if strides[1] == sizeof(T):
+        (<Kernel2> <void *> from_bool[T])(
+            borrow(data[0], n[0], 1), borrow(data[1], n[0], sizeof(T)))
+    else:
+        (<Kernel2> <void *> from_bool[T])(
+            borrow(data[0], n[0], 1), borrow(data[1], n[0], strides[1]))
 
 
 cdef inline void copy_loop(

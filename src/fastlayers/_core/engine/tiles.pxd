@@ -3,12 +3,15 @@
 from libc.string cimport memcpy
 
 from ..program.program cimport (
-    MAX_INPUTS, MAX_OPERANDS, MAX_RESULTS, MAX_SLOTS, STEP_SLOTS, Job, Loop, Step, Sum,
+    FOREIGN, MAX_INPUTS, MAX_OPERANDS, MAX_RESULTS, MAX_SLOTS, STEP_SLOTS, Job, Loop, Step, Sum,
 )
 from .kernels cimport SEGMENT, SHORT_ROW
 
 cdef extern from "fpstatus.h" nogil:
     int fp_raised()
+    int fp_take()
+    int fp_take_x87()
+    void fp_raise(int flags)
 
 cdef extern from "stream.h" nogil:
     const bint CAN_STREAM
@@ -37,12 +40,21 @@ cdef enum:
 # apart, where a load waits for a store that it only seems to need.
 cdef struct TileStep:
     Loop loop
+    void *its_own                       # what a ufunc's loop is given
+    int flags                           # 0, or FROM_UFUNC and others
     int slot_count
     int buffered                        # how many results that go through a buffer are then done
     int slots[STEP_SLOTS]
     char *data[STEP_SLOTS]
     Py_ssize_t strides[STEP_SLOTS]      # bytes from an element to the next
     Py_ssize_t advances[STEP_SLOTS]     # bytes from a tile to the next, 0 in a buffer
+
+# What becomes of the floating-point flags at a ufunc's step. Its loop may clear them: what was raised
+# before is taken before, and again after it, where x87's are, too; that of some does not count.
+cdef enum:
+    FROM_UFUNC = 1
+    TAKE_BEFORE = 2
+    SILENT = 4
 
 # A run of elements that go to one sum, of which less than a segment is held for what comes next.
 cdef struct Run:
@@ -119,7 +131,7 @@ cdef inline void prepare_tiles(
     cdef const Step *step
     cdef TileStep *tile_step
     cdef unsigned int buffered = 0      # a bit for each result
-    cdef unsigned int noncontiguous = find_noncontiguous(job)
+    cdef unsigned long long noncontiguous = find_noncontiguous(job)
     cdef int count = 0
     cdef int slot, result, i, j
     tiles.most = SEGMENT if job.chunks else TILE_BYTES // job.item_bytes
@@ -150,11 +162,21 @@ cdef inline void prepare_tiles(
     for i in range(tiles.step_count):
         step = &job.program.steps[i]
         tile_step = &tiles.steps[i]
-        tile_step.loop = job.engine.loops[step.operation][job.dtype]
+        tile_step.flags = 0
+        if step.operation == FOREIGN:
+            tile_step.loop = job.program.foreigns[i].loops[job.dtype]
+            tile_step.its_own = job.program.foreigns[i].its_own[job.dtype]
+            tile_step.flags = FROM_UFUNC | (SILENT if job.program.foreigns[i].silent else 0)
+            # Of the first step, for the tile before.
+            if job.program.steps[(i or tiles.step_count) - 1].operation != FOREIGN:
+                tile_step.flags |= TAKE_BEFORE
+        else:
+            tile_step.loop = job.engine.loops[step.operation][job.dtype]
+            tile_step.its_own = NULL
         tile_step.slot_count = step.slot_count
         for j in range(step.slot_count):
             slot = tile_step.slots[j] = step.slots[j]
-            tile_step.strides[j] = job.item_bytes
+            tile_step.strides[j] = 1 if step.bools >> j & 1 else job.item_bytes
             tile_step.advances[j] = 0
             if tiles.buffers[slot] == NULL:
                 # Of rows that are grouped: the same from one to the next.
@@ -179,10 +201,10 @@ cdef inline bint is_summed(const Job *job, int result) noexcept nogil:
 # single strided operand is a vector loop that gathers, and counts two. From two and a half for each
 # such operand on, steps take 0.43 to 1.0 times as long (value and gradients of four graphs on 1,000
 # to 100,000 elements; quaternions 0.46; AMD EPYC of the Milan family).
-cdef inline unsigned int find_noncontiguous(const Job *job) noexcept nogil:
+cdef inline unsigned long long find_noncontiguous(const Job *job) noexcept nogil:
     """A bit for each operand that is not contiguous, if it pays to copy them."""
     cdef const Py_ssize_t *strides = job.strides[job.ndim - 1]
-    cdef unsigned int found = 0
+    cdef unsigned long long found = 0
     cdef int count = 0
     cdef int met = 0
     cdef const Step *step
@@ -202,7 +224,7 @@ cdef inline unsigned int find_noncontiguous(const Job *job) noexcept nogil:
         if strides[slot] == job.item_bytes or is_number(job, slot):
             continue
         if slot < job.first_result or not is_summed(job, slot - job.first_result):
-            found |= <unsigned int> 1 << slot
+            found |= <unsigned long long> 1 << slot
             count += 1
     if count == 0:
         return 0
@@ -277,8 +299,13 @@ cdef inline Py_ssize_t tile_by_tile(
 ) noexcept nogil:
     cdef Py_ssize_t start = 0
     cdef Py_ssize_t length
-    cdef int slot, i, j, done
+    cdef int slot, i, j, done, flags
+    cdef int raised = 0
+    cdef char *data_of_its_own[STEP_SLOTS]
     cdef TileStep *step = tiles.steps
+    if job.program.foreign:
+        fp_take_x87()                   # of no step
+        raised = fp_take()              # of the rows before
     for i in range(tiles.step_count):
         step = &tiles.steps[i]
         for j in range(step.slot_count):
@@ -291,7 +318,17 @@ cdef inline Py_ssize_t tile_by_tile(
         done = 0
         for i in range(tiles.step_count):
             step = &tiles.steps[i]
-            step.loop(step.data, &length, step.strides, NULL)
+            if step.flags == 0:
+                step.loop(step.data, &length, step.strides, NULL)
+            else:
+                if step.flags & TAKE_BEFORE:
+                    raised |= fp_take()
+                # Some go through their operands by these pointers.
+                memcpy(data_of_its_own, step.data, step.slot_count * sizeof(char *))
+                step.loop(data_of_its_own, &length, step.strides, step.its_own)
+                flags = fp_take()
+                if not step.flags & SILENT:
+                    raised |= flags
             for j in range(step.slot_count):
                 step.data[j] += step.advances[j]
             # At once, so that streaming stores overlap with what the next step reads: 1.1 times as
@@ -301,12 +338,14 @@ cdef inline Py_ssize_t tile_by_tile(
                 hand_over(job, tiles, tiles.buffered[done], data, start, length, streaming)
                 done += 1
         if job.in_place:
-            if fp_raised() & job.heeded:
-                return start
+            if (raised | fp_raised()) & job.heeded:
+                break
             for j in range(step.buffered):
                 hand_over(job, tiles, tiles.buffered[j], data, start, length, streaming)
         start += length
-    return n
+    if raised:
+        fp_raise(raised)
+    return min(start, n)
 
 
 cdef inline void gather(

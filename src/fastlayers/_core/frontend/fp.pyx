@@ -11,6 +11,7 @@ cdef extern from "fpstatus.h":
         FP_OVERFLOW
         FP_UNDERFLOW
         FP_INVALID
+        FP_DIVIDE
 
 
 cdef bint is_ignored(int raised) except -1:
@@ -26,6 +27,8 @@ cdef int heeded_exceptions(dict modes) except -1:
         heeded |= FP_UNDERFLOW
     if modes["invalid"] != "ignore":
         heeded |= FP_INVALID
+    if modes["divide"] != "ignore":
+        heeded |= FP_DIVIDE
     return heeded
 
 

@@ -77,7 +77,9 @@ cdef inline Py_ssize_t work_of(const Job *job) noexcept nogil:
 cdef inline int run(Job *job) except -1:
     """Run a job that is laid out; return the floating-point exceptions that it raised."""
     job.engine = <const Engine *> load_pointer(&engine)
-    job.loop = job.engine.loops[job.program.steps[0].operation][job.dtype]
+    job.loop = NULL
+    if job.program.direct:
+        job.loop = job.engine.loops[job.program.steps[0].operation][job.dtype]
     job.streaming = is_job_streamed(job)
     cdef Py_ssize_t work = work_of(job)
     cdef bint small = (

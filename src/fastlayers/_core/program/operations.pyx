@@ -4,14 +4,26 @@ Written by the import, under its lock. To add an operation, add a row to each ta
 with its loop in engine/.
 """
 
+cimport numpy as cnp
 from libc.string cimport memset
 
 from .program cimport (
     ADD, ADD_PRODUCTS, ADD_PRODUCTS_BACKWARD, COPY_TWICE, DTYPES, MAX_INPUTS, MAX_RESULTS,
     MAX_STEPS, MAX_TEMPORARIES, MULTIPLY, MULTIPLY_ADD, MULTIPLY_BACKWARD, MULTIPLY_SUBTRACT,
-    NEGATIVE, OPERATIONS, PRODUCT_BACKWARD, SUBTRACT, SUBTRACT_PRODUCT, SUBTRACT_PRODUCTS, Engine,
-    Program, Step,
+    FLOAT32, FLOAT64, FOREIGN, FROM_BOOL, NEGATIVE, OPERATIONS, PRODUCT_BACKWARD, SELECT, SUBTRACT,
+    SUBTRACT_PRODUCT, SUBTRACT_PRODUCTS, DType, Engine, Foreign, Loop, Program, Step,
 )
+
+import numpy as np
+
+cdef extern from "numpy/ufuncobject.h":
+    ctypedef struct UFunc "PyUFuncObject":
+        int nin
+        int nout
+        int nargs
+        void **functions
+        void **data
+        int ntypes
 
 # What each operation reads and writes, and for each value it writes, what that depends on.
 READS = {
@@ -19,6 +31,8 @@ READS = {
     ADD: (("x", "y"), {"out": ("x", "y")}),
     SUBTRACT: (("x", "y"), {"out": ("x", "y")}),
     NEGATIVE: (("x",), {"out": ("x",)}),
+    SELECT: (("condition", "x", "y"), {"out": ("condition", "x", "y")}),
+    FROM_BOOL: (("condition",), {"out": ("condition",)}),
     MULTIPLY_BACKWARD: (("dout", "x", "y"), {"dx": ("dout", "y"), "dy": ("dout", "x")}),
     COPY_TWICE: (("dout", "one"), {"dx": ("dout", "one"), "dy": ("dout", "one")}),
     ADD_PRODUCTS: (("a", "b", "c", "d"), {"out": ("a", "b", "c", "d")}),
@@ -39,6 +53,8 @@ NUMBERS = {
     "add": ADD,
     "subtract": SUBTRACT,
     "negative": NEGATIVE,
+    "select": SELECT,
+    "from_bool": FROM_BOOL,
     "multiply_backward": MULTIPLY_BACKWARD,
     "add_products": ADD_PRODUCTS,
     "subtract_products": SUBTRACT_PRODUCTS,
@@ -60,8 +76,84 @@ GRADIENTS = {
 }
 
 
+# Functions that NumPy does not look at the flags after, or whose loops clear them at their end. What
+# they leave there would be a warning that NumPy does not give.
+SILENT = {
+    "absolute", "fabs", "positive", "sign", "signbit", "copysign", "isnan", "isinf", "isfinite",
+    "maximum", "minimum", "fmax", "fmin", "logical_and", "logical_or", "logical_not", "logical_xor",
+    "less", "less_equal", "greater", "greater_equal", "equal", "not_equal", "bitwise_and",
+    "bitwise_or", "bitwise_xor", "invert",
+}
+
+
+cdef class UfuncLoops:
+    """NumPy's inner loops of a ufunc, for operands of one dtype, or bools.
+
+    Parameters
+    ----------
+    ufunc : numpy.ufunc
+        With one output.
+    kinds : str
+        A letter for each operand: "x" for an array, "?" for bools, "n" for a Python number.
+    weight : int
+        How much work an element is; a slot of the engine's own steps is 1.
+
+    Attributes
+    ----------
+    makes_bools : bool
+
+    Raises
+    ------
+    LookupError
+        If there are none for float32 and float64 that need no Python, and that NumPy would take.
+    """
+
+    cdef Foreign foreign
+    cdef readonly int reads
+    cdef readonly int weight
+    cdef readonly bint makes_bools
+
+    def __init__(self, object ufunc, str kinds, int weight):
+        cdef UFunc *struct = <UFunc *> ufunc
+        cdef int row
+        memset(&self.foreign, 0, sizeof(self.foreign))
+        self.reads = ufunc.nin
+        self.weight = weight
+        self.foreign.silent = ufunc is getattr(np, ufunc.__name__, None) and (
+            ufunc.__name__ in SILENT)
+        types = ufunc.types
+        if struct.ntypes != len(types) or struct.nin != len(kinds) or struct.nout != 1:
+            raise LookupError(f"{ufunc.__name__}: its loops are not where they are looked for")
+        found = set()
+        for dtype, letter, numpys in ((FLOAT32, "f", np.float32), (FLOAT64, "d", np.float64)):
+            given = "".join("?" if kind == "?" else letter for kind in kinds)
+            rows = [i for i, one in enumerate(types) if one.startswith(f"{given}->")]
+            if not rows:
+                continue
+            row = rows[0]
+            made = np.dtype(types[row].partition("->")[2])
+            operands = [np.dtype(bool if kind == "?" else numpys) for kind in kinds]
+            for number in (int, float) if "n" in kinds else (None,):
+                weak = [number if kind == "n" else one for kind, one in zip(kinds, operands)]
+                if ufunc.resolve_dtypes((*weak, None)) != (*operands, made):
+                    raise LookupError(f"{ufunc.__name__}: NumPy takes other loops for {given}")
+            if made not in (np.dtype(bool), np.dtype(numpys)):
+                raise LookupError(f"{ufunc.__name__}: of {given} it makes {made}")
+            found.add(made == np.dtype(bool))
+            self.foreign.loops[<int> dtype] = <Loop> struct.functions[row]
+            self.foreign.its_own[<int> dtype] = struct.data[row] if struct.data != NULL else NULL
+            if self.foreign.loops[<int> dtype] == NULL:
+                raise LookupError(f"{ufunc.__name__}: no loop for {given}")
+        if not found:
+            raise LookupError(f"{ufunc.__name__}: no loop for one dtype")
+        if len(found) > 1:
+            raise LookupError(f"{ufunc.__name__}: of one dtype it makes bools, of another none")
+        self.makes_bools = True in found
+
+
 cdef int assemble(Program *program, tuple inputs, tuple results, list steps) except -1:
-    """Make a program of steps: each is an operation, then the names of what it reads and writes.
+    """Make a program of steps: each is an operation, or the loops of a ufunc, then the names of
+    what it reads and writes.
 
     A number that is read is a constant. A name that is neither an input nor a result is a
     temporary.
@@ -69,7 +161,7 @@ cdef int assemble(Program *program, tuple inputs, tuple results, list steps) exc
     cdef Step *step
     cdef int i, j
     memset(program, 0, sizeof(program[0]))
-    read = [name for operation, *names in steps for name in names[:len(READS[operation][0])]]
+    read = [name for operation, *names in steps for name in names[:count_reads(operation)]]
     constants = list(dict.fromkeys(name for name in read if not isinstance(name, str)))
     names = [*inputs, *constants, *results]
     slot = {name: number for number, name in enumerate(names)}
@@ -84,26 +176,51 @@ cdef int assemble(Program *program, tuple inputs, tuple results, list steps) exc
     program.results = len(results)
     program.temporaries = temporaries
     program.step_count = len(steps)
-    program.weight = sum([len(its_names) for _, *its_names in steps])
+    program.weight = sum([
+        one.weight if isinstance(one, UfuncLoops) else len(its_names)
+        for one, *its_names in steps])
     for i, value in enumerate(constants):
         program.constant[i] = value
+    bools = set()
     sources = {name: 1 << number for number, name in enumerate(inputs)}
     for i, (operation, *its_names) in enumerate(steps):
-        reads, writes = READS[operation]
         step = &program.steps[i]
-        step.operation = operation
         step.slot_count = len(its_names)
+        if isinstance(operation, UfuncLoops) and operation.makes_bools:
+            bools.update(its_names[operation.reads:])
         for j, name in enumerate(its_names):
             step.slots[j] = slot[name]
+            if name in bools:
+                step.bools |= <unsigned int> 1 << j
+        if isinstance(operation, UfuncLoops):
+            step.operation = FOREIGN
+            program.foreign = True
+            program.foreigns[i] = (<UfuncLoops> operation).foreign
+            *reads, out = its_names
+            sources[out] = 0
+            for name in reads:
+                sources[out] |= sources.get(name, 0)
+            continue
+        step.operation = operation
+        reads, writes = READS[operation]
         given = dict(zip(reads, its_names))
         for name, its_sources in zip(its_names[len(reads):], writes.values()):
             sources[name] = 0
             for source in its_sources:
                 sources[name] |= sources.get(given[source], 0)
+    if not bools.isdisjoint(results):
+        raise ValueError("a result of bools")
     for i, name in enumerate(results):
         program.read_by[i] = sources[name]
-    program.direct = len(steps) == 1 and list(its_names) == names
+    program.direct = len(steps) == 1 and list(its_names) == names and not program.foreign
     return 0
+
+
+cdef int count_reads(object operation) except -1:
+    """How many of a step's names it reads."""
+    if isinstance(operation, UfuncLoops):
+        return operation.reads
+    return len(READS[operation][0])
 
 
 cdef int place_temporaries(dict slot, list steps) except -1:
@@ -147,12 +264,18 @@ cdef void find_dtypes_of(Program *program) noexcept:
     program.dtypes = dtypes_of(program, _engine)
 
 
+cdef Loop loop_of(const Program *program, const Engine *engine, int step, DType dtype) noexcept:
+    if program.steps[step].operation == FOREIGN:
+        return program.foreigns[step].loops[dtype]
+    return engine.loops[program.steps[step].operation][dtype]
+
+
 cdef unsigned int dtypes_of(const Program *program, const Engine *engine) noexcept:
     cdef unsigned int dtypes = (1 << DTYPES) - 1 if program.step_count else 0
     cdef int i, dtype
     for dtype in range(DTYPES):
         for i in range(program.step_count):
-            if engine.loops[program.steps[i].operation][dtype] == NULL:
+            if loop_of(program, engine, i, dtype) == NULL:
                 dtypes &= ~(<unsigned int> 1 << dtype)
     return dtypes
 

@@ -24,7 +24,11 @@ cdef enum:
     # As MULTIPLY_BACKWARD, with the step that computes its gradient.
     PRODUCT_BACKWARD       # a, b, x, y -> (a * b) * y, (a * b) * x
     ADD_PRODUCTS_BACKWARD  # a, b, c, d, x, y -> (a * b + c * d) * y, (a * b + c * d) * x
+    # With bools, of one byte.
+    SELECT             # condition, x, y -> out
+    FROM_BOOL          # condition -> out, 1 or 0
     OPERATIONS         # how many there are
+    FOREIGN = OPERATIONS
 
 ctypedef int DType
 cdef enum:
@@ -37,12 +41,12 @@ cdef enum:
 
 cdef enum:
     MAX_DIMS = 8
-    MAX_INPUTS = 16
+    MAX_INPUTS = 31         # a bit for each fits an int
     MAX_RESULTS = 16
-    MAX_OPERANDS = 32       # inputs, constants and results
-    MAX_TEMPORARIES = 16
-    MAX_SLOTS = 48
-    MAX_STEPS = 64
+    MAX_OPERANDS = 48       # inputs, constants and results
+    MAX_TEMPORARIES = 32
+    MAX_SLOTS = 80
+    MAX_STEPS = 128
     STEP_SLOTS = 8          # the most that an operation reads and writes
     MAX_SHARES = 64         # of a job that works in place
     # Bytes of tiles that a thread has on its stack, which may have 128 KiB in all: musl's default.
@@ -50,10 +54,23 @@ cdef enum:
     # through one.
     STACK_BYTES = 1 << 15
 
+# A loop over n elements for one operation and dtype, called like NumPy's inner loops: what NumPy's
+# are given with them comes last.
+ctypedef void (*Loop)(
+    char **data, const Py_ssize_t *n, const Py_ssize_t *strides, void *its_own) noexcept nogil
+
+# A step is one of the engine's loops, or a ufunc's.
 cdef struct Step:
-    Operation operation
+    Operation operation     # FOREIGN: a ufunc's
     int slot_count
     int slots[STEP_SLOTS]   # those it reads, then those it writes
+    unsigned int bools      # a bit for each of these that has one byte; only temporaries have
+
+# A ufunc's loops, and what they are given.
+cdef struct Foreign:
+    Loop loops[DTYPES]
+    void *its_own[DTYPES]
+    bint silent             # whatever flags they leave, NumPy does not warn
 
 # Slots are numbered: inputs, constants, results, temporaries.
 cdef struct Program:
@@ -62,17 +79,15 @@ cdef struct Program:
     int results
     int temporaries
     int step_count
-    int weight              # of all steps: that of a step is how many slots it reads and writes
+    int weight              # of all steps: of the engine's, how many slots they read and write
+    bint foreign            # whether there are steps of ufuncs
     bint direct             # one step, whose slots are the operands in their order
     bint shaped             # all results have the shape of the inputs, be they read or not
     Step steps[MAX_STEPS]
     int constant[MAX_INPUTS]            # the constants' values
     unsigned int read_by[MAX_RESULTS]   # a bit for each input that the result depends on
     unsigned int dtypes                 # a bit for each dtype that all steps have a loop for
-
-# A loop over n elements for one operation and dtype, called like NumPy's inner loops.
-ctypedef void (*Loop)(
-    char **data, const Py_ssize_t *n, const Py_ssize_t *strides, void *unused) noexcept nogil
+    Foreign foreigns[MAX_STEPS]
 
 # A result that is summed over the axes along which its strides are 0. Until the end, each element
 # is kept as two doubles: the sum, and what rounding took from it; of integers as an int64 in
