@@ -94,6 +94,22 @@ def test_bits_on_all_paths(path, dtype, silent):
                 assert described(graph(*given)) == described(plain(*given)), name
 
 
+@pytest.mark.parametrize("dtype", ["f4", "f8"])
+def test_what_goes_backwards_or_into_gaps(dtype, silent):
+    """Where vectors are widest, loops round it otherwise."""
+    for name, count in UFUNCS.items():
+        graph, plain = graph_of(name)
+        for layout in (lambda x: x[::-1], lambda x: x[::-1, ::-1], lambda x: x[:, ::-2].T):
+            given = [values(2_000, dtype, seed).reshape(40, 50) for seed in range(count)]
+            expected = plain(*map(layout, given))
+            assert described(graph(*map(layout, given))) == described(expected), name
+        mixed = [given[0][::-1], *given[1:]]
+        assert described(graph(*mixed)) == described(plain(*mixed)), name
+        apart = np.empty((40, 100), dtype)[:, ::2]
+        graph(*given, out=apart)
+        assert apart.tobytes() == plain(*given).tobytes(), name
+
+
 MODES = ["ignore", "warn", "raise", "call", "print"]
 FLAGS = {
     "divide": (lambda x: np.log(x) + 1, 0.0),

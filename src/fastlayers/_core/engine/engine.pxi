@@ -15,9 +15,9 @@ from .loops cimport (
     accumulate_integers_loop, accumulate_loop, accumulate_rows_loop,
     accumulate_rows_of_integers_loop, accumulate_segment_loop,
     accumulate_segment_of_integers_loop, add_loop, add_products_backward_loop, add_products_loop,
-    copy_loop, copy_twice_loop, cut_sums_loop, from_bool_loop, select_loop, merge_integers_loop, merge_loop, multiply_add_loop,
-    multiply_backward_loop, multiply_loop, multiply_subtract_loop, negative_loop,
-    product_backward_loop, round_sums_loop, subtract_loop, subtract_product_loop,
+    copy_loop, copy_twice_loop, cut_sums_loop, from_bool_loop, merge_integers_loop, merge_loop,
+    multiply_add_loop, multiply_backward_loop, multiply_loop, multiply_subtract_loop, negative_loop,
+    product_backward_loop, round_sums_loop, select_loop, subtract_loop, subtract_product_loop,
     subtract_products_loop,
 )
 from .tiles cimport Tiles, count_workspace_bytes, tile_by_tile

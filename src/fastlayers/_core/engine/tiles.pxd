@@ -49,8 +49,9 @@ cdef struct TileStep:
     Py_ssize_t strides[STEP_SLOTS]      # bytes from an element to the next
     Py_ssize_t advances[STEP_SLOTS]     # bytes from a tile to the next, 0 in a buffer
 
-# What becomes of the floating-point flags at a ufunc's step. Its loop may clear them: what was raised
-# before is taken before, and again after it, where x87's are, too; that of some does not count.
+# What becomes of the floating-point flags at a ufunc's step. Its loop may clear them: what was
+# raised before is taken before, and again after it, where x87's are, too; that of some does not
+# count.
 cdef enum:
     FROM_UFUNC = 1
     TAKE_BEFORE = 2

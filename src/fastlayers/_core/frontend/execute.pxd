@@ -210,6 +210,8 @@ cdef inline object execute_axes(const Program *program, Given *given, bint *warn
     call.copied = given.copied
     if not take_operands(&call, given):
         return None
+    if program.foreign and not (goes_forward(&call) and are_contiguous(given, program.results)):
+        return None
     begin_job(&call)
     if not broadcast(&call) or (program.shaped and not is_in_order(&call)):
         return None
@@ -247,6 +249,33 @@ cdef inline object execute_axes(const Program *program, Given *given, bint *warn
         if given.summing and workspace != at_hand:
             free_block(workspace)
     return as_given(results, given.sum_to, program.results) if given.summing else results
+
+
+# The bits of some ufuncs' loops depend on how memory lies: where vectors of the processor's widest
+# kind are used, what goes backwards or into an array with gaps is computed element by element, and
+# rounded otherwise (AVX-512). NumPy turns axes round that go backwards, if all do.
+cdef inline bint goes_forward(const Call *call) noexcept:
+    """Whether no operand has a negative stride."""
+    cdef int slot, axis
+    for slot in range(call.program.inputs):
+        for axis in range(call.input[slot].ndim):
+            if call.input[slot].strides[axis] < 0:
+                return False
+    return True
+
+
+cdef inline bint are_contiguous(const Given *given, int results) noexcept:
+    """Whether no output has gaps."""
+    cdef int result
+    cdef int either = NPY_ARRAY_C_CONTIGUOUS | NPY_ARRAY_F_CONTIGUOUS
+    if given.has_outs:
+        for result in range(results):
+            if given.outs[result] != NULL and not (
+                PyArray_CheckExact(given.outs[result])
+                and PyArray_FLAGS(<Array *> given.outs[result]) & either
+            ):
+                return False
+    return True
 
 
 cdef inline object place(Call *call, int result, const Given *given, const Operand *summed_to):

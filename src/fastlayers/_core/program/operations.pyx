@@ -4,7 +4,7 @@ Written by the import, under its lock. To add an operation, add a row to each ta
 with its loop in engine/.
 """
 
-cimport numpy as cnp
+cimport numpy  # no-cython-lint: the header below needs its own before it
 from libc.string cimport memset
 
 from .program cimport (
@@ -76,8 +76,8 @@ GRADIENTS = {
 }
 
 
-# Functions that NumPy does not look at the flags after, or whose loops clear them at their end. What
-# they leave there would be a warning that NumPy does not give.
+# Functions that NumPy does not look at the flags after, or whose loops clear them at their end.
+# What they leave there would be a warning that NumPy does not give.
 SILENT = {
     "absolute", "fabs", "positive", "sign", "signbit", "copysign", "isnan", "isinf", "isfinite",
     "maximum", "minimum", "fmax", "fmin", "logical_and", "logical_or", "logical_not", "logical_xor",
