@@ -105,7 +105,7 @@ def test_what_goes_backwards_or_into_gaps(dtype, silent):
             assert described(graph(*map(layout, given))) == described(expected), name
         mixed = [given[0][::-1], *given[1:]]
         assert described(graph(*mixed)) == described(plain(*mixed)), name
-        apart = np.empty((40, 100), dtype)[:, ::2]
+        apart = np.empty((40, 100), plain(*given).dtype)[:, ::2]
         graph(*given, out=apart)
         assert apart.tobytes() == plain(*given).tobytes(), name
 

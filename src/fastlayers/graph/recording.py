@@ -485,7 +485,8 @@ class Recording:
             node = self.nodes[place]
             used = [values[operand] for operand in node.operands]
             masks = node.operation == "getitem" and any(
-                np.asarray(i).dtype == bool for i in used[1:]
+                self.nodes[i].operation != "constant" and np.asarray(values[i]).dtype == bool
+                for i in node.operands[1:]
             )
             if masks or not self._selected.isdisjoint(node.operands):
                 self._selected.add(place)
