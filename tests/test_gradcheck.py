@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 from implementations import LAYERS
 
-from fastlayers import BaseLayer, GradcheckError, gradcheck
+from fastlayers import BaseLayer, GradcheckError, Graph, gradcheck
 
 
 def floats(*shape, seed=0):
@@ -248,3 +248,13 @@ def test_errors_of_the_layer_are_its_own():
         gradcheck(BaseLayer(), 1.0, 2.0)
     with pytest.raises(ValueError, match="broadcast"):
         check(None, np.ones(3), np.ones(4))
+
+
+def test_trees_of_operands():
+    graph = Graph(lambda p, x: np.tanh(x @ p["w"] + p["b"][0]))
+    rng = np.random.default_rng(0)
+    tree = {"w": rng.standard_normal((3, 2)), "b": [rng.standard_normal(2)]}
+    assert gradcheck(graph, tree, rng.standard_normal((4, 3)))
+    wrong = Graph(lambda p, x: np.where(x > 0, x, 0) * p[0])
+    with pytest.raises(GradcheckError, match=r"dx\[0\] is -?0, .* a kink, choose another"):
+        gradcheck(wrong, [np.array([1.0, 2.0])], np.array([0.0, 1.0]))

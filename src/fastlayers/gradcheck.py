@@ -2,6 +2,7 @@
 
 import copy
 import inspect
+from collections.abc import Iterable, Sequence
 from numbers import Real
 from typing import Any
 
@@ -11,6 +12,7 @@ from .base import BaseLayer
 from .elementwise import summary
 from .graph import Graph
 from .graph.results import broadcasts_to
+from .graph.trees import filled, is_tree, leaves
 from .reference import sum_to
 
 
@@ -51,9 +53,9 @@ def gradcheck(
     ----------
     layer : BaseLayer
         Layer to check, possibly a `Graph`. A copy of it is run; the layer itself is not changed.
-    *operands, **named : float64 ndarray or real number
+    *operands, **named : float64 ndarray or real number, or for a graph a tree of these
         Operands at which to check, as many as the layer takes, by position or by name. They are
-        not modified.
+        not modified. Where the function has a kink, no difference is right: the error says so.
     eps : float, optional
         Step of the differences, in units of the operands.
     atol, rtol : float, optional
@@ -89,14 +91,21 @@ def gradcheck(
     if not (eps > 0 and np.isfinite(eps)):
         raise ValueError(f"eps must be positive and finite, got {eps!r}")
     layer = copy.deepcopy(layer)
+    trees = _by_name(layer, operands, named)
     points = {
         name: _float64_copy(name, operand)
-        for name, operand in _by_name(layer, operands, named).items()
+        for tree in trees
+        for name, operand in _parts(layer, tree, trees[tree])
     }
 
     def forward() -> tuple[Any, ...]:
         # Copies: the layer may keep them or write into them.
-        value = layer.forward(*(_as_given(point.copy()) for point in points.values()))
+        copies = iter([_as_given(point.copy()) for point in points.values()])
+        given = [
+            filled(tree, copies) if _has_parts(layer, tree) else next(copies)
+            for tree in trees.values()
+        ]
+        value = layer.forward(*given)
         return value if isinstance(value, tuple) else (value,)
 
     generator = np.random.default_rng(0)
@@ -104,23 +113,42 @@ def gradcheck(
     douts = [np.asarray(generator.standard_normal(np.shape(value))) for value in values]
     given = tuple(_as_given(dout.copy()) for dout in douts)
     returned = layer.backward(given if len(given) > 1 else given[0])
-    gradients = _one_each(layer, returned, list(points))
+    gradients = [
+        part
+        for tree, gradient in zip(trees, _one_each(layer, returned, list(trees)), strict=True)
+        for _, part in (leaves(gradient) if _has_parts(layer, trees[tree]) else [(tree, gradient)])
+    ]
     for (name, point), gradient in zip(points.items(), gradients, strict=True):
         analytic = _summed_to(point.shape, gradient, f"d{name}")
-        numeric = np.empty_like(point)
+        numeric, below, above = (np.empty_like(point) for _ in range(3))
         for index in np.ndindex(point.shape):
             centre = point[index]
             # The step actually taken, after rounding.
-            point[index] = above = centre + eps
+            point[index] = high = centre + eps
             upper = [np.array(value) for value in forward()]
-            point[index] = below = centre - eps
+            point[index] = low = centre - eps
             lower = [np.array(value) for value in forward()]
             point[index] = centre
-            changes = zip(douts, upper, lower, strict=True)
-            change = sum(np.sum(dout * (high - low)) for dout, high, low in changes)
-            numeric[index] = change / (above - below)
-        _compare(type(layer).__name__, name, analytic, numeric, atol, rtol)
+            numeric[index] = _change(douts, upper, lower) / (high - low)
+            above[index] = _change(douts, upper, values) / (high - centre)
+            below[index] = _change(douts, values, lower) / (centre - low)
+        _compare(type(layer).__name__, name, analytic, numeric, (below, above), atol, rtol)
     return True
+
+
+def _change(douts: Sequence[Any], upper: Sequence[Any], lower: Sequence[Any]) -> Any:
+    return sum(
+        np.sum(dout * (high - low)) for dout, high, low in zip(douts, upper, lower, strict=True)
+    )
+
+
+def _has_parts(layer: BaseLayer, operand: Any) -> bool:
+    """Whether an operand of a graph is a tree of operands."""
+    return isinstance(layer, Graph) and is_tree(operand)
+
+
+def _parts(layer: BaseLayer, name: str, operand: Any) -> Iterable[tuple[str, Any]]:
+    return leaves(operand, name) if _has_parts(layer, operand) else [(name, operand)]
 
 
 def _by_name(layer: BaseLayer, operands: tuple[Any, ...], named: dict[str, Any]) -> dict[str, Any]:
@@ -179,7 +207,13 @@ def _summed_to(shape: tuple[int, ...], gradient: Any, name: str) -> np.ndarray:
 
 
 def _compare(
-    layer: str, operand: str, analytic: np.ndarray, numeric: np.ndarray, atol: float, rtol: float
+    layer: str,
+    operand: str,
+    analytic: np.ndarray,
+    numeric: np.ndarray,
+    slopes: tuple[np.ndarray, np.ndarray],
+    atol: float,
+    rtol: float,
 ) -> None:
     difference = np.abs(analytic - numeric)
     tolerance = atol + rtol * np.abs(numeric)
@@ -190,9 +224,16 @@ def _compare(
     excess = np.where(wrong, difference - tolerance, -np.inf)
     index = tuple(int(i) for i in np.unravel_index(np.argmax(excess), excess.shape))
     where = f"[{', '.join(map(str, index))}]" if index else ""
+    below, above = (one[index] for one in slopes)
+    kink = ""
+    if abs(above - below) > 10 * tolerance[index]:
+        kink = (
+            f"; below and above the slopes are {below:.3g} and {above:.3g}: if this is a kink, "
+            f"choose another point"
+        )
     raise GradcheckError(
         f"{layer}.backward: d{operand}{where} is {analytic[index]:.9g}, but central differences of "
         f"forward give {numeric[index]:.9g}: they differ by {difference[index]:.3g}, "
         f"tolerance {tolerance[index]:.3g} ({np.count_nonzero(wrong)} of {wrong.size} elements of "
-        f"d{operand} disagree)"
+        f"d{operand} disagree){kink}"
     )
