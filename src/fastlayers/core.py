@@ -55,9 +55,10 @@ if IMPLEMENTATION == "reference":
     reason = "FASTLAYERS_IMPLEMENTATION is 'reference'"
 else:
     try:
-        from ._core import memory, simd
-        from ._core.frontend import dispatch, passes, schedule
-        from ._core.program import operations
+        # What is compiled has no types.
+        from ._core import memory, simd  # type: ignore[attr-defined]
+        from ._core.frontend import dispatch, passes, schedule  # type: ignore[attr-defined]
+        from ._core.program import operations  # type: ignore[attr-defined]
     except ImportError as error:
         reason, warning = _missing(error)
         IMPLEMENTATION = "reference"

@@ -273,7 +273,7 @@ class Plan:
         if not self.instructions:
             raise Unserved("nothing to compute")
         largest = [(one, writes) for one, shape, writes in self._passes if shape == FULL]
-        self.only: Pass | None = None
+        self.only: Any = None
         self.computed = range(0)  # the positions of its results
         if len(largest) == 1:
             self.only, self.computed = largest[0]
@@ -578,7 +578,7 @@ class Plan:
         fused: Any = self.only
         what: Any = self.instructions[0][0]
         fused.numbers = None if what is fused else what[0]
-        return fused  # type: ignore[no-any-return]
+        return fused
 
     def _outs_of_pass(self, outs: Sequence[Any]) -> list[Any] | None:
         """The outputs in the order of the pass's results; None if it does not compute them all."""
