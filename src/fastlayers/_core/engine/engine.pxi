@@ -20,7 +20,7 @@ from .loops cimport (
     product_backward_loop, round_sums_loop, select_loop, subtract_loop, subtract_product_loop,
     subtract_products_loop,
 )
-from .tiles cimport Tiles, count_workspace_bytes, tile_by_tile
+from .tiles cimport Tiles, add_to_sums, count_workspace_bytes, tile_by_tile
 from .walk cimport run_job, walk_job
 
 cdef Engine engine
@@ -45,6 +45,12 @@ cdef Py_ssize_t run_tiles(
     const Job *job, void *tiles, char **data, Py_ssize_t n, bint streaming
 ) noexcept nogil:
     return tile_by_tile(job, <Tiles *> tiles, data, n, streaming)
+
+
+cdef void add_tile(
+    const Job *job, void *tiles, int slot, char *values, Py_ssize_t n, char *sums
+) noexcept nogil:
+    add_to_sums(job, <Tiles *> tiles, slot, values, n, sums)
 
 
 # Where NumPy's loops have an unused argument, these have a pointer of the dtype.
@@ -87,6 +93,7 @@ engine.run = run
 engine.workspace_bytes = workspace_bytes
 engine.walk = walk
 engine.run_tiles = run_tiles
+engine.add_to_sums = add_tile
 fill(FLOAT32, <float *> NULL)
 fill(FLOAT64, <double *> NULL)
 fill(INT32, <int32_t *> NULL)

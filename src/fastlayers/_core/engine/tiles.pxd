@@ -412,7 +412,7 @@ cdef inline void hand_over(
     elif job.in_place:
         memcpy(both[1], both[0], n * job.item_bytes)
     elif is_summed(job, slot - job.first_result):
-        add_to_sums(job, tiles, slot, both[0], n, both[1])
+        job.engine.add_to_sums(job, tiles, slot, both[0], n, both[1])
     elif job.grouped:
         cross(job, slot, data[slot], both[0], n // job.shape[job.ndim - 1], True)
     else:

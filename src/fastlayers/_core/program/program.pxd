@@ -149,6 +149,9 @@ cdef struct Engine:
         const Job *job, int thread, Py_ssize_t start, Py_ssize_t stop) noexcept nogil
     Py_ssize_t (*run_tiles)(
         const Job *job, void *tiles, char **data, Py_ssize_t n, bint streaming) noexcept nogil
+    void (*add_to_sums)(
+        const Job *job, void *tiles, int slot, char *values, Py_ssize_t n, char *sums
+    ) noexcept nogil
     Loop loops[OPERATIONS][DTYPES]
     # From an operand that is not contiguous to a tile, and back.
     Loop copy[DTYPES]
