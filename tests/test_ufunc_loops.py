@@ -103,6 +103,8 @@ def test_what_goes_backwards_or_into_gaps(dtype, silent):
             given = [values(2_000, dtype, seed).reshape(40, 50) for seed in range(count)]
             expected = plain(*map(layout, given))
             assert described(graph(*map(layout, given))) == described(expected), name
+        one = [array[:1, :1][::-1, ::-1] for array in given]
+        assert described(graph(*one)) == described(plain(*one)), name
         mixed = [given[0][::-1], *given[1:]]
         assert described(graph(*mixed)) == described(plain(*mixed)), name
         apart = np.empty((40, 100), plain(*given).dtype)[:, ::2]

@@ -101,6 +101,8 @@ cdef inline object execute_row(const Program *program, Given *given, bint *warne
     job.size = 1
     for axis in range(call.ndim):
         job.size *= call.shape[axis]
+    if job.size == 1 and program.foreign:
+        return None  # in one piece, and yet it may go backwards
     job.ndim = 1
     job.shape[0] = job.size
     for slot in range(job.operands):
