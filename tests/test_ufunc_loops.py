@@ -188,6 +188,12 @@ def test_powers_have_the_bits_of_the_operator(exponent, dtype, silent):
         assert described(found) == described(x**exponent * 1.0)
 
 
+def test_a_number_that_is_clipped_is_an_array_first():
+    limits = np.array([-1.0, 1.0], "f4")
+    graph = Graph(lambda x, least: np.clip(x, least, None) * 2)
+    assert graph(0.5, limits).dtype == np.clip(0.5, limits, None).dtype
+
+
 def lstm(f, i, g, o, c):
     def sigmoid(x):
         return 1 / (1 + np.exp(-x))

@@ -379,6 +379,8 @@ def _power_back_first(builder: Builder, g: Any, x: Any, y: Any) -> Value:
 
 def _clip(builder: Builder, x: Any, *limits: Any, bounds: str) -> Value:
     """As np.clip calls ufuncs: NumPy's own looks at the strides of its limits."""
+    if builder.value_of(x).shape == NUMBER:
+        raise Unserved("np.clip of a number, of which NumPy makes an array first")
     if bounds != "lu":
         return builder.note("maximum" if bounds == "l" else "minimum", x, *limits)
     values = [builder.value_of(one) for one in (x, *limits)]
