@@ -188,6 +188,15 @@ def test_powers_have_the_bits_of_the_operator(exponent, dtype, silent):
         assert described(found) == described(x**exponent * 1.0)
 
 
+@pytest.mark.parametrize("function", [lambda x: np.rint(x) - x, lambda x: np.exp(x) * 0 - x])
+def test_integers_of_which_values_are_floats(function):
+    graph, x = Graph(function), np.arange(-3, 4)
+    graph.forward(x)
+    for gradients in (graph.backward(1), graph.value_and_grad(x)[1], (graph.grad("x")(x),)):
+        assert gradients[0].dtype == np.float64
+        assert np.array_equal(gradients[0], np.full(7, -1.0))
+
+
 def test_a_number_that_is_clipped_is_an_array_first():
     limits = np.array([-1.0, 1.0], "f4")
     graph = Graph(lambda x, least: np.clip(x, least, None) * 2)

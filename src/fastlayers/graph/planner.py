@@ -503,6 +503,8 @@ class Plan:
             )
         except ValueError:
             return False
+        if self._builder.loops:
+            fused.refuse_integers()
         likes = [result.like for result in results if result.like is not None]
         start = len(self._index)
         self._add(fused, [*read, *likes], [result.place for result in results])

@@ -8,7 +8,7 @@ from cpython.tuple cimport PyTuple_New
 from libc.string cimport memset
 
 from ..program.operations cimport assemble, find_dtypes_of
-from ..program.program cimport MAX_RESULTS, MAX_SHARES, Share
+from ..program.program cimport FLOAT32, FLOAT64, MAX_RESULTS, MAX_SHARES, Share
 from .dtypes cimport Operand, describe_shape
 from .execute cimport Given, begin, execute
 from .fp cimport UNSTOPPABLE, exceptions_to_stop_before
@@ -71,6 +71,10 @@ cdef class Pass:
                 self.sum_to[computed] = sum_to[slot]
                 self.summing |= sum_to[slot] >= 0
                 computed += 1
+
+    def refuse_integers(self):
+        """Serve floats alone: of integers something that the pass does not compute is a float."""
+        self.program.dtypes &= <unsigned int> 1 << FLOAT32 | <unsigned int> 1 << FLOAT64
 
     def run(self, list values, outs=None, list rest=None):
         """Return the results, a tuple; None where the pass is not served, `WARNS` where NumPy must.
