@@ -69,3 +69,14 @@ def _holds_outcomes(value):
     if isinstance(value, tuple):
         return any(map(_holds_outcomes, value))
     return isinstance(value, Outcome | Described)
+
+
+@pytest.fixture
+def cache():
+    """An empty one, whose limit may be changed."""
+    limit = fastlayers.cache_info().limit
+    fastlayers.empty_cache()
+    gc.disable()  # arrays of other tests are not to die in this one
+    yield
+    gc.enable()
+    fastlayers.set_cache_limit(limit)

@@ -91,17 +91,6 @@ needs_proc = pytest.mark.skipif(
 )
 
 
-@pytest.fixture
-def cache():
-    """An empty one, whose limit may be changed."""
-    limit = fastlayers.cache_info().limit
-    fastlayers.empty_cache()
-    gc.disable()  # arrays of other tests are not to die in this one
-    yield
-    gc.enable()
-    fastlayers.set_cache_limit(limit)
-
-
 def memory_of_process():
     """Bytes, resident and mapped."""
     mapped, resident = File("/proc/self/statm").read_text().split()[:2]

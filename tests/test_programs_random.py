@@ -109,7 +109,7 @@ def shortened(program: Program) -> Program:
         shorter = without(program, line)
         try:
             check(shorter)
-        except Exception:
+        except AssertionError:
             program = shorter
     return program
 

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import ctypes
 import functools
-import gc
 import os
 import pickle
 import sys
@@ -35,14 +34,7 @@ from fastlayers._core import memory
 MIB = 1 << 20
 
 
-@pytest.fixture(autouse=True)
-def empty_cache():
-    limit = fastlayers.cache_info().limit
-    fastlayers.empty_cache()
-    gc.disable()  # arrays of other tests are not to die in this one
-    yield
-    gc.enable()
-    fastlayers.set_cache_limit(limit)
+pytestmark = pytest.mark.usefixtures("cache")
 
 
 def served():

@@ -173,7 +173,7 @@ class Execution:
         The operations for nodes that are run one by one.
     needed : collection of int
     known : mapping, optional
-        What `known` has returned of another call: its layers do not run again.
+        What `known` has returned of another call: what lies between stages does not run again.
     """
 
     def __init__(
