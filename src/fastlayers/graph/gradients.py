@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any, NamedTuple
 
-from .interpreter import Request
+from .interpreter import Gradients, Request, differentiate_nodes, reached
 from .nodes import Node, Nodes, key_of
 from .operations import OPERATIONS, SHAPED
 
@@ -68,6 +68,54 @@ def graph_of_gradients(graph: Nodes, names: Sequence[str]) -> Nodes:
     outputs = [builder.scalar(one) for one in found]
     positions = tuple([output.position for output in outputs])
     return simplified(Nodes(name, tuple(builder.nodes), graph.inputs, positions, len(names) == 1))
+
+
+def graph_of_both(
+    graph: Nodes, names: Sequence[str], values: bool, known: Sequence[int], scalars: set[int]
+) -> Nodes:
+    """A graph's gradients by ``names``, after its values if these are asked for.
+
+    Its inputs are the operands, the gradients of the outputs, and the values of nodes that are
+    ``known``. The gradients of ``scalars`` are given as such. The nodes that compute gradients were
+    made at `GRADIENT`.
+    """
+    first, count = len(graph.inputs), len(graph.outputs)
+    added = [f"dout{i}" for i in range(count)] + [f"known{place}" for place in known]
+    nodes = [*graph.nodes[:first], *(Node("input", (), name) for name in added)]
+    moved = list(range(first))
+    for node in graph.nodes[first:]:
+        moved.append(len(nodes))
+        nodes.append(node._replace(operands=tuple([moved[operand] for operand in node.operands])))
+    outputs = tuple([moved[output] for output in graph.outputs])
+    whole = Nodes(graph.name, tuple(nodes), (*graph.inputs, *added), outputs, False)
+    builder = Builder(whole, GRADIENT)
+    given = [Value(first + i) for i in range(count)]
+    gradients = Gradients()
+    through = reached(whole, [graph.inputs.index(one) for one in names])
+    for dout, output, place in zip(given, outputs, graph.outputs, strict=True):
+        if output in through:
+            if place not in scalars:
+                dout = builder.append("broadcast_to", (dout, Value(output)), {})
+            gradients.add(output, dout, builder, foreign=True)
+    everything: list[Any] = [Value(position) for position in range(len(nodes))]
+    positions = range(len(whole.inputs), len(nodes))
+    differentiate_nodes(whole, everything, gradients, positions, through, builder)
+    found = [
+        gradients[i] if i in gradients else builder.append("zeros_like", (Value(i),), {})
+        for i in map(graph.inputs.index, names)
+    ]
+    results = [builder.scalar(one).position for one in found]
+    if values:  # what nothing depends on may warn, too
+        results = [*outputs, *results, *[moved[place] for place in graph.unread()]]
+    inputs = {moved[place]: first + count + i for i, place in enumerate(known)}
+    nodes = [
+        node._replace(operands=tuple([inputs.get(operand, operand) for operand in node.operands]))
+        for node in builder.nodes
+    ]
+    return whole._replace(nodes=tuple(nodes), outputs=tuple(results))
+
+
+GRADIENT = "the gradients"
 
 
 def simplified(graph: Nodes) -> Nodes:

@@ -15,6 +15,7 @@ from .attribution import AtUsersLine
 from .blocks import Task, are_in_blocks, in_blocks
 from .gradients import graph_of_gradients
 from .interpreter import differentiate_nodes, reached
+from .networks import Networks
 from .nodes import Nodes
 from .operations import FUNCTIONS, OPERATIONS, WARNING, Operations, scalar
 from .picture import MOST_NODES, Drawing
@@ -38,7 +39,7 @@ else:
 
 # Attributes that follow from the nodes, and that belong to this process: plans.
 DERIVED = {"_elementwise", "_reached", "_stages", "_entries", "_both_by"}
-DERIVED |= {"_waiting", "_on_trees"}
+DERIVED |= {"_waiting", "_on_trees", "_networks"}
 
 # The nodes of a graph that waits for its operands.
 NOTHING = Nodes("", (), (), (), False)
@@ -153,7 +154,9 @@ class Graph(BaseLayer):
         self._known: Mapping[int, Any] | None = None
         planned = self._operations is FUNCTIONS and core.passes is not None and bool(nodes.nodes)
         cut = any(is_cut(node) or node.operation == "constant" for node in nodes.nodes)
-        self._stages = Stages(nodes, FUNCTIONS if planned and cut else None)
+        layers = any(node.operation == "layer" for node in nodes.nodes)
+        self._stages = Stages(nodes, FUNCTIONS if planned and cut and layers else None)
+        self._networks = Networks(nodes, FUNCTIONS) if planned and cut and not layers else None
         # What a graph that is one plan is called by: the compiled methods find most of it here.
         self._entries: tuple[Any, ...] = (None,) * 3
         self._both_by: dict[tuple[str, ...], Any] = {}
@@ -253,6 +256,8 @@ class Graph(BaseLayer):
 
     def _call_nodes(self, operands: tuple[Any, ...], out: Any, warns: bool) -> Any:
         operands = self._bound(operands, {})
+        if self._networks and (found := self._networks.values(operands)):
+            return self._returned(stored(found, self._outs(out)))
         if recording := _recording_of(operands):
             return self._inlined(recording, operands, out)
         if (on := self._on(operands)) is not None:
@@ -276,6 +281,10 @@ class Graph(BaseLayer):
 
     def _forward_nodes(self, operands: tuple[Any, ...], out: Any, warns: bool) -> Any:
         operands = self._bound(operands, {})
+        if self._networks and (both := self._networks.forward(operands)):
+            found = stored(both[0], self._outs(out))
+            self._kept, self._known, self._on_trees = operands, both[1], None
+            return self._returned(found)
         if recording := _recording_of(operands):
             return self._inlined(recording, operands, out)
         self._on_trees = on = self._on(operands)
@@ -331,6 +340,10 @@ class Graph(BaseLayer):
         if (on := self._on_trees) is not None:
             return on.gradients(self.inputs, on.graph.backward(dout, on.outs(self.inputs, out)))
         names = self._nodes.inputs
+        if self._networks and self._known:
+            found = self._networks.gradients(operands, dout, self._known)
+            if found:
+                return gradients_of(names, stored(found, self._outs(out, names, values=False)))
         outs = self._outs(out, names, values=False)
         if (found := self._in_blocks(operands, dout, names, outs)) is not None:
             return gradients_of(names, found[len(self._nodes.outputs) :])
@@ -393,6 +406,12 @@ class Graph(BaseLayer):
         warns: bool,
     ) -> tuple[Any, Any]:
         operands = self._bound(operands, {})
+        if self._networks:
+            names = self._named(wrt)
+            if found := self._networks.both(operands, dout, names):
+                count = len(self._nodes.outputs)
+                found = stored(found, self._outs(out, names))
+                return self._returned(found[:count]), gradients_of(names, found[count:])
         if recording := _recording_of(operands):
             recording.refuse(
                 "value_and_grad", "call graph.grad(…) outside, and what it returns here"

@@ -34,6 +34,8 @@ class Request(NamedTuple):
         The values of which gradients are given.
     wanted : sequence of int
         Those among ``reads`` whose gradients are asked for.
+    quiet : int
+        The nodes before this one have been computed before, and have warned.
     """
 
     graph: Nodes
@@ -43,17 +45,24 @@ class Request(NamedTuple):
     values: Sequence[int] = ()
     begun: Sequence[int] = ()
     wanted: Sequence[int] = ()
+    quiet: int = 0
 
     def evaluate(self, given: Sequence[Any], run: Operations) -> list[Any]:
         """The values of the nodes, at their places; from before only what they read."""
-        before = self.graph.nodes[: self.start]
-        values = [node.detail if node.operation == "number" else None for node in before]
-        known = dict(zip(self.reads, given, strict=True))
-        for place, value in known.items():
-            if place < self.start:
-                values[place] = value
-        evaluate_nodes(self.graph, values, self.stop, run, known=known)
+        values: list[Any] = []
+        self.evaluate_up_to(self.stop, values, given, run)
         return values
+
+    def evaluate_up_to(
+        self, stop: int, values: list[Any], given: Sequence[Any], run: Operations
+    ) -> None:
+        """Append the values of the next nodes."""
+        known = dict(zip(self.reads, given, strict=True))
+        if not values:
+            for place, node in enumerate(self.graph.nodes[: self.start]):
+                number = node.detail if node.operation == "number" else None
+                values.append(known.get(place, number))
+        evaluate_nodes(self.graph, values, stop, run, known=known)
 
     def differentiate(self, values: list[Any], douts: Sequence[Any], run: Operations) -> list[Any]:
         """The gradients, of what `evaluate` returned; numbers stand for all elements."""

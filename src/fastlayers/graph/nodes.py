@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Container, Sequence
 from numbers import Number
 from typing import Any, NamedTuple
 
@@ -25,6 +25,11 @@ class Node(NamedTuple):
     operands: tuple[int, ...] = ()
     detail: Any = None
     place: str = ""
+
+    @property
+    def like(self) -> Container[int]:
+        """Which of the operands matter for their shape alone."""
+        return OPERATIONS[self.operation].like if self.operation in OPERATIONS else ()
 
 
 class Nodes(NamedTuple):
@@ -60,6 +65,16 @@ class Nodes(NamedTuple):
             if position in needed:
                 needed.update(self.nodes[position].operands)
         return needed
+
+    def unread(self) -> list[int]:
+        """The computed values that no node reads, or of which it reads the shape alone."""
+        read = {
+            operand
+            for node in self.nodes
+            for i, operand in enumerate(node.operands)
+            if i not in node.like
+        }
+        return [i for i in range(len(self.inputs), len(self.nodes)) if i not in read]
 
     def last_uses(self) -> list[int]:
         """For each node the last one that reads it; itself if there is none."""

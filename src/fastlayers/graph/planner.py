@@ -20,7 +20,10 @@ from .nodes import Nodes
 from .operations import OPERATIONS, Operations
 from .results import apart, type_of_gradients
 from .tracing import (
+    BY_ROW,
+    DROPPED,
     FULL,
+    LENGTH_OF_ROWS,
     NUMBER,
     SCALAR,
     STEPS,
@@ -40,6 +43,9 @@ if core.passes is not None:
 # Planning takes some 10 us a node for the value and 50 to 100 us for value and gradients, on the
 # first call (a chain of 1,000 nodes, Xeon of the Sapphire Rapids family, beside other work).
 MOST_NODES = 2_000
+
+LAYOUTS: Any = getattr(core.operations, "LAYOUTS", {})
+REDUCING: Any = getattr(core.operations, "REDUCING", {})
 
 SILENT: Any = {"all": "ignore"}
 
@@ -65,13 +71,13 @@ def entry(request: Request, run: Operations, single: bool = False, gradients: An
     None where the nodes are to be run one by one.
     """
 
-    def plan(kinds: list[Any]) -> Any:
+    def plan(kinds: list[Any], axes: int) -> Any:
         # Of no gradients, what is wrong with dout is told nevertheless.
         idle = request.begun and not request.wanted
         if idle or request.stop - request.start > MOST_NODES:
             return None
         ones = {place for place, kind in enumerate(kinds) if kind == "one"}
-        builder = Builder([shape_of(kind) for kind in kinds], ones)
+        builder = Builder([shape_of(kind) for kind in kinds], ones, axes)
         try:
             results = trace(request, builder)
             if all(value.shape == NUMBER for value in builder.inputs):
@@ -151,10 +157,12 @@ class Part:
     """What is computed at once: steps of one shape and sums of their values, or calls."""
 
     def __init__(self, notes: Sequence[Note]) -> None:
-        self.shape = notes[0].shape
-        self.kind = notes[0].kind
-        self.steps = [note for note in notes if note.kind != "sum"]
-        self.sums = [note for note in notes if note.kind == "sum"]
+        # Rows are reduced among other steps, and what they are reduced to is expanded again.
+        self.of_rows = any(note.kind == "reduce" for note in notes)
+        self.shape = FULL if self.of_rows else notes[0].shape
+        self.kind = "step" if self.of_rows else notes[0].kind
+        self.steps = [note for note in notes if note.kind != "sum" or self.of_rows]
+        self.sums = [note for note in notes if note.kind == "sum" and not self.of_rows]
         self.stored: list[int] = []  # the places of steps that are read later, or results
         self.read: list[int] = []
         self.work: list[Step] = []
@@ -173,7 +181,7 @@ def schedule(builder: Builder) -> list[Part]:
     Calls come as soon as they can, then what has the fewest axes: a pass of a larger shape then
     finds most of what it reads.
     """
-    available = {*range(len(builder.inputs)), *builder.constants}
+    available = {*range(len(builder.inputs)), *builder.constants, *builder.length_of_rows}
     pending = list(builder.notes)
     parts = []
     while pending:
@@ -193,6 +201,8 @@ def _ready(pending: Sequence[Note], available: set[int]) -> list[Note]:
             return [note]
     if found := _closure([note for note in pending if note.kind == "number"], available):
         return found
+    if any(note.kind == "reduce" for note in pending):
+        return _rows(pending, available)
     passes = [note for note in pending if note.kind in ("step", "sum")]
     shapes = {note.shape for note in passes}
     for shape in sorted(shapes, key=lambda one: (-one.lead, -one.repeated.bit_count())):
@@ -212,6 +222,23 @@ def _closure(notes: Sequence[Note], available: set[int]) -> list[Note]:
         elif inside.issuperset(note.reads):
             inside.add(note.place)
             found.append(note)
+    return found
+
+
+def _rows(pending: Sequence[Note], available: set[int]) -> list[Note]:
+    """All that a pass over whole rows can compute; it must reduce all that are to be reduced."""
+    inside = set(available)
+    found = []
+    for note in pending:
+        if note.shape not in (FULL, BY_ROW, DROPPED) or not inside.issuperset(note.reads):
+            continue
+        if note.kind in ("step", "reduce") or (
+            note.kind == "sum" and not note.unit and note.result == BY_ROW
+        ):
+            inside.add(note.place)
+            found.append(note)
+    if any(note.kind == "reduce" and note.place not in inside for note in pending):
+        raise Unserved("rows that are reduced after another pass")
     return found
 
 
@@ -251,9 +278,9 @@ class Plan:
     ) -> None:
         self._builder, self._run_by = builder, run
         builder.value_of(1)  # for values that are stored twice
-        forward = {note.place for note in builder.notes[: builder.forward]}
-        self._loud = forward if values else set()
-        self._silent = set() if values else forward
+        forward = [note.place for note in builder.notes[: builder.forward]]
+        self._loud = set(forward[builder.quiet :]) if values else set()
+        self._silent = set(forward) - self._loud
         parts = schedule(builder)
         self._results = [self._stored(result, parts) for result in results]
         parts = self._needed(parts)
@@ -341,7 +368,7 @@ class Plan:
                 wanted.update(place for note in part.steps for place in note.reads)
                 kept.append(part)
                 continue
-            every = [Step(note.operation, note.reads, (note.place,)) for note in part.steps]
+            every = [step_of(note) for note in part.steps]
             computed = {note.place for note in part.steps}
             part.sums = [note for note in part.sums if note.place in wanted]
             part.stored += [
@@ -423,11 +450,32 @@ class Plan:
             raise Unserved("nothing to compute")
         asked = {one.value for one in results if one.value is not None}
         numbers = {place for place in read if not Value(place, builder.shapes[place]).has_axes}
-        steps = joined(steps, numbers, asked)
+        if not part.of_rows:
+            steps = joined(steps, numbers, asked)
         if len(steps) == 1 and set(read) == set(steps[0].reads):
             read = list(dict.fromkeys(steps[0].reads))  # in this order a single step needs no tiles
         self._new.update(one.place for one in results)
+        if part.of_rows:
+            if not self._fits(part.shape, self._expanded(steps), read, results, True):
+                raise Unserved("too much for a pass over whole rows")
+            return
         self._cut(part.shape, steps, read, results)
+
+    def _expanded(self, steps: Sequence[Step]) -> list[Step]:
+        """Steps that read, of what is there for each row, what `expand` makes of it."""
+        shapes, expanded, found = self._builder.shapes, {}, []
+        for step in steps:
+            if shapes[step.writes[0]] == FULL and step.operation != "expand":
+                for place in step.reads:
+                    if shapes[place] in (BY_ROW, DROPPED) and place not in expanded:
+                        if place in self._builder.bools:
+                            raise Unserved("bools for each row")
+                        expanded[place] = self._builder.new(FULL).place
+                        found.append(Step("expand", (place,), (expanded[place],)))
+                reads = tuple([expanded.get(place, place) for place in step.reads])
+                step = step._replace(reads=reads)
+            found.append(step)
+        return found
 
     def _cut(self, shape: Shape, steps: list[Step], read: list[int], done: list[Result]) -> None:
         """Add a pass or, if that is too long, several one after the other."""
@@ -480,7 +528,12 @@ class Plan:
         results.append(Result(place, value))
 
     def _fits(
-        self, shape: Shape, steps: Sequence[Step], read: Sequence[int], results: Sequence[Result]
+        self,
+        shape: Shape,
+        steps: Sequence[Step],
+        read: Sequence[int],
+        results: Sequence[Result],
+        of_rows: bool = False,
     ) -> bool:
         """Add a pass of these steps, unless they are too many for one."""
         if together(self._builder.shapes[place] for place in read) != shape:
@@ -489,17 +542,30 @@ class Plan:
             return False
         if not self._builder.bools.isdisjoint([one.value for one in results]):
             raise Unserved("bools that are read outside of the pass which computes them")
+        length = self._builder.length_of_rows
+        read = [place for place in read if place not in length]
+        layouts = None
+        if of_rows:
+            places = {*read, *(place for step in steps for place in (*step.reads, *step.writes))}
+            layouts = {str(place): layout_of(self._builder.shapes[place]) for place in places}
+        named: Any = {place: LENGTH_OF_ROWS for place in length}
         try:
             fused = Pass(
                 tuple(map(str, read)),
                 tuple(result.unit or str(result.value) for result in results),
                 [
-                    (self._code_of(step), *map(str, step.reads), *map(str, step.writes))
+                    (
+                        self._code_of(step),
+                        *(named.get(place, str(place)) for place in step.reads),
+                        *map(str, step.writes),
+                    )
                     for step in steps
                 ],
                 [self._index[place] for place in read],
                 [-1 if result.like is None else self._index[result.like] for result in results],
                 self.constants,
+                layouts,
+                self._builder.ordered,
             )
         except ValueError:
             return False
@@ -514,7 +580,12 @@ class Plan:
     def _code_of(self, step: Step) -> Any:
         """What a pass takes for a step's operation: a number of the engine's, or loops."""
         loops = self._builder.loops
-        return loops[step.operation] if step.operation in loops else STEPS[step.operation]
+        kind, _, operation = step.operation.rpartition(": ")
+        if kind:  # "reduce: add xx"
+            return loops[operation], REDUCING[operation.split()[0]]
+        if operation in ("row_sum", "expand"):
+            return operation
+        return loops[operation] if operation in loops else STEPS[operation]
 
     def _drop_last_read(self) -> None:
         """Give each instruction the positions of computed values that no later one reads."""
@@ -593,6 +664,21 @@ class Plan:
                     return None
                 passed[i - self.computed.start] = out
         return passed
+
+
+def step_of(note: Note) -> Step:
+    if note.kind == "sum":  # in a pass over whole rows
+        return Step("row_sum", note.reads[:1], (note.place,))
+    operation = f"reduce: {note.operation}" if note.kind == "reduce" else note.operation
+    return Step(operation, note.reads, (note.place,))
+
+
+def layout_of(shape: Shape) -> int:
+    """How a value lies in a pass over whole rows."""
+    name = {FULL: "whole", BY_ROW: "by_row", DROPPED: "dropped"}.get(shape, "repeated")
+    if name == "repeated" and shape not in (NUMBER, SCALAR) and shape.repeated & 1:
+        raise Unserved("an operand that is repeated within rows, and otherwise")
+    return LAYOUTS[name]
 
 
 # The most steps of a pass, and with how many it is tried if all are too many.

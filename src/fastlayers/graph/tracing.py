@@ -27,6 +27,9 @@ UfuncLoops: Any = getattr(core.operations, "UfuncLoops", None)
 # Those that are calls between passes: of values of one dtype they make values of that dtype.
 CALLED = {"square", "sum_to", "zeros_like", "broadcast_to"}
 
+# How long rows are, as a number that a pass over them reads.
+LENGTH_OF_ROWS = None if core.operations is None else core.operations.LENGTH_OF_ROWS
+
 # How much work an element is in the loops of ufuncs, against 1 for what a step reads or writes:
 # estimates, that an exponential takes some ten times as long as a sum; not measured.
 WEIGHT = 20
@@ -50,17 +53,27 @@ class Unserved(Exception):
 class Shape(NamedTuple):
     """How a shape broadcasts to the largest one: how many axes it lacks, and the bits of those
     along which it has one element and that has more. The last axis is bit 0.
+
+    One whose last axis was ``dropped`` by a reduction has no place for it.
     """
 
     lead: int = 0
     repeated: int = 0
+    dropped: bool = False
 
     def with_other(self, other: Shape) -> Shape:
         """The shape to which both broadcast."""
-        return Shape(min(self.lead, other.lead), self.repeated & other.repeated)
+        if self.dropped != other.dropped and not {self, other} & {NUMBER, SCALAR}:
+            raise Unserved("an array without the last axis beside one with it")
+        dropped = self.dropped or other.dropped
+        return Shape(min(self.lead, other.lead), self.repeated & other.repeated, dropped)
 
 
 FULL = Shape()
+
+# With an element for each row of the largest one.
+BY_ROW = Shape(0, 1)
+DROPPED = Shape(0, 1, True)
 
 # NumPy's scalars and arrays without axes, and Python numbers, broadcast to every shape, in this
 # order.
@@ -90,7 +103,7 @@ class Note(NamedTuple):
     Attributes
     ----------
     kind : str
-        ``"step"``, ``"sum"``, ``"call"`` or, of Python numbers, ``"number"``.
+        ``"step"``, ``"sum"``, ``"call"`` or, of Python numbers, ``"number"``; of rows ``"reduce"``.
     operation : str
     reads : tuple of int
         The places of the operands; those of a sum are what is summed and the operand to whose
@@ -101,6 +114,8 @@ class Note(NamedTuple):
         That of a pass in which it is computed: of a sum the shape of what is summed.
     unit : int
         Of a sum of as many 1 or -1 as there are elements that number, else 0.
+    result : Shape
+        That of the sum.
     """
 
     kind: str
@@ -109,6 +124,7 @@ class Note(NamedTuple):
     place: int
     shape: Shape
     unit: int = 0
+    result: Shape = FULL
 
 
 class Builder(dict[str, Callable[..., Any]]):
@@ -117,7 +133,8 @@ class Builder(dict[str, Callable[..., Any]]):
     Attributes
     ----------
     notes : list of Note
-        In the order in which they were made; the first ``forward`` of them are the values'.
+        In the order in which they were made; the first ``forward`` of them are the values', of
+        which the first ``quiet`` have been computed before.
     constants : dict
         Numbers that stand in the graph, by their places.
     shapes : dict
@@ -126,6 +143,8 @@ class Builder(dict[str, Callable[..., Any]]):
         The values that are bools.
     loops : dict
         Those of the steps that are ufuncs, by the steps' names.
+    ordered : bool
+        Whether the steps are right for arrays in C order alone.
 
     Parameters
     ----------
@@ -133,15 +152,20 @@ class Builder(dict[str, Callable[..., Any]]):
         Of the operands.
     ones : set of int
         The operands that are the number 1.
+    axes : int
+        How many the largest shape has.
     """
 
-    def __init__(self, shapes: Sequence[Shape], ones: set[int]) -> None:
+    def __init__(self, shapes: Sequence[Shape], ones: set[int], axes: int) -> None:
+        self.axes = axes
+        self.ordered = False
+        self.length_of_rows: set[int] = set()  # its place, once it has one
         self.inputs = [Value(place, shape) for place, shape in enumerate(shapes)]
         self.ones = ones
         self.shapes = dict(enumerate(shapes))
         self.constants: dict[int, Any] = {}
         self.notes: list[Note] = []
-        self.forward = 0
+        self.quiet = self.forward = 0
         self.bools: set[int] = set()
         self.loops: dict[str, Any] = {}
         self._made: dict[Any, Value] = {}
@@ -164,6 +188,11 @@ class Builder(dict[str, Callable[..., Any]]):
         """An operand, which may be a number that stands in the graph."""
         if isinstance(operand, Value):
             return operand
+        if operand is LENGTH_OF_ROWS:
+            if operand not in self._known:
+                self._known[operand] = self.new(NUMBER)
+                self.length_of_rows.add(self._known[operand].place)
+            return self._known[operand]
         if not isinstance(operand, Number | np.bool_):
             raise Unserved("an array from outside")
         key = key_of(operand)
@@ -190,6 +219,8 @@ class Builder(dict[str, Callable[..., Any]]):
             if operation not in CALLED and step not in STEPS:
                 raise Unserved(f"{operation} of numbers alone")
             return self.call(operation, values, shape)
+        if self._known.get(LENGTH_OF_ROWS) in values and shape == NUMBER:
+            raise Unserved("arithmetic with the length of rows")
         bools = self.bools.intersection(value.place for value in values)
         if step in STEPS and not bools:
             return self._noted("step", step, values, shape)
@@ -320,7 +351,7 @@ def _sum_to(builder: Builder, summed: Any, to: Any) -> Value:
     result = builder.new(like.shape)
     reads = value.place, like.place
     unit = builder.unit(value)
-    builder.notes.append(Note("sum", "sum_to", reads, result.place, value.shape, unit))
+    builder.notes.append(Note("sum", "sum_to", reads, result.place, value.shape, unit, like.shape))
     return result
 
 
@@ -333,6 +364,105 @@ def _broadcast_to(builder: Builder, broadcast: Any, to: Any) -> Value:
             raise Unserved("a view that repeats elements: its memory order is NumPy's to tell")
         return Value(value.place, like.shape)
     return builder.call("broadcast_to", [value, like], like.shape)
+
+
+def _is_last(builder: Builder, axis: Any) -> bool:
+    """Whether an option names the last axis, alone."""
+    axis = axis[0] if type(axis) is tuple and len(axis) == 1 else axis
+    return builder.axes > 0 and axis in (-1, builder.axes - 1)
+
+
+def _reduce(builder: Builder, x: Any, ufunc: Any, axis: Any, keepdims: bool = False) -> Value:
+    """Rows, each to one element."""
+    value = builder.value_of(x)
+    if value.shape != FULL or not _is_last(builder, axis):
+        raise Unserved("a reduction, but not of rows")
+    if value.place in builder.bools:
+        value = builder._noted("step", "from_bool", [value], value.shape)
+    name = f"{ufunc.__name__} xx"
+    if name not in builder.loops:
+        builder.loops[name] = UfuncLoops(ufunc, "xx", CHEAP_WEIGHT)
+    return builder._noted("reduce", name, [value], BY_ROW if keepdims else DROPPED)
+
+
+def _sum(builder: Builder, x: Any, axis: Any = None, keepdims: bool = False) -> Value:
+    if builder.value_of(x).place in builder.bools:
+        raise Unserved("a sum of bools, which is a number")
+    return _reduce(builder, x, np.add, axis, keepdims)
+
+
+def _sum_as(builder: Builder, x: Any, g: Any, axis: Any = None) -> Value:
+    return _reduce(builder, x, np.add, axis, True)
+
+
+def _max(builder: Builder, x: Any, axis: Any = None, keepdims: bool = False) -> Value:
+    return _largest(builder, x, np.maximum, axis, keepdims)
+
+
+def _min(builder: Builder, x: Any, axis: Any = None, keepdims: bool = False) -> Value:
+    return _largest(builder, x, np.minimum, axis, keepdims)
+
+
+def _largest(builder: Builder, x: Any, ufunc: Any, axis: Any, keepdims: bool) -> Value:
+    if builder.value_of(x).place in builder.bools:
+        raise Unserved("the largest of bools")
+    return _reduce(builder, x, ufunc, axis, keepdims)
+
+
+def _mean(builder: Builder, x: Any, axis: Any = None, keepdims: bool = False) -> Value:
+    """As NumPy composes it; for rows of so few elements it divides floats of any width alike."""
+    return builder.note("divide", _sum(builder, x, axis, keepdims), LENGTH_OF_ROWS)
+
+
+def _var(
+    builder: Builder, x: Any, axis: Any = None, ddof: float = 0, keepdims: bool = False
+) -> Value:
+    if ddof != 0:
+        raise Unserved("a variance that is divided by another number than that of elements")
+    away = builder.note("subtract", x, _mean(builder, x, axis, True))
+    return _mean(builder, builder.note("multiply", away, away), axis, keepdims)
+
+
+def _std(builder: Builder, x: Any, **options: Any) -> Value:
+    return builder.note("sqrt", _var(builder, x, **options))
+
+
+def _count(builder: Builder, x: Any, axis: Any = None) -> Any:
+    if builder.value_of(x).shape != FULL or not _is_last(builder, axis):
+        raise Unserved("a number of elements that is not that of rows")
+    return LENGTH_OF_ROWS
+
+
+def _spread(
+    builder: Builder, g: Any, x: Any, axis: Any = None, keepdims: bool = False
+) -> Value:
+    value, like = builder.value_of(g), builder.value_of(x)
+    if value.shape == SCALAR:
+        builder.ordered = True
+        return Value(value.place, like.shape)
+    if like.shape != FULL or type(axis) is not int:
+        raise Unserved("a view that repeats elements along several axes")
+    reduced = Shape(0, 1 << builder.axes - 1 - axis % builder.axes)
+    if not keepdims:
+        reduced = DROPPED if _is_last(builder, axis) else reduced._replace(lead=1)
+    if value.shape != reduced or (value.shape.lead and axis != 0):
+        raise Unserved("a view that repeats elements otherwise than an operand is broadcast")
+    builder.ordered = True
+    return Value(value.place, FULL)
+
+
+def _expand_dims(builder: Builder, x: Any, axis: Any) -> Value:
+    value = builder.value_of(x)
+    if value.shape != DROPPED or not _is_last(builder, axis):
+        raise Unserved("another axis")
+    return Value(value.place, BY_ROW)
+
+
+def _subtract(builder: Builder, x: Any, y: Any) -> Any:
+    """Of the length of rows nothing is subtracted without a note."""
+    if x is LENGTH_OF_ROWS and type(y) in (int, float) and y == 0:
+        return x
+    return builder.note("subtract", x, y)
 
 
 def _select(builder: Builder, condition: Any, x: Any, y: Any) -> Value:
@@ -395,7 +525,18 @@ def _clip(builder: Builder, x: Any, *limits: Any, bounds: str) -> Value:
 # NumPy has no public name for the ufunc.
 CLIP: Any = getattr(getattr(np, "_core").umath, "clip", None)  # noqa: B009
 
-SPECIAL: dict[str, Callable[..., Value]] = {
+SPECIAL: dict[str, Callable[..., Any]] = {
+    "sum": _sum,
+    "sum_as": _sum_as,
+    "max": _max,
+    "min": _min,
+    "mean": _mean,
+    "var": _var,
+    "std": _std,
+    "count": _count,
+    "spread": _spread,
+    "expand_dims": _expand_dims,
+    "subtract": _subtract,
     "where": _select,
     "select": _select,
     "power": _power,
@@ -414,8 +555,11 @@ SPECIAL: dict[str, Callable[..., Value]] = {
 def trace(request: Request, builder: Builder) -> list[Value]:
     """The values and the gradients that are asked for."""
     count = len(request.reads)
-    values = request.evaluate(builder.inputs[:count], builder)
-    builder.forward = len(builder.notes)
+    values: list[Any] = []
+    for stop in (max(request.quiet, request.start), request.stop):
+        builder.quiet = builder.forward
+        request.evaluate_up_to(stop, values, builder.inputs[:count], builder)
+        builder.forward = len(builder.notes)
     douts = builder.inputs[count:]
     for place, dout in zip(request.begun, douts, strict=True):
         if dout.shape not in (NUMBER, builder.value_of(values[place]).shape):

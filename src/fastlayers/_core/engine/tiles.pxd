@@ -1,11 +1,12 @@
 """Rows of a job, run straight on the operands or tile by tile through buffers in the caches."""
 
-from libc.string cimport memcpy
+from libc.string cimport memcpy, memset
 
 from ..program.program cimport (
-    FOREIGN, MAX_INPUTS, MAX_OPERANDS, MAX_RESULTS, MAX_SLOTS, STEP_SLOTS, Job, Loop, Step, Sum,
+    ELEMENTWISE, EXPAND, FOREIGN, FROM_ZERO, MAX_INPUTS, MAX_OPERANDS, MAX_RESULTS, MAX_SLOTS,
+    REPEATED, ROW_SUM, STEP_SLOTS, Form, Job, Loop, Step, Sum,
 )
-from .kernels cimport SEGMENT, SHORT_ROW
+from .kernels cimport LANES, SEGMENT, SHORT_ROW
 
 cdef extern from "fpstatus.h" nogil:
     int fp_raised()
@@ -34,6 +35,7 @@ cdef enum:
 cdef enum:
     STREAMED_TILE = 128     # elements
     TILE_BYTES = 256 * 8
+    MOST_ROWS = TILE_BYTES // 4         # of a tile
 
 
 # A step on the tile at hand. All of it lies together: with arrays for all steps, these were 4 KiB
@@ -42,6 +44,8 @@ cdef struct TileStep:
     Loop loop
     void *its_own                       # what a ufunc's loop is given
     int flags                           # 0, or FROM_UFUNC and others
+    Form form
+    bint once                           # for each row
     int slot_count
     int buffered                        # how many results that go through a buffer are then done
     int slots[STEP_SLOTS]
@@ -87,17 +91,26 @@ cdef inline bint is_tiled(const Job *job) noexcept nogil:
     return not job.program.direct or job.chunks or job.in_place
 
 
+cdef inline Py_ssize_t tile_of(const Job *job) noexcept nogil:
+    """How many elements a tile has: of a pass over whole rows as many of these as fit, but one."""
+    cdef Py_ssize_t most = TILE_BYTES // job.item_bytes
+    if job.columns:
+        return max(<Py_ssize_t> 1, most // job.columns) * job.columns
+    return SEGMENT if job.chunks else most
+
+
 cdef inline Py_ssize_t count_workspace_bytes(const Job *job) noexcept nogil:
     """How much memory `prepare` takes at most for steps and buffers."""
     cdef Py_ssize_t tiles = is_tiled(job) + job.streaming
     cdef Py_ssize_t buffers = job.program.temporaries
     if job.streaming or job.in_place or job.chunks or not job.single_row:
         buffers += job.program.results
-    if not job.single_row:
+    if not job.single_row or job.columns:
         buffers += job.first_result
     return (
         tiles * job.program.step_count * <Py_ssize_t> sizeof(TileStep)
-        + buffers * (TILE_BYTES + CACHE_LINE) + CACHE_LINE
+        + buffers * (max(<Py_ssize_t> TILE_BYTES, tile_of(job) * job.item_bytes) + CACHE_LINE)
+        + CACHE_LINE
         + (job.program.results * <Py_ssize_t> sizeof(Run) if job.chunks else 0))
 
 
@@ -135,7 +148,7 @@ cdef inline void prepare_tiles(
     cdef unsigned long long noncontiguous = find_noncontiguous(job)
     cdef int count = 0
     cdef int slot, result, i, j
-    tiles.most = SEGMENT if job.chunks else TILE_BYTES // job.item_bytes
+    tiles.most = tile_of(job)
     if streaming and job.program.direct:
         tiles.most = STREAMED_TILE
     distance = tiles.most * job.item_bytes + CACHE_LINE
@@ -174,12 +187,16 @@ cdef inline void prepare_tiles(
         else:
             tile_step.loop = job.engine.loops[step.operation][job.dtype]
             tile_step.its_own = NULL
+        tile_step.form = step.form
+        tile_step.once = step.once
         tile_step.slot_count = step.slot_count
         for j in range(step.slot_count):
             slot = tile_step.slots[j] = step.slots[j]
             tile_step.strides[j] = 1 if step.bools >> j & 1 else job.item_bytes
             tile_step.advances[j] = 0
-            if tiles.buffers[slot] == NULL:
+            if tiles.buffers[slot] == NULL and step.by_row >> j & 1:
+                tile_step.advances[j] = job.item_bytes * (tiles.most // job.columns)
+            elif tiles.buffers[slot] == NULL:
                 # Of rows that are grouped: the same from one to the next.
                 tile_step.strides[j] = job.strides[job.ndim - 1][slot]
                 tile_step.advances[j] = tile_step.strides[j] * tiles.most
@@ -211,6 +228,11 @@ cdef inline unsigned long long find_noncontiguous(const Job *job) noexcept nogil
     cdef const Step *step
     cdef Py_ssize_t before
     cdef int slot, one, its_own, i, j
+    if job.columns:
+        for slot in range(job.first_result):
+            if job.program.layouts[slot] == REPEATED and strides[slot]:
+                found |= <unsigned long long> 1 << slot
+        return found
     if job.grouped:
         for slot in range(job.operands):
             before = job.strides[job.ndim - 2][slot]
@@ -303,6 +325,7 @@ cdef inline Py_ssize_t tile_by_tile(
     cdef int slot, i, j, done, flags
     cdef int raised = 0
     cdef char *data_of_its_own[STEP_SLOTS]
+    cdef Py_ssize_t rows
     cdef TileStep *step = tiles.steps
     if job.program.foreign:
         fp_take_x87()                   # of no step
@@ -319,7 +342,16 @@ cdef inline Py_ssize_t tile_by_tile(
         done = 0
         for i in range(tiles.step_count):
             step = &tiles.steps[i]
-            if step.flags == 0:
+            if job.columns and (step.once or step.form != ELEMENTWISE):
+                rows = length // job.columns
+                if step.flags & TAKE_BEFORE:
+                    raised |= fp_take()
+                run_rows(job, step, rows)
+                if step.flags:
+                    flags = fp_take()
+                    if not step.flags & SILENT:
+                        raised |= flags
+            elif step.flags == 0:
                 step.loop(step.data, &length, step.strides, NULL)
             else:
                 if step.flags & TAKE_BEFORE:
@@ -349,12 +381,96 @@ cdef inline Py_ssize_t tile_by_tile(
     return min(start, n)
 
 
+cdef inline void run_rows(const Job *job, const TileStep *step, Py_ssize_t rows) noexcept nogil:
+    """Run a step of a pass over whole rows that reduces them, expands them, or is for each one."""
+    cdef char *data[STEP_SLOTS]
+    cdef Py_ssize_t strides[3]
+    cdef Py_ssize_t item = job.item_bytes
+    cdef Py_ssize_t columns = job.columns
+    cdef Py_ssize_t row
+    memcpy(data, step.data, step.slot_count * sizeof(char *))
+    if step.form == ELEMENTWISE:
+        step.loop(data, &rows, step.strides, step.its_own)
+        return
+    if step.form == ROW_SUM:
+        sum_rows(job, data[0], data[1], rows)
+        return
+    for row in range(rows):
+        if step.form == EXPAND:
+            data[0] = step.data[0] + row * item
+            data[1] = step.data[1] + row * columns * item
+            strides[0] = 0
+            strides[1] = item
+            job.engine.copy[job.dtype](data, &columns, strides, NULL)
+            continue
+        # As NumPy calls the loop: x, out -> out.
+        data[0] = data[2] = step.data[1] + row * item
+        data[1] = step.data[0] + row * columns * item
+        strides[0] = strides[2] = 0
+        strides[1] = item
+        if step.form == FROM_ZERO:
+            memset(data[0], 0, item)
+        else:
+            memcpy(data[0], data[1], item)
+            data[1] += item
+            columns -= 1
+        step.loop(data, &columns, strides, step.its_own)
+        columns = job.columns
+
+
+cdef inline void sum_rows(
+    const Job *job, char *values, char *out, Py_ssize_t rows
+) noexcept nogil:
+    """Add up rows as `add_to_sums` does."""
+    cdef double sums[MOST_ROWS]
+    cdef double errors[MOST_ROWS]
+    cdef char rest[TILE_BYTES]
+    cdef char *data[3]
+    cdef Py_ssize_t strides[2]
+    cdef Py_ssize_t item = job.item_bytes
+    cdef Py_ssize_t row, column, length
+    for row in range(rows):
+        sums[row] = errors[row] = 0
+    if job.columns < SHORT_ROW:
+        for row in range(rows):
+            strides[0] = item
+            strides[1] = 0
+            data[0] = values + row * job.columns * item
+            data[1] = <char *> &sums[row]
+            data[2] = <char *> &errors[row]
+            job.engine.accumulate[job.dtype](data, &job.columns, strides, NULL)
+    else:
+        for row in range(rows):
+            data[1] = <char *> &sums[row]
+            data[2] = <char *> &errors[row]
+            column = 0
+            while column < job.columns:
+                length = min(job.columns - column, <Py_ssize_t> SEGMENT)
+                data[0] = values + (row * job.columns + column) * item
+                if length % LANES:  # it is filled up with zeros
+                    memcpy(rest, data[0], length * item)
+                    data[0] = rest
+                job.engine.accumulate_segment[job.dtype](data, &length, NULL, NULL)
+                column += length
+    data[0] = <char *> sums
+    data[1] = <char *> errors
+    data[2] = out
+    job.engine.round_sums[job.dtype](data, &rows, NULL, NULL)
+
+
 cdef inline void gather(
     const Job *job, Tiles *tiles, int slot, char **data, Py_ssize_t start, Py_ssize_t n
 ) noexcept nogil:
     """Copy an input to its buffer, for the tile that starts there."""
     cdef char *both[2]
     cdef Py_ssize_t strides[2]
+    cdef Py_ssize_t row
+    if job.columns:             # what all rows repeat
+        for row in range(tiles.most // job.columns if start == 0 else 0):
+            memcpy(
+                tiles.buffers[slot] + row * job.columns * job.item_bytes, data[slot],
+                job.columns * job.item_bytes)
+        return
     if job.grouped:
         gather_rows(job, tiles, slot, data[slot], n // job.shape[job.ndim - 1])
         return

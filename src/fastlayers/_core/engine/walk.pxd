@@ -2,7 +2,9 @@
 
 from cython.parallel cimport parallel, threadid
 
-from ..program.program cimport MAX_DIMS, MAX_OPERANDS, STACK_BYTES, Job, Share, Sum
+from ..program.program cimport (
+    MAX_DIMS, MAX_OPERANDS, REPEATED, STACK_BYTES, WHOLE, Job, Share, Sum,
+)
 from .kernels cimport SHORT_ROW
 from .tiles cimport Workspace, end_runs, prepare, row
 
@@ -94,6 +96,21 @@ cdef inline void walk_groups(
         start += rows * columns
 
 
+cdef inline void walk_whole_rows(
+    const Job *job, Workspace *workspace, Py_ssize_t start, Py_ssize_t stop
+) noexcept nogil:
+    """The same for a pass over whole rows, all of whose operands are contiguous."""
+    cdef int slot
+    cdef char *data[MAX_OPERANDS]
+    for slot in range(job.operands):
+        data[slot] = job.data[slot]
+        if job.program.layouts[slot] == WHOLE:
+            data[slot] += start * job.strides[0][slot]
+        elif job.program.layouts[slot] != REPEATED:
+            data[slot] += start // job.columns * job.strides[0][slot]
+    job.engine.run_tiles(job, &workspace.stored, data, stop - start, False)
+
+
 # If an operand lies across the others (a transposed array), a row would touch as many cache lines
 # as it has elements, and use an eighth of each. A block of this many rows and columns uses all of
 # them while they are in the caches. A step on 1M float64 elements with one operand transposed took
@@ -158,6 +175,9 @@ cdef inline Py_ssize_t walk_job(
     if job.workspace != NULL:
         memory = job.workspace + thread * job.workspace_bytes
     prepare(&workspace, job, memory)
+    if job.columns:
+        walk_whole_rows(job, &workspace, start, stop)
+        return stop
     if job.blocked:
         return walk_blocks(job, &workspace, start, stop)
     if not job.chunks:
@@ -181,7 +201,7 @@ cdef inline int run_share(
 ) noexcept nogil:
     """Run one thread's share of a job; return the floating-point exceptions that it raised."""
     cdef Py_ssize_t size = count_blocks(job) if job.blocked else job.size
-    cdef Py_ssize_t unit = 1 if job.blocked else SHARE_UNIT
+    cdef Py_ssize_t unit = 1 if job.blocked else job.columns or SHARE_UNIT
     cdef Py_ssize_t share = (size // job.threads // unit + 1) * unit
     cdef Py_ssize_t start = min(part * share, size)
     cdef Py_ssize_t stop = min(start + share, size)

@@ -4,8 +4,10 @@ from cpython.object cimport PyObject
 from cpython.tuple cimport PyTuple_New
 
 from ..memory cimport free_block
+from ..program.operations cimport COLUMNS
 from ..program.program cimport (
-    MAX_INPUTS, MAX_RESULTS, UNSERVED, DType, Job, Program, Share,
+    BY_ROW, DROPPED, MAX_DIMS, MAX_INPUTS, MAX_RESULTS, REPEATED, UNSERVED, WHOLE, DType, Job,
+    Layout, Program, Share,
 )
 from .dtypes cimport (
     Operand, array_dtype, describe, describe_shape, dtypes, has_axes, store_number,
@@ -56,6 +58,8 @@ cdef inline object execute(const Program *program, Given *given, bint *warned):
     ``warned`` is set if a floating-point exception was raised that the user does not ignore. If
     an output lies where an operand does, nothing was overwritten from there on: see the shares.
     """
+    if program.of_rows:
+        return execute_rows(program, given, warned)
     if not given.summing and not given.copied:
         results = execute_row(program, given, warned)
         if results is not None:
@@ -87,6 +91,8 @@ cdef inline object execute_row(const Program *program, Given *given, bint *warne
         flags &= PyArray_FLAGS(array)
         job.data[slot] = <char *> PyArray_DATA(array)
     order = flags & NPY_ARRAY_C_CONTIGUOUS or flags & NPY_ARRAY_F_CONTIGUOUS
+    if program.ordered:
+        order = flags & NPY_ARRAY_C_CONTIGUOUS
     if first == NULL or not order or not flags & NPY_ARRAY_ALIGNED:
         return None
     call.program = program
@@ -131,6 +137,122 @@ cdef inline object execute_row(const Program *program, Given *given, bint *warne
         job.heeded = given.heeded
     warned[0] = run_call(&call, given)
     return results
+
+
+cdef inline object execute_rows(const Program *program, Given *given, bint *warned):
+    """`execute` for a pass over whole rows: of operands that are contiguous and in C order.
+
+    Rows must be longer than one element, but so short that tiles stay in the caches, and their sums
+    must be those that `execute_axes` makes.
+    """
+    cdef Call call
+    cdef Job *job = &call.job
+    cdef Array *first = NULL
+    cdef Array *array
+    cdef Layout layout
+    cdef Py_ssize_t shape[MAX_DIMS]
+    cdef int slot, result, axis
+    if given.has_outs or given.summing:
+        return None
+    call.numbers = 0
+    for slot in range(program.inputs):
+        if not has_axes(given.operands[slot]):
+            if program.layouts[slot] != REPEATED:
+                return None
+            call.numbers |= <unsigned int> 1 << slot
+        elif program.layouts[slot] == WHOLE:
+            array = <Array *> given.operands[slot]
+            first = array if first == NULL else first
+            if not are_alike(first, array):
+                return None
+    if first == NULL:
+        return None
+    call.program = program
+    call.dtype = array_dtype(first)
+    if call.dtype == UNSERVED or not program.dtypes >> call.dtype & 1:
+        return None
+    call.input_count = program.inputs + program.constants
+    begin_job(&call)
+    job.single_row = True
+    job.ndim = 1
+    job.size = 1
+    for axis in range(PyArray_NDIM(first)):
+        shape[axis] = PyArray_DIMS(first)[axis]
+        job.size *= shape[axis]
+    job.columns = PyArray_DIMS(first)[PyArray_NDIM(first) - 1]
+    if job.columns < 2 or job.columns > MOST_COLUMNS or job.size == 0 or (
+        job.size // job.columns < count_chunks(job)
+    ):
+        return None
+    job.shape[0] = job.size
+    for slot in range(job.operands):
+        job.strides[0][slot] = job.item_bytes
+    for slot in range(program.inputs):
+        if call.numbers >> slot & 1:
+            continue
+        array = <Array *> given.operands[slot]
+        layout = program.layouts[slot]
+        if (
+            ~PyArray_FLAGS(array) & (NPY_ARRAY_C_CONTIGUOUS | NPY_ARRAY_ALIGNED)
+            or array_dtype(array) != call.dtype
+            or PyArray_NDIM(array) == 0
+            or (layout == BY_ROW and not is_by_row(array, first))
+            or (layout == REPEATED and not is_one_row(array, job.columns))
+        ):
+            return None
+        job.data[slot] = <char *> PyArray_DATA(array)
+    if (call.numbers or program.constants) and not take_numbers(&call, given):
+        return None
+    for slot in range(program.constants):
+        if program.constant[slot] == COLUMNS:
+            dtypes[call.dtype].store_integer(job.columns, job.data[program.inputs + slot])
+    call.shape = shape
+    results = PyTuple_New(program.results) if program.results > 1 else None
+    for result in range(program.results):
+        slot = job.first_result + result
+        layout = program.layouts[slot]
+        call.ndim = PyArray_NDIM(first) - (1 if layout == DROPPED else 0)
+        if call.ndim == 0:
+            return None
+        if layout != WHOLE:
+            job.size = job.shape[0] // job.columns
+            shape[PyArray_NDIM(first) - 1] = 1
+        one = allocate(&call, NPY_ARRAY_C_CONTIGUOUS, NULL)
+        job.size = job.shape[0]
+        shape[PyArray_NDIM(first) - 1] = job.columns
+        job.data[slot] = <char *> PyArray_DATA(<Array *> one)
+        if program.results > 1:
+            set_item(results, result, one)
+        else:
+            results = one
+    warned[0] = run_call(&call, given)
+    return results
+
+
+# In a tile of one row; there is a buffer of that size for each value of a pass.
+cdef enum:
+    MOST_COLUMNS = 4096
+
+
+cdef inline bint is_by_row(Array *array, Array *whole) noexcept:
+    """Whether an array has one element for each row of another one."""
+    cdef int axis
+    cdef int last = PyArray_NDIM(whole) - 1
+    if PyArray_NDIM(array) != PyArray_NDIM(whole) or PyArray_DIMS(array)[last] != 1:
+        return False
+    for axis in range(last):
+        if PyArray_DIMS(array)[axis] != PyArray_DIMS(whole)[axis]:
+            return False
+    return True
+
+
+cdef inline bint is_one_row(Array *array, Py_ssize_t columns) noexcept:
+    cdef int axis
+    cdef int last = PyArray_NDIM(array) - 1
+    for axis in range(last):
+        if PyArray_DIMS(array)[axis] != 1:
+            return False
+    return PyArray_DIMS(array)[last] == columns
 
 
 cdef inline bint run_call(Call *call, Given *given) except -1:

@@ -26,7 +26,7 @@ cdef struct Shape:
 
 # What the plan for some operands depends on.
 cdef struct Kinds:
-    unsigned char axes      # of the whole shape, if there are several shapes
+    unsigned char axes      # of the whole shape
     unsigned char shapes    # how many there are
     Shape shape[MOST_SHAPES]            # the others are 0
     unsigned char kind[MOST_OPERANDS]
@@ -94,6 +94,8 @@ cdef inline int find_kinds(PyObject *const *operands, int count, int douts, Kind
         return SHAPE if first == NULL else DTYPE
     memset(kinds, 0, size_of(0))
     kinds.shapes = first != NULL
+    if first != NULL:
+        kinds.axes = PyArray_NDIM(first)
     return SERVED if same or tell_shapes_apart(operands, count, kinds) else SHAPE
 
 
@@ -149,15 +151,16 @@ cdef inline bint tell_shapes_apart(PyObject *const *operands, int count, Kinds *
 
 cdef enum:
     BITS = 2        # of a kind in a short key
+    AXES_BITS = 4
 
 
 cdef inline object key_of(const Kinds *kinds, int count):
     """A number if all arrays have one shape and operands are few, else bytes."""
-    cdef Py_ssize_t key = 0
+    cdef Py_ssize_t key = kinds.axes
     cdef int slot
-    if kinds.axes == 0 and count * BITS < 8 * <int> sizeof(key) - 1:
+    if kinds.shapes <= 1 and count * BITS + AXES_BITS < 8 * <int> sizeof(key) - 1:
         for slot in range(count):
-            key |= <Py_ssize_t> kinds.kind[slot] << BITS * slot
+            key |= <Py_ssize_t> kinds.kind[slot] << BITS * slot + AXES_BITS
         return key
     return PyBytes_FromStringAndSize(<const char *> kinds, size_of(count))
 

@@ -33,6 +33,7 @@ cdef inline void begin_job(Call *call) noexcept:
     job.grouped = False
     job.in_place = 0
     job.single_row = False
+    job.columns = 0
     job.workspace = NULL
 
 

@@ -247,7 +247,7 @@ cdef class Entry:
                 return counted(outcome_of(results), results)
         if outs is not None:
             # What is left of work in place is found by its place in memory, so by that of all.
-            results = self.run_into(plan, given, count, outs, None if kinds.axes else [])
+            results = self.run_into(plan, given, count, outs, [] if kinds.shapes <= 1 else None)
         elif type(plan) is Pass:
             results = fused.as_tuple(fused.run_on(given, None, None))
         else:
@@ -276,7 +276,7 @@ cdef class Entry:
         key = key_of(kinds, count)
         plan = self.plans.get(key, self)
         if plan is self:
-            plan = self.plan(described(kinds, count))
+            plan = self.plan(described(kinds, count), <int> kinds.axes)
             if len(self.plans) >= MOST_PLANS:
                 self.plans.clear()
             self.plans[key] = plan

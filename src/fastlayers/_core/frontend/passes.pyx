@@ -38,6 +38,10 @@ cdef class Pass:
         For each result where the operand is found to whose shape it is summed, -1 if to none.
     constants : tuple of numbers
         What stands behind the operands among the values.
+    layouts : dict, optional
+        Of a pass over whole rows: how the values lie, see `assemble`.
+    ordered : bool, optional
+        Whether to serve arrays in C order alone.
 
     Attributes
     ----------
@@ -46,7 +50,10 @@ cdef class Pass:
         constants, a tuple; None where it cannot.
     """
 
-    def __init__(self, tuple inputs, tuple results, list steps, sources, sum_to, tuple constants):
+    def __init__(
+        self, tuple inputs, tuple results, list steps, sources, sum_to, tuple constants,
+        dict layouts=None, bint ordered=False,
+    ):
         cdef int slot
         self.numbers = None
         self.constants = constants
@@ -55,9 +62,10 @@ cdef class Pass:
         names = tuple([name for name in results if not isinstance(name, int)])
         if not names or len(results) > MAX_RESULTS:
             raise ValueError("no results, or too many for one pass")
-        assemble(&self.program, inputs, names, steps)
+        assemble(&self.program, inputs, names, steps, layouts)
         find_dtypes_of(&self.program)
         self.program.shaped = True
+        self.program.ordered = ordered
         self.summing = False
         for slot in range(self.program.inputs):
             self.sources[slot] = sources[slot]

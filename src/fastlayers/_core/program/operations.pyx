@@ -8,10 +8,11 @@ cimport numpy  # no-cython-lint: the header below needs its own before it
 from libc.string cimport memset
 
 from .program cimport (
-    ADD, ADD_PRODUCTS, ADD_PRODUCTS_BACKWARD, COPY_TWICE, DTYPES, MAX_INPUTS, MAX_RESULTS,
-    MAX_STEPS, MAX_TEMPORARIES, MULTIPLY, MULTIPLY_ADD, MULTIPLY_BACKWARD, MULTIPLY_SUBTRACT,
-    FLOAT32, FLOAT64, FOREIGN, FROM_BOOL, NEGATIVE, OPERATIONS, PRODUCT_BACKWARD, SELECT, SUBTRACT,
-    SUBTRACT_PRODUCT, SUBTRACT_PRODUCTS, DType, Engine, Foreign, Loop, Program, Step,
+    ADD, ADD_PRODUCTS, ADD_PRODUCTS_BACKWARD, COPY_TWICE, DTYPES, ELEMENTWISE, EXPAND, FLOAT32,
+    FLOAT64, FOREIGN, FROM_BOOL, FROM_FIRST, FROM_ZERO, MAX_INPUTS, MAX_RESULTS, MAX_STEPS,
+    MAX_TEMPORARIES, MULTIPLY, MULTIPLY_ADD, MULTIPLY_BACKWARD, MULTIPLY_SUBTRACT, NEGATIVE,
+    OPERATIONS, PRODUCT_BACKWARD, ROW_SUM, SELECT, SUBTRACT, SUBTRACT_PRODUCT, SUBTRACT_PRODUCTS,
+    BY_ROW, DROPPED, REPEATED, WHOLE, DType, Engine, Foreign, Form, Layout, Loop, Program, Step,
 )
 
 import numpy as np
@@ -64,6 +65,13 @@ NUMBERS = {
     "product_backward": PRODUCT_BACKWARD,
     "add_products_backward": ADD_PRODUCTS_BACKWARD,
 }
+
+# Steps of passes over whole rows, by the names that graphs have for them: reductions by a ufunc's
+# loops, and those of the engine's own.
+REDUCING = {"add": FROM_ZERO, "maximum": FROM_FIRST, "minimum": FROM_FIRST}
+OF_ROWS = {"row_sum": ROW_SUM, "expand": EXPAND}
+LENGTH_OF_ROWS = COLUMNS  # as a number that is read
+LAYOUTS = {"whole": WHOLE, "by_row": BY_ROW, "dropped": DROPPED, "repeated": REPEATED}
 
 # The gradients, by the chain rule: inputs, results, steps. A number is a constant.
 GRADIENTS = {
@@ -151,15 +159,19 @@ cdef class UfuncLoops:
         self.makes_bools = True in found
 
 
-cdef int assemble(Program *program, tuple inputs, tuple results, list steps) except -1:
+cdef int assemble(
+    Program *program, tuple inputs, tuple results, list steps, dict layouts=None
+) except -1:
     """Make a program of steps: each is an operation, or the loops of a ufunc, then the names of
     what it reads and writes.
 
     A number that is read is a constant. A name that is neither an input nor a result is a
-    temporary.
+    temporary. In a pass over whole rows ``layouts`` has those of all names but the numbers', and
+    an operation may be a pair: loops and the form in which they reduce rows.
     """
     cdef Step *step
     cdef int i, j
+    cdef Form form
     memset(program, 0, sizeof(program[0]))
     read = [name for operation, *names in steps for name in names[:count_reads(operation)]]
     constants = list(dict.fromkeys(name for name in read if not isinstance(name, str)))
@@ -179,6 +191,10 @@ cdef int assemble(Program *program, tuple inputs, tuple results, list steps) exc
     program.weight = sum([
         one.weight if isinstance(one, UfuncLoops) else len(its_names)
         for one, *its_names in steps])
+    program.of_rows = layouts is not None
+    layouts = layouts or {}
+    for i, name in enumerate(names):
+        program.layouts[i] = <Layout> <int> layouts.get(name, WHOLE)
     for i, value in enumerate(constants):
         program.constant[i] = value
     bools = set()
@@ -186,12 +202,24 @@ cdef int assemble(Program *program, tuple inputs, tuple results, list steps) exc
     for i, (operation, *its_names) in enumerate(steps):
         step = &program.steps[i]
         step.slot_count = len(its_names)
+        form = ELEMENTWISE
+        if isinstance(operation, tuple):
+            loops, its_form = operation
+            operation, form = loops, <Form> <int> its_form
+        elif operation in OF_ROWS:
+            form = <Form> <int> OF_ROWS[operation]
+            operation = NEGATIVE  # which reads and writes as many, and has loops for floats
+        step.form = form
+        step.once = form == ELEMENTWISE and (
+            layouts.get(its_names[len(its_names) - 1]) in (BY_ROW, DROPPED))
         if isinstance(operation, UfuncLoops) and operation.makes_bools:
             bools.update(its_names[operation.reads:])
         for j, name in enumerate(its_names):
             step.slots[j] = slot[name]
             if name in bools:
                 step.bools |= <unsigned int> 1 << j
+            if layouts.get(name) in (BY_ROW, DROPPED):
+                step.by_row |= <unsigned int> 1 << j
         if isinstance(operation, UfuncLoops):
             step.operation = FOREIGN
             program.foreign = True
@@ -218,6 +246,8 @@ cdef int assemble(Program *program, tuple inputs, tuple results, list steps) exc
 
 cdef int count_reads(object operation) except -1:
     """How many of a step's names it reads."""
+    if isinstance(operation, tuple) or operation in OF_ROWS:
+        return 1
     if isinstance(operation, UfuncLoops):
         return operation.reads
     return len(READS[operation][0])

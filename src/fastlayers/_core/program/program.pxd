@@ -54,6 +54,22 @@ cdef enum:
     # through one.
     STACK_BYTES = 1 << 15
 
+# What a step of a pass over whole rows does: one that works element by element does so for all
+# elements of several rows, or for one element of each.
+cdef enum Form:
+    ELEMENTWISE
+    FROM_ZERO       # x -> out: each row is reduced by a ufunc's loop that begins with 0,
+    FROM_FIRST      # ... or with the row's first element
+    ROW_SUM         # x -> out: the sum of each row, as a gradient is summed
+    EXPAND          # x -> out: an element for each row, at every element of the row
+
+# How an operand of a pass over whole rows lies: all of it is contiguous.
+cdef enum Layout:
+    WHOLE
+    BY_ROW          # an element for each row: with a last axis of length 1,
+    DROPPED         # ... or of results without that axis
+    REPEATED        # a row for all of them
+
 # A loop over n elements for one operation and dtype, called like NumPy's inner loops: what NumPy's
 # are given with them comes last.
 ctypedef void (*Loop)(
@@ -65,6 +81,9 @@ cdef struct Step:
     int slot_count
     int slots[STEP_SLOTS]   # those it reads, then those it writes
     unsigned int bools      # a bit for each of these that has one byte; only temporaries have
+    Form form
+    unsigned int by_row     # a bit for each of the slots that has an element for each row
+    bint once               # for each row, not for each element
 
 # A ufunc's loops, and what they are given.
 cdef struct Foreign:
@@ -83,6 +102,9 @@ cdef struct Program:
     bint foreign            # whether there are steps of ufuncs
     bint direct             # one step, whose slots are the operands in their order
     bint shaped             # all results have the shape of the inputs, be they read or not
+    bint ordered            # serve C order alone: what is computed has it, whatever it is read from
+    bint of_rows            # reduce rows: a pass over whole rows
+    Layout layouts[MAX_OPERANDS]        # if so
     Step steps[MAX_STEPS]
     int constant[MAX_INPUTS]            # the constants' values
     unsigned int read_by[MAX_RESULTS]   # a bit for each input that the result depends on
@@ -128,6 +150,7 @@ cdef struct Job:
     unsigned int in_place       # a bit for each result that lies where an input does
     int heeded                  # if in place: the exceptions before which a share stops
     Share *shares               # if in place: what became of each share
+    Py_ssize_t columns          # 0, or of a pass over whole rows how long they are
     Py_ssize_t size             # the product of the shape
     Py_ssize_t shape[MAX_DIMS]
     int chunks                  # 0, or if results are summed, in how many parts

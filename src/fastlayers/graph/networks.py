@@ -1,0 +1,639 @@
+"""Runs a graph of products, reductions and views: calls of NumPy's functions, with passes between.
+
+What works element by element is computed in as few passes as its operands allow: each pass computes
+all that the next calls read, and whatever else can be known by then that is asked for. Other values
+are computed again where they are read, if that takes less time than to store and to load them.
+"""
+
+from __future__ import annotations
+
+import functools
+from collections import defaultdict
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
+from typing import Any, NamedTuple
+
+import numpy as np
+
+from .. import core
+from . import adjoints
+from .gradients import GRADIENT, graph_of_both, simplified
+from .interpreter import Request, without_memory
+from .nodes import Node, Nodes
+from .operations import OPERATIONS, SHAPED, Operations
+from .planner import entry
+from .results import apart
+from .tracing import CHEAP, STEPS, ufunc_of
+
+if core.passes is not None:
+    from .._core.frontend.passes import WARNS
+else:
+    WARNS = object()
+
+# Reductions: of all elements they make a value without axes.
+REDUCTIONS = {"sum", "mean", "max", "min", "prod", "var", "std", "norm", "any", "all"}
+
+GIVEN = ("input", "number", "constant")
+
+
+class Stopped(Exception):
+    """NumPy must warn, or something cannot be computed here: the nodes are to be run one by one."""
+
+
+# What a pass over whole rows can do, if the axis is the last one.
+OF_ROWS = REDUCTIONS - {"prod", "norm", "any", "all"} | {"sum_as", "count", "spread"}
+
+
+def is_cut(node: Node) -> bool:
+    """Whether a node is no part of a pass, whatever its operands are."""
+    if node.operation not in OPERATIONS:
+        return node.operation == "layer"
+    return not OPERATIONS[node.operation].elementwise and node.operation not in SHAPED
+
+
+def may_be_of_rows(node: Node) -> bool:
+    """Whether a node may be a step of a pass over whole rows: NumPy's axis 0 is none."""
+    axis = dict(node.detail or ()).get("axis") if node.operation in OF_ROWS else None
+    axis = axis[0] if type(axis) is tuple and len(axis) == 1 else axis
+    return type(axis) is int and axis != 0
+
+
+def is_spread(node: Node) -> bool:
+    """Whether a node repeats a scalar, or a value whose axes a pass finds where they should be."""
+    options = dict(node.detail or ())
+    axis = options.get("axis")
+    return node.operation == "spread" and (
+        bool(options.get("keepdims")) or axis is None or axis == 0
+    )
+
+
+# Of floats of one dtype these make floats of that dtype, as do most ufuncs.
+KEEPING = REDUCTIONS - {"any", "all"} | {
+    *("matmul", "dot", "outer", "einsum", "where", "select", "clip", "cumsum", "diff"),
+    *("T", "mT", "transpose", "reshape", "ravel", "flatten", ".copy", "copy", "squeeze"),
+    *("expand_dims", "swapaxes", "moveaxis", "flip", "roll", "triu", "tril", "diag", "trace"),
+    *("getitem", "take", "take_along_axis", "split", "repeat", "tile", "concatenate", "stack"),
+    *("vstack", "hstack"),
+}
+# Their operands, but the first, are indices.
+INDEXED = {"getitem", "take", "take_along_axis"}
+
+
+@functools.lru_cache(maxsize=1024)
+def keeps_dtype(operation: str) -> bool:
+    """Whether an operation makes of floats of one dtype floats of that dtype."""
+    operation = OPERATIONS[operation].step or operation
+    if operation in KEEPING:
+        return True
+    ufunc = ufunc_of(operation)
+    if ufunc is None:
+        return operation == "power"
+    for dtype in (np.dtype(np.float32), np.dtype(np.float64)):
+        try:
+            if ufunc.resolve_dtypes((*[dtype] * ufunc.nin, None))[-1] != dtype:
+                return False
+        except TypeError:
+            return False
+    return True
+
+
+class Facts:
+    """What is known of a graph's values, whatever floats of one dtype it is called with.
+
+    Attributes
+    ----------
+    floats : set of int
+        The values that have that dtype.
+    scalars : set of int
+        Those without axes that are no Python numbers.
+    indices : set of int
+        The inputs and constants by which others are indexed, and that nothing else reads.
+    """
+
+    def __init__(self, graph: Nodes, scalars: Collection[int] = ()) -> None:
+        nodes = graph.nodes
+        used: dict[int, list[bool]] = defaultdict(list)
+        for node in nodes:
+            for i, operand in enumerate(node.operands):
+                used[operand].append(node.operation in INDEXED and i > 0)
+        self.indices = {
+            place
+            for place, node in enumerate(nodes)
+            if node.operation in ("input", "constant") and used[place] and all(used[place])
+        }
+        self.floats: set[int] = set()
+        self.scalars = set(scalars)
+        numbers = {
+            place
+            for place, node in enumerate(nodes)
+            if node.operation == "number" and type(node.detail) in (int, float)
+        }
+        for place, node in enumerate(nodes):
+            if node.operation in ("input", "constant"):
+                if place not in self.indices:
+                    self.floats.add(place)
+                continue
+            if node.operation in ("number", "layer"):
+                continue
+            operands = set(node.operands)
+            read = set(node.operands[: 1 if node.operation in INDEXED else None])
+            if node.operation in ("where", "select"):
+                read = set(node.operands[1:])
+            if read <= self.floats | numbers and read & self.floats and keeps_dtype(node.operation):
+                self.floats.add(place)
+            options = dict(node.detail or ())
+            if node.operation in REDUCTIONS:
+                if options.get("axis") is None and not options.get("keepdims"):
+                    self.scalars.add(place)
+            elif OPERATIONS[node.operation].elementwise:
+                if operands <= self.scalars | numbers and operands & self.scalars:
+                    self.scalars.add(place)
+            elif node.operation in SHAPED and node.operands[-1] in self.scalars:
+                self.scalars.add(place)
+
+
+class Call(NamedTuple):
+    """A node that is computed by itself.
+
+    Attributes
+    ----------
+    function : callable
+    reads : tuple of int
+    options : dict
+    write : int
+    dropped : list of int
+        The values that nothing reads afterwards.
+    """
+
+    function: Callable[..., Any]
+    reads: tuple[int, ...]
+    options: dict[str, Any]
+    write: int
+    dropped: list[int]
+
+
+class Shapes(NamedTuple):
+    """A value of which only shape and dtype matter, by those of what it is computed from."""
+
+    reads: tuple[int, ...]
+    write: int
+    dropped: list[int]
+
+
+class Between(NamedTuple):
+    """What is computed by one plan: see `Network`."""
+
+    request: Request
+    entry: Any
+    reads: tuple[int, ...]
+    writes: tuple[int, ...]
+    dropped: list[int]
+
+
+class Network:
+    """A graph's work as instructions over one list of values.
+
+    Parameters
+    ----------
+    graph : Nodes
+        Without layers of one's own.
+    run : mapping
+        The operations for calls.
+    quiet : collection of int, optional
+        The nodes that have warned before.
+    scalars : collection of int, optional
+        The inputs that are known to be NumPy's scalars.
+    rows : bool, optional
+        Whether to try passes over whole rows.
+    """
+
+    def __init__(
+        self,
+        graph: Nodes,
+        run: Operations,
+        quiet: Collection[int] = (),
+        scalars: Collection[int] = (),
+        rows: bool = True,
+    ) -> None:
+        self.graph, self._run, self._rows = graph, run, rows
+        self.instructions: list[Call | Shapes | Between] = []
+        self._finer: dict[int, Network] = {}  # where no pass goes over whole rows
+        nodes = graph.nodes
+        self._facts = Facts(graph, scalars)
+        self._calls = {
+            place
+            for place, node in enumerate(nodes)
+            if node.operation not in GIVEN
+            and (is_cut(node) or place in self._facts.scalars)
+            and not (is_spread(node) or (rows and may_be_of_rows(node)))
+        }
+        self._at_hand = {place for place, node in enumerate(nodes) if node.operation in GIVEN}
+        self._computed = set(quiet)
+        self._shaped: dict[int, int] = {}
+        self._readers: dict[int, list[int]] = defaultdict(list)
+        for place, node in enumerate(nodes):
+            for i, operand in enumerate(node.operands):
+                if i not in node.like:
+                    self._readers[operand].append(place)
+        self.size = len(nodes)
+        self._plan()
+        self._drop()
+        self.start: list[Any] = [
+            node.detail if node.operation in ("number", "constant") else None for node in nodes
+        ] + [None] * (self.size - len(nodes))
+
+    def run(self, operands: Sequence[Any]) -> list[Any]:
+        """The outputs' values.
+
+        Raises
+        ------
+        Stopped
+            Where a pass finds that NumPy must warn, or is not served.
+        Exception
+            As NumPy does.
+        """
+        values = self.start.copy()
+        values[: len(operands)] = operands
+        for one in self.instructions:
+            if type(one) is Call:
+                values[one.write] = one.function(*[values[i] for i in one.reads], **one.options)
+            elif type(one) is Between:
+                found = one.entry.run(tuple([values[i] for i in one.reads])) if one.entry else None
+                if found is WARNS:
+                    raise Stopped
+                if found is None:
+                    found = self._by_nodes(one, values)
+                for place, value in zip(one.writes, found, strict=True):
+                    values[place] = value
+            else:
+                values[one.write] = shaped([values[i] for i in one.reads])
+            for place in one.dropped:
+                values[place] = None
+        return [values[place] for place in self.graph.outputs]
+
+    def _by_nodes(self, one: Between, values: Sequence[Any]) -> list[Any]:
+        request, given = one.request, [values[i] for i in one.reads]
+        if self._rows and any(may_be_of_rows(node) for node in request.graph.nodes):
+            if id(one) not in self._finer:
+                quiet = range(request.quiet)
+                scalars = [i for i, place in enumerate(one.reads) if place in self._facts.scalars]
+                self._finer[id(one)] = Network(request.graph, self._run, quiet, scalars, rows=False)
+            return self._finer[id(one)].run(given)
+        found = request.evaluate(given, self._run)
+        return [found[place] for place in request.values]
+
+    # ---- the order of what is done ----
+
+    def _plan(self) -> None:
+        nodes = self.graph.nodes
+        pending = sorted(self._calls)
+        wanted = [place for place in self.graph.outputs if place not in self._calls]
+        while True:
+            while self._make_calls(pending):
+                pending = [place for place in pending if place not in self._at_hand]
+            wanted = [place for place in wanted if place not in self._at_hand]
+            targets = []
+            for place in pending:
+                like = nodes[place].like
+                operands = nodes[place].operands
+                if all(self._missing([operand]) is not None for operand in operands):
+                    targets += [
+                        operand
+                        for i, operand in enumerate(operands)
+                        if i not in like or not self._can_be_shaped(operand)
+                    ]
+            targets += [place for place in wanted if self._missing([place]) is not None]
+            targets = [one for one in dict.fromkeys(targets) if one not in self._at_hand]
+            if not targets:
+                break
+            self._compute(targets)
+        if pending or wanted:
+            raise RuntimeError("a graph whose nodes wait for each other")
+
+    def _make_calls(self, pending: Sequence[int]) -> bool:
+        """Make the calls that can be made; whether there were any."""
+        made = False
+        for place in pending:
+            node = self.graph.nodes[place]
+            if not all(
+                operand in self._at_hand
+                or (i in node.like and (operand in self._shaped or self._can_be_shaped(operand)))
+                for i, operand in enumerate(node.operands)
+            ):
+                continue
+            reads = [
+                operand if operand in self._at_hand else self._shape(operand)
+                for operand in node.operands
+            ]
+            options = dict(node.detail) if type(node.detail) is tuple else {}
+            function = self._run[node.operation]
+            if node.operation in ("mean", "var", "std"):
+                function = functools.partial(of_enough, function)
+            self.instructions.append(Call(function, tuple(reads), options, place, []))
+            self._at_hand.add(place)
+            made = True
+        return made
+
+    def _can_be_shaped(self, place: int) -> bool:
+        missing = self._missing([place])
+        return (
+            missing is not None
+            and place in self._facts.floats
+            and all(OPERATIONS[self.graph.nodes[one].operation].elementwise for one in missing)
+        )
+
+    def _shape(self, place: int) -> int:
+        """Where a stand-in for a value that is not at hand is found."""
+        if place not in self._shaped:
+            missing = self._missing([place]) or []
+            reads = dict.fromkeys(
+                operand
+                for one in missing
+                for operand in self.graph.nodes[one].operands
+                if operand in self._at_hand
+            )
+            self.instructions.append(Shapes(tuple(reads), self.size, []))
+            self._shaped[place] = self.size
+            self.size += 1
+        return self._shaped[place]
+
+    def _missing(self, targets: Iterable[int]) -> list[int] | None:
+        """What passes must compute to have these values, in order; None if a call must be first."""
+        found: set[int] = set()
+        stack = list(targets)
+        while stack:
+            place = stack.pop()
+            if place in self._at_hand or place in found:
+                continue
+            if place in self._calls:
+                return None
+            found.add(place)
+            stack += self.graph.nodes[place].operands
+        return sorted(found)
+
+    def _compute(self, targets: Sequence[int]) -> None:
+        """Add an instruction for what passes can compute at once."""
+        nodes = self.graph.nodes
+        missing = self._missing(targets)
+        assert missing is not None
+        inside = set(missing)
+        writes = set(targets)
+        for place in missing:
+            later = any(one not in inside for one in self._readers[place])
+            if later and place not in writes and self._is_dear(place, writes):
+                writes.add(place)
+        used = {operand for place in missing for operand in nodes[place].operands}
+        reads = sorted(
+            one for one in used if one in self._at_hand and nodes[one].operation != "number"
+        )
+        # What was computed before, and has warned, comes first.
+        order = sorted(missing, key=lambda place: (place not in self._computed, place))
+        moved = {place: i for i, place in enumerate(reads)}
+        part: list[Node] = [Node("input", (), f"v{place}") for place in reads]
+        for place in dict.fromkeys(one for one in used if nodes[one].operation == "number"):
+            moved[place] = len(part)
+            part.append(nodes[place])
+        for place in order:
+            moved[place] = len(part)
+            operands = tuple([moved[operand] for operand in nodes[place].operands])
+            part.append(nodes[place]._replace(operands=operands))
+        results = tuple(sorted(writes))
+        graph = Nodes(
+            self.graph.name,
+            tuple(part),
+            tuple(f"v{place}" for place in reads),
+            tuple(moved[place] for place in results),
+            False,
+        )
+        quiet = len(part) - sum(place not in self._computed for place in order)
+        inputs = range(len(reads))
+        request = Request(
+            graph, len(reads), len(part), inputs, graph.outputs, quiet=max(quiet, len(reads))
+        )
+        one = entry(request, self._run) if core.passes is not None else None
+        self.instructions.append(Between(request, one, tuple(reads), results, []))
+        self._at_hand |= writes
+        self._computed |= inside
+
+    def _is_dear(self, place: int, stored: Collection[int]) -> bool:
+        """Whether computing a value again takes longer than storing and loading it."""
+        nodes = self.graph.nodes
+        seen: set[int] = set()
+        stack = [place]
+        while stack:
+            one = stack.pop()
+            if one in seen or one in self._at_hand or (one in stored and one != place):
+                continue
+            seen.add(one)
+            operation = nodes[one].operation
+            if may_be_of_rows(nodes[one]) and operation not in ("spread", "count"):
+                return True
+            if operation not in CHEAP and operation not in STEPS and operation not in FREE:
+                return True
+            stack += nodes[one].operands
+        return False
+
+    def _drop(self) -> None:
+        """Note for each instruction the values that no later one reads."""
+        last = {
+            place: i for i, one in enumerate(self.instructions) for place in (*one.reads, *written(one))
+        }
+        kept = {*range(len(self.graph.inputs)), *self.graph.outputs}
+        kept.update(i for i, node in enumerate(self.graph.nodes) if node.operation in GIVEN)
+        for place, i in last.items():
+            if place not in kept:
+                self.instructions[i].dropped.append(place)
+
+
+def of_scalars(graph: Nodes, facts: Facts) -> Nodes:
+    """The graph without sums of scalars to the shape of scalars, which need not wait for these."""
+    same: dict[int, int] = {}
+    nodes = []
+    for place, node in enumerate(graph.nodes):
+        operands = tuple([same.get(operand, operand) for operand in node.operands])
+        node = node._replace(operands=operands)
+        if operands and operands[-1] in facts.scalars and operands[0] in facts.scalars:
+            if node.operation in ("sum_to", "broadcast_to"):
+                same[place] = operands[0]
+            elif node.operation == "multiply_to":
+                node = node._replace(operation="multiply", operands=operands[:2])
+        nodes.append(node)
+    outputs = tuple([same.get(output, output) for output in graph.outputs])
+    return graph._replace(nodes=tuple(nodes), outputs=outputs)
+
+
+# What costs a pass nothing, or little.
+FREE = {
+    *("sum_to", "multiply_to", "broadcast_to", "zeros_like", "positive", "where", "select"),
+    *("spread", "count"),
+}
+
+
+def written(one: Call | Shapes | Between) -> tuple[int, ...]:
+    return one.writes if isinstance(one, Between) else (one.write,)
+
+
+def of_enough(function: Callable[..., Any], x: Any, ddof: float = 0, **options: Any) -> Any:
+    """A mean or a variance of so many elements that Python does not warn."""
+    if adjoints.count(x, options.get("axis")) <= ddof:
+        raise Stopped
+    return function(x, ddof=ddof, **options) if ddof else function(x, **options)
+
+
+def shaped(values: Sequence[Any]) -> Any:
+    """A stand-in for what is computed element by element of these."""
+    shape = np.broadcast_shapes(*map(np.shape, values))
+    dtype = next(one.dtype for one in values if hasattr(one, "dtype") and one.dtype.kind == "f")
+    return without_memory(np.broadcast_to(np.zeros((), dtype), shape))
+
+
+class Networks:
+    """A graph as networks: of its value, of its gradients, and of both.
+
+    Parameters
+    ----------
+    graph : Nodes
+        Without layers of one's own.
+    run : mapping
+        The operations for calls.
+    """
+
+    def __init__(self, graph: Nodes, run: Operations) -> None:
+        self._graph, self._run = graph, run
+        self._facts = facts = Facts(graph)
+        # Of the outputs: those whose gradients are scalars of the operands' dtype.
+        self._scalars = facts.scalars & facts.floats
+        self._kept = [place for place, node in enumerate(graph.nodes) if is_cut(node)]
+        self._made: dict[Any, Network] = {}
+        self._outside = [
+            node.detail
+            for place, node in enumerate(graph.nodes)
+            if node.operation == "constant" and place not in facts.indices
+        ]
+
+    def values(self, operands: tuple[Any, ...]) -> list[Any] | None:
+        """The outputs' values; None where the nodes are to be run one by one."""
+        if self._dtype(operands) is None:
+            return None
+        found = self._run_network("values", (), operands)
+        return found and apart(found[: len(self._graph.outputs)], operands)
+
+    def forward(self, operands: tuple[Any, ...]) -> tuple[list[Any], dict[int, Any]] | None:
+        """The values, and what `gradients` needs of others."""
+        if self._dtype(operands) is None:
+            return None
+        found = self._run_network("forward", (), operands)
+        if found is None:
+            return None
+        count = len(self._graph.outputs)
+        known = dict(zip(self._kept, found[count:], strict=False))
+        values = apart(found[:count], [*operands, *known.values()])
+        for place, value in zip(self._graph.outputs, values, strict=True):
+            known.setdefault(place, without_memory(value))
+        return values, known
+
+    def gradients(
+        self, operands: tuple[Any, ...], dout: Any, known: Mapping[int, Any]
+    ) -> list[Any] | None:
+        """The gradients by all operands, given what `forward` kept."""
+        dtype = self._dtype(operands)
+        douts = self._douts(dout, dtype)
+        if dtype is None or douts is None:
+            return None
+        for place, one in zip(self._graph.outputs, douts, strict=True):
+            if type(one) is np.ndarray and one.shape != np.shape(known[place]):
+                return None
+        given = (*operands, *douts, *[known[place] for place in self._kept])
+        found = self._run_network("gradients", self._graph.inputs, given)
+        return found and apart(found, given)
+
+    def both(self, operands: tuple[Any, ...], dout: Any, names: tuple[str, ...]) -> list[Any] | None:
+        """The values, then the gradients by ``names``."""
+        dtype = self._dtype(operands)
+        douts = self._douts(dout, dtype)
+        if dtype is None or douts is None:
+            return None
+        given = (*operands, *douts)
+        found = self._run_network("both", names, given)
+        if found is None:
+            return None
+        for value, one in zip(found, douts, strict=False):
+            if type(one) is np.ndarray and one.shape != np.shape(value):
+                return None
+        return apart(found[: len(douts) + len(names)], given)
+
+    def _dtype(self, operands: Sequence[Any]) -> Any:
+        """The one dtype of all operands; None if they are not served."""
+        found = None
+        for place, one in enumerate((*operands, *self._outside)):
+            if type(one) is np.ndarray:
+                if place in self._facts.indices and one.dtype.kind in "iub":
+                    continue
+                if one.dtype.char not in "fd" or not one.size or not one.dtype.isnative:
+                    return None
+            elif type(one) in (int, float):
+                continue
+            elif type(one) not in (np.float32, np.float64):
+                return None
+            if found is not None and one.dtype != found:
+                return None
+            found = one.dtype
+        return found
+
+    def _douts(self, dout: Any, dtype: Any) -> list[Any] | None:
+        """The outputs' gradients; None if they are not served, or wrong."""
+        outputs = self._graph.outputs
+        several = not self._graph.single and type(dout) in (tuple, list)
+        douts = dout if several else [dout] * len(outputs)
+        if dtype is None or len(douts) != len(outputs):
+            return None
+        found = []
+        for place, one in zip(outputs, douts, strict=True):
+            if type(one) in (int, float):
+                one = dtype.type(one) if place in self._scalars else one
+            elif type(one) is not (dtype.type if place in self._scalars else np.ndarray):
+                return None
+            elif one.dtype != dtype or (type(dout) is np.ndarray and not self._graph.single):
+                return None
+            found.append(one)
+        return found
+
+    def _run_network(
+        self, what: str, names: tuple[str, ...], given: Sequence[Any]
+    ) -> list[Any] | None:
+        key = what, names
+        if key not in self._made:
+            self._made[key] = self._make(what, names)
+        with np.errstate(**stopping()):
+            try:
+                return self._made[key].run(given)
+            except Exception:  # who runs the nodes one by one says of which node it is
+                return None
+
+    def _make(self, what: str, names: tuple[str, ...]) -> Network:
+        graph = self._graph
+        if what in ("values", "forward"):
+            more = self._kept if what == "forward" else []
+            outputs = (*graph.outputs, *more, *graph.unread())
+            return Network(simplified(graph._replace(outputs=outputs)), self._run)
+        known = self._kept if what == "gradients" else []
+        both = graph_of_both(graph, names, what == "both", known, self._scalars)
+        first = len(graph.inputs)
+        scalars = {
+            first + i for i, place in enumerate(graph.outputs) if place in self._scalars
+        }
+        first += len(graph.outputs)
+        scalars |= {first + i for i, place in enumerate(known) if place in self._facts.scalars}
+        both = simplified(of_scalars(both, Facts(both, scalars)))
+        quiet = [
+            place
+            for place, node in enumerate(both.nodes)
+            if what == "gradients" and node.place != GRADIENT
+        ]
+        return Network(both, self._run, quiet, scalars)
+
+
+def stopping() -> Any:
+    """How NumPy treats exceptions, with an error for what it would tell of."""
+    return {
+        kind: mode if mode == "ignore" else "raise" for kind, mode in np.geterr().items()
+    }
