@@ -85,6 +85,50 @@ def getitem_back(
     return back if back.ndim else back[()]
 
 
+def box_of(index: tuple[Any, ...], shape: tuple[int, ...]) -> list[tuple[int, int]] | None:
+    """Where a part lies along the first axes; None if it is not all that lies between two ends."""
+    box = []
+    for part, length in zip(index, shape, strict=False):
+        if type(part) is Slice:
+            start, stop, step = slice(*part).indices(length)
+            if step != 1:
+                return None
+            box.append((start, max(start, stop)))
+        elif type(part) is int:
+            box.append((part % length, part % length + 1))
+        else:
+            return None
+    return box
+
+
+def add_part(
+    gradient: Any, part: Any, x: Any, *, index: tuple[Any, ...], whole: bool = False
+) -> Any:
+    """``gradient + getitem_back(part, x)``, where that is possible in the gradient itself.
+
+    There the sum with a zero is one, too: it makes of -0.0 a 0.0.
+    """
+    box = box_of(index, np.shape(x))
+    fits = (
+        type(gradient) is np.ndarray
+        and gradient.flags.writeable
+        and gradient.shape == np.shape(x)
+        and gradient.dtype.kind == "f"
+        and gradient.dtype == np.result_type(part)
+    )
+    if box is None or not fits:
+        return gradient + getitem_back(part, x, index=index, whole=whole)
+    rest = gradient
+    for axis, (start, stop) in enumerate(box):
+        before: tuple[Any, ...] = (slice(None),) * axis
+        for outside in (rest[(*before, slice(start))], rest[(*before, slice(stop, None))]):
+            np.add(outside, 0.0, out=outside)
+        rest = rest[(*before, slice(start, stop))]
+    inside = gradient[indexed(index, ())]
+    np.add(inside, part, out=inside)
+    return gradient
+
+
 def take(x: Any, indices: Any, axis: int | None = None) -> Any:
     return np.take(x, indices, axis)
 
@@ -133,6 +177,11 @@ def count(x: Any, axis: Axes = None) -> int:
         else (axis,)
     )
     return math.prod(shape[one] for one in axes)
+
+
+def mean_of_sum(total: Any, x: Any) -> Any:
+    """The mean of all elements, from their sum, as NumPy divides it."""
+    return total.dtype.type(total / np.intp(count(x)))
 
 
 def reshaped(g: Any, x: Any, **_: Any) -> Any:

@@ -282,9 +282,9 @@ class Graph(BaseLayer):
     def _forward_nodes(self, operands: tuple[Any, ...], out: Any, warns: bool) -> Any:
         operands = self._bound(operands, {})
         if self._networks and (both := self._networks.forward(operands)):
-            found = stored(both[0], self._outs(out))
+            values = stored(both[0], self._outs(out))
             self._kept, self._known, self._on_trees = operands, both[1], None
-            return self._returned(found)
+            return self._returned(values)
         if recording := _recording_of(operands):
             return self._inlined(recording, operands, out)
         self._on_trees = on = self._on(operands)

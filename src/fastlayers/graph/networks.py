@@ -8,13 +8,15 @@ are computed again where they are read, if that takes less time than to store an
 from __future__ import annotations
 
 import functools
-from collections import defaultdict
+import itertools
+from collections import Counter, defaultdict
 from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from typing import Any, NamedTuple
 
 import numpy as np
 
 from .. import core
+from ..base import Placeholder
 from . import adjoints
 from .gradients import GRADIENT, graph_of_both, simplified
 from .interpreter import Request, without_memory
@@ -25,12 +27,14 @@ from .results import apart
 from .tracing import CHEAP, STEPS, ufunc_of
 
 if core.passes is not None:
+    from .._core.frontend.methods import count_outcome
     from .._core.frontend.passes import WARNS
-else:
-    WARNS = object()
 
 # Reductions: of all elements they make a value without axes.
 REDUCTIONS = {"sum", "mean", "max", "min", "prod", "var", "std", "norm", "any", "all"}
+
+# From this version on NumPy adds up a whole array in one order, whatever its buffers are.
+TOTALS = np.lib.NumpyVersion(np.__version__) >= "2.3.0"
 
 GIVEN = ("input", "number", "constant")
 
@@ -74,6 +78,8 @@ KEEPING = REDUCTIONS - {"any", "all"} | {
     *("getitem", "take", "take_along_axis", "split", "repeat", "tile", "concatenate", "stack"),
     *("vstack", "hstack"),
 }
+# They make arrays in the memory order of others.
+IN_ORDER = {"ones_like", "full_like", "np.zeros_like", "zeros_like", "broadcast_to"}
 # Their operands, but the first, are indices.
 INDEXED = {"getitem", "take", "take_along_axis"}
 
@@ -99,17 +105,27 @@ def keeps_dtype(operation: str) -> bool:
 class Facts:
     """What is known of a graph's values, whatever floats of one dtype it is called with.
 
+    Parameters
+    ----------
+    graph : Nodes
+    scalars, given : collection of int, optional
+        The inputs that are NumPy's scalars, and those that are Python numbers.
+
     Attributes
     ----------
     floats : set of int
         The values that have that dtype.
     scalars : set of int
         Those without axes that are no Python numbers.
+    reduced : set of int
+        Those that depend on rows which a pass reduces.
     indices : set of int
         The inputs and constants by which others are indexed, and that nothing else reads.
     """
 
-    def __init__(self, graph: Nodes, scalars: Collection[int] = ()) -> None:
+    def __init__(
+        self, graph: Nodes, scalars: Collection[int] = (), given: Collection[int] = ()
+    ) -> None:
         nodes = graph.nodes
         used: dict[int, list[bool]] = defaultdict(list)
         for node in nodes:
@@ -122,26 +138,33 @@ class Facts:
         }
         self.floats: set[int] = set()
         self.scalars = set(scalars)
+        self.reduced = {i for i, node in enumerate(nodes) if may_be_of_rows(node)}
         numbers = {
             place
             for place, node in enumerate(nodes)
-            if node.operation == "number" and type(node.detail) in (int, float)
+            if place in given
+            or (node.operation == "number" and type(node.detail) in (int, float))
+            or (node.operation == "count" and not may_be_of_rows(node))
         }
         for place, node in enumerate(nodes):
             if node.operation in ("input", "constant"):
-                if place not in self.indices:
+                if place not in self.indices and place not in numbers:
                     self.floats.add(place)
                 continue
             if node.operation in ("number", "layer"):
                 continue
             operands = set(node.operands)
+            if operands & self.reduced and not is_cut(node):
+                self.reduced.add(place)
             read = set(node.operands[: 1 if node.operation in INDEXED else None])
             if node.operation in ("where", "select"):
                 read = set(node.operands[1:])
             if read <= self.floats | numbers and read & self.floats and keeps_dtype(node.operation):
                 self.floats.add(place)
             options = dict(node.detail or ())
-            if node.operation in REDUCTIONS:
+            if node.operation == "mean_of_sum":
+                self.scalars.add(place)
+            elif node.operation in REDUCTIONS:
                 if options.get("axis") is None and not options.get("keepdims"):
                     self.scalars.add(place)
             elif OPERATIONS[node.operation].elementwise:
@@ -200,10 +223,10 @@ class Network:
         The operations for calls.
     quiet : collection of int, optional
         The nodes that have warned before.
-    scalars : collection of int, optional
-        The inputs that are known to be NumPy's scalars.
-    rows : bool, optional
-        Whether to try passes over whole rows.
+    scalars, numbers : collection of int, optional
+        The inputs that are known to be NumPy's scalars, and Python numbers.
+    rows, totals : bool, optional
+        Whether to try passes over whole rows, and those that add up all elements.
     """
 
     def __init__(
@@ -212,19 +235,23 @@ class Network:
         run: Operations,
         quiet: Collection[int] = (),
         scalars: Collection[int] = (),
+        numbers: Collection[int] = (),
         rows: bool = True,
+        totals: bool = True,
     ) -> None:
-        self.graph, self._run, self._rows = graph, run, rows
+        self.graph, self._run, self._rows, self._totals = graph, run, rows, totals
         self.instructions: list[Call | Shapes | Between] = []
         self._finer: dict[int, Network] = {}  # where no pass goes over whole rows
         nodes = graph.nodes
-        self._facts = Facts(graph, scalars)
+        self._facts = Facts(graph, scalars, numbers)
+        self._numbers = set(numbers)
         self._calls = {
             place
             for place, node in enumerate(nodes)
             if node.operation not in GIVEN
             and (is_cut(node) or place in self._facts.scalars)
             and not (is_spread(node) or (rows and may_be_of_rows(node)))
+            and not (totals and is_total(node, graph, self._facts))
         }
         self._at_hand = {place for place, node in enumerate(nodes) if node.operation in GIVEN}
         self._computed = set(quiet)
@@ -254,9 +281,9 @@ class Network:
         values = self.start.copy()
         values[: len(operands)] = operands
         for one in self.instructions:
-            if type(one) is Call:
+            if isinstance(one, Call):
                 values[one.write] = one.function(*[values[i] for i in one.reads], **one.options)
-            elif type(one) is Between:
+            elif isinstance(one, Between):
                 found = one.entry.run(tuple([values[i] for i in one.reads])) if one.entry else None
                 if found is WARNS:
                     raise Stopped
@@ -272,11 +299,19 @@ class Network:
 
     def _by_nodes(self, one: Between, values: Sequence[Any]) -> list[Any]:
         request, given = one.request, [values[i] for i in one.reads]
-        if self._rows and any(may_be_of_rows(node) for node in request.graph.nodes):
+        nodes = request.graph.nodes
+        totals = self._totals and any(
+            node.operation == "sum" and node.detail is None for node in nodes
+        )
+        if totals or (self._rows and any(map(may_be_of_rows, nodes))):
             if id(one) not in self._finer:
                 quiet = range(request.quiet)
-                scalars = [i for i, place in enumerate(one.reads) if place in self._facts.scalars]
-                self._finer[id(one)] = Network(request.graph, self._run, quiet, scalars, rows=False)
+                places = list(enumerate(one.reads))
+                scalars = [i for i, place in places if place in self._facts.scalars]
+                numbers = [i for i, place in places if place in self._numbers]
+                self._finer[id(one)] = Network(
+                    request.graph, self._run, quiet, scalars, numbers, rows=totals, totals=False
+                )
             return self._finer[id(one)].run(given)
         found = request.evaluate(given, self._run)
         return [found[place] for place in request.values]
@@ -299,15 +334,28 @@ class Network:
                     targets += [
                         operand
                         for i, operand in enumerate(operands)
-                        if i not in like or not self._can_be_shaped(operand)
+                        if i not in like or not self._can_be_shaped(place, operand)
                     ]
             targets += [place for place in wanted if self._missing([place]) is not None]
             targets = [one for one in dict.fromkeys(targets) if one not in self._at_hand]
             if not targets:
                 break
-            self._compute(targets)
+            self._compute([*targets, *self._beside(targets, pending)])
         if pending or wanted:
             raise RuntimeError("a graph whose nodes wait for each other")
+
+    def _beside(self, targets: Sequence[int], pending: Sequence[int]) -> list[int]:
+        """What later calls read, and a pass for these values computes in part anyway."""
+        inside = set(self._missing(targets) or ())
+        found = []
+        for place in pending:
+            node = self.graph.nodes[place]
+            for i, operand in enumerate(node.operands):
+                if i in node.like or operand in self._at_hand or operand in inside:
+                    continue
+                if not inside.isdisjoint(self._missing([operand]) or ()):
+                    found.append(operand)
+        return found
 
     def _make_calls(self, pending: Sequence[int]) -> bool:
         """Make the calls that can be made; whether there were any."""
@@ -315,8 +363,7 @@ class Network:
         for place in pending:
             node = self.graph.nodes[place]
             if not all(
-                operand in self._at_hand
-                or (i in node.like and (operand in self._shaped or self._can_be_shaped(operand)))
+                operand in self._at_hand or (i in node.like and self._can_be_shaped(place, operand))
                 for i, operand in enumerate(node.operands)
             ):
                 continue
@@ -333,9 +380,12 @@ class Network:
             made = True
         return made
 
-    def _can_be_shaped(self, place: int) -> bool:
+    def _can_be_shaped(self, reader: int, place: int) -> bool:
+        """Whether a stand-in serves a call, which has the shape but not the memory order."""
+        if self.graph.nodes[reader].operation in IN_ORDER:
+            return False
         missing = self._missing([place])
-        return (
+        return place in self._shaped or (
             missing is not None
             and place in self._facts.floats
             and all(OPERATIONS[self.graph.nodes[one].operation].elementwise for one in missing)
@@ -435,7 +485,9 @@ class Network:
     def _drop(self) -> None:
         """Note for each instruction the values that no later one reads."""
         last = {
-            place: i for i, one in enumerate(self.instructions) for place in (*one.reads, *written(one))
+            place: i
+            for i, one in enumerate(self.instructions)
+            for place in (*one.reads, *written(one))
         }
         kept = {*range(len(self.graph.inputs)), *self.graph.outputs}
         kept.update(i for i, node in enumerate(self.graph.nodes) if node.operation in GIVEN)
@@ -459,6 +511,72 @@ def of_scalars(graph: Nodes, facts: Facts) -> Nodes:
         nodes.append(node)
     outputs = tuple([same.get(output, output) for output in graph.outputs])
     return graph._replace(nodes=tuple(nodes), outputs=outputs)
+
+
+def in_parts(graph: Nodes) -> Nodes:
+    """The graph in which the gradients of parts of an array are added into one array.
+
+    Those of one and the same part are added first.
+    """
+    readers = Counter(operand for node in graph.nodes for operand in node.operands)
+    readers.update(graph.outputs)
+    nodes: list[Node] = []
+    for node in graph.nodes:
+        if node.operation == "add":
+            first, second = (nodes[operand] for operand in node.operands)
+            if all(readers[one] == 1 for one in node.operands) and is_part(second):
+                g, x = second.operands
+                if is_part(first) and first.operands[1] == x and first.detail == second.detail:
+                    place = max(node.operands)
+                    nodes[place] = Node("add", (first.operands[0], g), None, node.place)
+                    node = second._replace(operands=(place, x))
+                elif is_own(first):
+                    node = Node("add_part", (node.operands[0], g, x), second.detail, node.place)
+        nodes.append(node)
+    return graph._replace(nodes=tuple(nodes))
+
+
+def is_total(node: Node, graph: Nodes, facts: Facts) -> bool:
+    """Whether a sum or a mean may be that of all elements in the pass that computes these."""
+    if not TOTALS or node.operation not in ("sum", "mean") or node.detail is not None:
+        return False
+    summed = node.operands[0]
+    return summed in facts.floats - facts.scalars - facts.reduced and is_elementwise(
+        graph.nodes[summed]
+    )
+
+
+def of_totals(graph: Nodes, facts: Facts) -> Nodes:
+    """The graph with means of all elements that a pass computes as sums, which it adds up."""
+    nodes: list[Node] = []
+    moved: list[int] = []
+    for node in graph.nodes:
+        operands = tuple([moved[operand] for operand in node.operands])
+        if node.operation == "mean" and is_total(node, graph, facts):
+            nodes.append(Node("sum", operands, None, node.place))
+            operands = len(nodes) - 1, *operands
+            node = node._replace(operation="mean_of_sum")
+        moved.append(len(nodes))
+        nodes.append(node._replace(operands=operands))
+    outputs = tuple([moved[output] for output in graph.outputs])
+    return graph._replace(nodes=tuple(nodes), outputs=outputs)
+
+
+def is_elementwise(node: Node) -> bool:
+    return node.operation in OPERATIONS and OPERATIONS[node.operation].elementwise
+
+
+def is_part(node: Node) -> bool:
+    """Whether a node is the gradient of a part that no arrays choose."""
+    return node.operation == "getitem_back" and len(node.operands) == 2
+
+
+def is_own(node: Node) -> bool:
+    """Whether a value shares its memory with no other."""
+    row = OPERATIONS.get(node.operation)
+    return node.operation in ("add_part", "getitem_back") or (
+        row is not None and row.elementwise and bool(row.ufunc or row.operator)
+    )
 
 
 # What costs a pass nothing, or little.
@@ -499,29 +617,32 @@ class Networks:
 
     def __init__(self, graph: Nodes, run: Operations) -> None:
         self._graph, self._run = graph, run
-        self._facts = facts = Facts(graph)
-        # Of the outputs: those whose gradients are scalars of the operands' dtype.
-        self._scalars = facts.scalars & facts.floats
-        self._kept = [place for place, node in enumerate(graph.nodes) if is_cut(node)]
+        facts = Facts(graph)
+        self._indices = facts.indices
+        self._facts: dict[tuple[int, ...], Facts] = {}  # by the operands that are numbers
+        # What passes compute again is not kept from value to gradient.
+        self._kept = [
+            place
+            for place, node in enumerate(graph.nodes)
+            if is_cut(node) and not may_be_of_rows(node)
+        ]
         self._made: dict[Any, Network] = {}
         self._outside = [
-            node.detail
+            (place, node.detail)
             for place, node in enumerate(graph.nodes)
             if node.operation == "constant" and place not in facts.indices
         ]
 
     def values(self, operands: tuple[Any, ...]) -> list[Any] | None:
         """The outputs' values; None where the nodes are to be run one by one."""
-        if self._dtype(operands) is None:
-            return None
-        found = self._run_network("values", (), operands)
+        kinds = self._kinds(operands)
+        found = self._run_network("values", (), kinds, operands)
         return found and apart(found[: len(self._graph.outputs)], operands)
 
     def forward(self, operands: tuple[Any, ...]) -> tuple[list[Any], dict[int, Any]] | None:
         """The values, and what `gradients` needs of others."""
-        if self._dtype(operands) is None:
-            return None
-        found = self._run_network("forward", (), operands)
+        kinds = self._kinds(operands)
+        found = self._run_network("forward", (), kinds, operands)
         if found is None:
             return None
         count = len(self._graph.outputs)
@@ -535,25 +656,27 @@ class Networks:
         self, operands: tuple[Any, ...], dout: Any, known: Mapping[int, Any]
     ) -> list[Any] | None:
         """The gradients by all operands, given what `forward` kept."""
-        dtype = self._dtype(operands)
-        douts = self._douts(dout, dtype)
-        if dtype is None or douts is None:
+        kinds = self._kinds(operands)
+        douts = self._douts(dout, kinds)
+        if douts is None:
             return None
         for place, one in zip(self._graph.outputs, douts, strict=True):
             if type(one) is np.ndarray and one.shape != np.shape(known[place]):
                 return None
         given = (*operands, *douts, *[known[place] for place in self._kept])
-        found = self._run_network("gradients", self._graph.inputs, given)
+        found = self._run_network("gradients", self._graph.inputs, kinds, given)
         return found and apart(found, given)
 
-    def both(self, operands: tuple[Any, ...], dout: Any, names: tuple[str, ...]) -> list[Any] | None:
+    def both(
+        self, operands: tuple[Any, ...], dout: Any, names: tuple[str, ...]
+    ) -> list[Any] | None:
         """The values, then the gradients by ``names``."""
-        dtype = self._dtype(operands)
-        douts = self._douts(dout, dtype)
-        if dtype is None or douts is None:
+        kinds = self._kinds(operands)
+        douts = self._douts(dout, kinds)
+        if douts is None:
             return None
         given = (*operands, *douts)
-        found = self._run_network("both", names, given)
+        found = self._run_network("both", names, kinds, given)
         if found is None:
             return None
         for value, one in zip(found, douts, strict=False):
@@ -561,79 +684,103 @@ class Networks:
                 return None
         return apart(found[: len(douts) + len(names)], given)
 
-    def _dtype(self, operands: Sequence[Any]) -> Any:
-        """The one dtype of all operands; None if they are not served."""
+    def _kinds(self, operands: Sequence[Any]) -> Any:
+        """The one dtype of all operands but numbers, and which are numbers; None if not served."""
         found = None
-        for place, one in enumerate((*operands, *self._outside)):
+        numbers = []
+        indices = self._indices
+        for place, one in itertools.chain(enumerate(operands), self._outside):
             if type(one) is np.ndarray:
-                if place in self._facts.indices and one.dtype.kind in "iub":
+                dtype = one.dtype
+                if place in indices and dtype.kind in "iub":
                     continue
-                if one.dtype.char not in "fd" or not one.size or not one.dtype.isnative:
-                    return None
+                if dtype.char not in "fd" or not one.size or not dtype.isnative:
+                    return refused("dtype")
             elif type(one) in (int, float):
+                numbers.append(place)
                 continue
-            elif type(one) not in (np.float32, np.float64):
-                return None
-            if found is not None and one.dtype != found:
-                return None
-            found = one.dtype
-        return found
+            elif type(one) in (np.float32, np.float64):
+                dtype = one.dtype
+            else:
+                return refused("operand") if not isinstance(one, Placeholder) else None
+            if found is not dtype and found is not None:
+                return refused("dtype")
+            found = dtype
+        return None if found is None else (found, tuple(numbers))
 
-    def _douts(self, dout: Any, dtype: Any) -> list[Any] | None:
+    def _facts_of(self, numbers: tuple[int, ...]) -> Facts:
+        if numbers not in self._facts:
+            self._facts[numbers] = Facts(self._graph, (), numbers)
+        return self._facts[numbers]
+
+    def _douts(self, dout: Any, kinds: Any) -> list[Any] | None:
         """The outputs' gradients; None if they are not served, or wrong."""
         outputs = self._graph.outputs
         several = not self._graph.single and type(dout) in (tuple, list)
         douts = dout if several else [dout] * len(outputs)
-        if dtype is None or len(douts) != len(outputs):
+        if kinds is None or len(douts) != len(outputs):
+            return None
+        dtype, numbers = kinds
+        facts = self._facts_of(numbers)
+        if type(dout) is np.ndarray and not self._graph.single:
             return None
         found = []
         for place, one in zip(outputs, douts, strict=True):
+            scalar = place in facts.scalars and place in facts.floats
             if type(one) in (int, float):
-                one = dtype.type(one) if place in self._scalars else one
-            elif type(one) is not (dtype.type if place in self._scalars else np.ndarray):
+                found.append(dtype.type(one) if scalar else one)
+            elif type(one) is (dtype.type if scalar else np.ndarray) and one.dtype == dtype:
+                found.append(one)
+            else:
                 return None
-            elif one.dtype != dtype or (type(dout) is np.ndarray and not self._graph.single):
-                return None
-            found.append(one)
         return found
 
     def _run_network(
-        self, what: str, names: tuple[str, ...], given: Sequence[Any]
+        self, what: str, names: tuple[str, ...], kinds: Any, given: Sequence[Any]
     ) -> list[Any] | None:
-        key = what, names
-        if key not in self._made:
-            self._made[key] = self._make(what, names)
+        if kinds is None:
+            return None
+        key = what, names, kinds[1]
         with np.errstate(**stopping()):
             try:
+                if key not in self._made:
+                    self._made[key] = self._make(*key)
                 return self._made[key].run(given)
             except Exception:  # who runs the nodes one by one says of which node it is
                 return None
 
-    def _make(self, what: str, names: tuple[str, ...]) -> Network:
-        graph = self._graph
+    def _make(self, what: str, names: tuple[str, ...], numbers: tuple[int, ...]) -> Network:
+        graph, facts = self._graph, self._facts_of(numbers)
         if what in ("values", "forward"):
             more = self._kept if what == "forward" else []
             outputs = (*graph.outputs, *more, *graph.unread())
-            return Network(simplified(graph._replace(outputs=outputs)), self._run)
+            graph = simplified(graph._replace(outputs=outputs))
+            if what == "values":
+                graph = of_totals(graph, Facts(graph, (), numbers))
+            return Network(graph, self._run, numbers=numbers)
         known = self._kept if what == "gradients" else []
-        both = graph_of_both(graph, names, what == "both", known, self._scalars)
+        certain = facts.scalars & facts.floats
+        both = graph_of_both(graph, names, what == "both", known, certain)
         first = len(graph.inputs)
-        scalars = {
-            first + i for i, place in enumerate(graph.outputs) if place in self._scalars
-        }
+        scalars = {first + i for i, place in enumerate(graph.outputs) if place in certain}
         first += len(graph.outputs)
-        scalars |= {first + i for i, place in enumerate(known) if place in self._facts.scalars}
-        both = simplified(of_scalars(both, Facts(both, scalars)))
+        scalars |= {first + i for i, place in enumerate(known) if place in facts.scalars}
+        both = simplified(of_scalars(both, Facts(both, scalars, numbers)))
+        both = simplified(in_parts(both))
+        both = of_totals(both, Facts(both, scalars, numbers))
         quiet = [
             place
             for place, node in enumerate(both.nodes)
             if what == "gradients" and node.place != GRADIENT
         ]
-        return Network(both, self._run, quiet, scalars)
+        return Network(both, self._run, quiet, scalars, numbers)
+
+
+def refused(reason: str) -> None:
+    """Count a call whose nodes are run one by one."""
+    count_outcome(reason)
 
 
 def stopping() -> Any:
     """How NumPy treats exceptions, with an error for what it would tell of."""
-    return {
-        kind: mode if mode == "ignore" else "raise" for kind, mode in np.geterr().items()
-    }
+    return {kind: mode if mode == "ignore" else "raise" for kind, mode in np.geterr().items()}

@@ -741,6 +741,9 @@ _numpys(np.diag, "v k", view=True)
 _numpys(np.trace, "a offset [axis1] [axis2] [dtype] [out]")
 for _name in ("getitem", "take", "take_along_axis"):
     _linear(_name, indexed=True)
+# In networks alone, which are not differentiated.
+OPERATIONS["mean_of_sum"] = Operation(adjoints.mean_of_sum, (None, None), like=(1,))
+OPERATIONS["add_part"] = Operation(adjoints.add_part, (None, None, None), like=(2,))
 for _name in ("split", "diff", "repeat", "tile", "diag", "trace"):
     _linear(_name)
 

@@ -45,6 +45,7 @@ if core.passes is not None:
 MOST_NODES = 2_000
 
 LAYOUTS: Any = getattr(core.operations, "LAYOUTS", {})
+TOTAL: Any = getattr(core.operations, "TOTAL_FORM", None)
 REDUCING: Any = getattr(core.operations, "REDUCING", {})
 
 SILENT: Any = {"all": "ignore"}
@@ -163,13 +164,16 @@ class Part:
         self.kind = "step" if self.of_rows else notes[0].kind
         self.steps = [note for note in notes if note.kind != "sum" or self.of_rows]
         self.sums = [note for note in notes if note.kind == "sum" and not self.of_rows]
+        self.totals = [note for note in notes if note.kind == "total"]
+        if self.totals:
+            self.kind = "step"
         self.stored: list[int] = []  # the places of steps that are read later, or results
         self.read: list[int] = []
         self.work: list[Step] = []
 
     @property
     def is_pass(self) -> bool:
-        return self.kind in ("step", "sum")
+        return self.kind in ("step", "sum", "total")
 
     def computes(self, place: int) -> bool:
         return any(note.place == place for note in self.steps)
@@ -201,9 +205,12 @@ def _ready(pending: Sequence[Note], available: set[int]) -> list[Note]:
             return [note]
     if found := _closure([note for note in pending if note.kind == "number"], available):
         return found
+    passes = [note for note in pending if note.kind in ("step", "sum", "total")]
     if any(note.kind == "reduce" for note in pending):
-        return _rows(pending, available)
-    passes = [note for note in pending if note.kind in ("step", "sum")]
+        passes = [note for note in passes if note.shape not in (FULL, BY_ROW, DROPPED)]
+        if not (found := _closure(passes, available)):
+            return _rows(pending, available)
+        passes = found
     shapes = {note.shape for note in passes}
     for shape in sorted(shapes, key=lambda one: (-one.lead, -one.repeated.bit_count())):
         if found := _closure([note for note in passes if note.shape == shape], available):
@@ -434,8 +441,16 @@ class Plan:
             read.extend(one for one in note.reads if one not in computed and one not in read)
             return note.place
 
+        for i, step in reversed(list(enumerate(steps))):
+            # What is reduced must be there element by element.
+            if step.operation.startswith(REDUCTIONS) and builder.shapes[step.reads[0]] != FULL:
+                place = double(step.reads[0])
+                steps[i : i + 1] = [steps.pop(), step._replace(reads=(place,))]
+
         summed = set(part.stored)
         results = [Result(place, place) for place in summed]
+        totals = {note.place for note in part.totals}
+        results = [one._replace(value=None) if one.place in totals else one for one in results]
         for note in part.sums:
             value, like = note.reads
             if note.unit:
@@ -446,9 +461,15 @@ class Plan:
             summed.add(value)
             results.append(Result(note.place, value, like))
         results.sort(key=lambda one: order.get(one.place, len(order)))
+        # Totals are told apart by the order of their steps.
+        places = [one.place for one in results if one.place in totals]
+        at = {place: i for i, place in enumerate(places)}
+        steps.sort(key=lambda one: at.get(one.writes[0], -1))
         if all(one.unit for one in results):
             raise Unserved("nothing to compute")
         asked = {one.value for one in results if one.value is not None}
+        if totals and (any(one.like is not None for one in results) or part.of_rows):
+            raise Unserved("a sum of all elements beside others")
         numbers = {place for place in read if not Value(place, builder.shapes[place]).has_axes}
         if not part.of_rows:
             steps = joined(steps, numbers, asked)
@@ -543,21 +564,26 @@ class Plan:
         if not self._builder.bools.isdisjoint([one.value for one in results]):
             raise Unserved("bools that are read outside of the pass which computes them")
         length = self._builder.length_of_rows
+        if not of_rows and any(not length.isdisjoint(step.reads) for step in steps):
+            raise Unserved("the length of rows, in a pass that does not know it")
         read = [place for place in read if place not in length]
         layouts = None
         if of_rows:
             places = {*read, *(place for step in steps for place in (*step.reads, *step.writes))}
             layouts = {str(place): layout_of(self._builder.shapes[place]) for place in places}
-        named: Any = {place: LENGTH_OF_ROWS for place in length}
+        named: Any = dict.fromkeys(length, LENGTH_OF_ROWS)
         try:
             fused = Pass(
                 tuple(map(str, read)),
-                tuple(result.unit or str(result.value) for result in results),
+                tuple(
+                    result.unit or (None if result.value is None else str(result.value))
+                    for result in results
+                ),
                 [
                     (
                         self._code_of(step),
                         *(named.get(place, str(place)) for place in step.reads),
-                        *map(str, step.writes),
+                        *map(str, () if step.operation.startswith("total: ") else step.writes),
                     )
                     for step in steps
                 ],
@@ -582,7 +608,8 @@ class Plan:
         loops = self._builder.loops
         kind, _, operation = step.operation.rpartition(": ")
         if kind:  # "reduce: add xx"
-            return loops[operation], REDUCING[operation.split()[0]]
+            form = TOTAL if kind == "total" else REDUCING[operation.split()[0]]
+            return loops[operation], form
         if operation in ("row_sum", "expand"):
             return operation
         return loops[operation] if operation in loops else STEPS[operation]
@@ -666,14 +693,20 @@ class Plan:
         return passed
 
 
+# How the names of steps that reduce begin.
+REDUCTIONS = "reduce: ", "total: ", "row_sum"
+
+
 def step_of(note: Note) -> Step:
     if note.kind == "sum":  # in a pass over whole rows
         return Step("row_sum", note.reads[:1], (note.place,))
-    operation = f"reduce: {note.operation}" if note.kind == "reduce" else note.operation
+    operation = note.operation
+    if note.kind in ("reduce", "total"):
+        operation = f"{note.kind}: {note.operation}"
     return Step(operation, note.reads, (note.place,))
 
 
-def layout_of(shape: Shape) -> int:
+def layout_of(shape: Shape) -> Any:
     """How a value lies in a pass over whole rows."""
     name = {FULL: "whole", BY_ROW: "by_row", DROPPED: "dropped"}.get(shape, "repeated")
     if name == "repeated" and shape not in (NUMBER, SCALAR) and shape.repeated & 1:

@@ -103,7 +103,8 @@ class Note(NamedTuple):
     Attributes
     ----------
     kind : str
-        ``"step"``, ``"sum"``, ``"call"`` or, of Python numbers, ``"number"``; of rows ``"reduce"``.
+        ``"step"``, ``"sum"``, ``"call"`` or, of Python numbers, ``"number"``; of rows ``"reduce"``,
+        and of all elements ``"total"``.
     operation : str
     reads : tuple of int
         The places of the operands; those of a sum are what is summed and the operand to whose
@@ -270,6 +271,13 @@ class Builder(dict[str, Callable[..., Any]]):
             self.bools.add(result.place)
         return result
 
+    def reducing(self, ufunc: Any) -> str:
+        """The name of a ufunc's loops, as they reduce arrays."""
+        name = f"{ufunc.__name__} xx"
+        if name not in self.loops:
+            self.loops[name] = UfuncLoops(ufunc, "xx", CHEAP_WEIGHT)
+        return name
+
     def call(self, operation: str, values: Sequence[Value], shape: Shape) -> Value:
         """Note a call on whole values; they must have the shapes that they are used at."""
         if not self.bools.isdisjoint(value.place for value in values):
@@ -379,15 +387,22 @@ def _reduce(builder: Builder, x: Any, ufunc: Any, axis: Any, keepdims: bool = Fa
         raise Unserved("a reduction, but not of rows")
     if value.place in builder.bools:
         value = builder._noted("step", "from_bool", [value], value.shape)
-    name = f"{ufunc.__name__} xx"
-    if name not in builder.loops:
-        builder.loops[name] = UfuncLoops(ufunc, "xx", CHEAP_WEIGHT)
-    return builder._noted("reduce", name, [value], BY_ROW if keepdims else DROPPED)
+    return builder._noted(
+        "reduce", builder.reducing(ufunc), [value], BY_ROW if keepdims else DROPPED
+    )
 
 
 def _sum(builder: Builder, x: Any, axis: Any = None, keepdims: bool = False) -> Value:
-    if builder.value_of(x).place in builder.bools:
+    value = builder.value_of(x)
+    if value.place in builder.bools:
         raise Unserved("a sum of bools, which is a number")
+    if axis is None and not keepdims:
+        if value.shape != FULL:
+            raise Unserved("a sum of what is repeated")
+        name = builder.reducing(np.add)
+        result = builder.new(SCALAR)
+        builder.notes.append(Note("total", name, (value.place,), result.place, FULL))
+        return result
     return _reduce(builder, x, np.add, axis, keepdims)
 
 
@@ -433,9 +448,7 @@ def _count(builder: Builder, x: Any, axis: Any = None) -> Any:
     return LENGTH_OF_ROWS
 
 
-def _spread(
-    builder: Builder, g: Any, x: Any, axis: Any = None, keepdims: bool = False
-) -> Value:
+def _spread(builder: Builder, g: Any, x: Any, axis: Any = None, keepdims: bool = False) -> Value:
     value, like = builder.value_of(g), builder.value_of(x)
     if value.shape == SCALAR:
         builder.ordered = True
@@ -483,6 +496,9 @@ def _power(builder: Builder, x: Any, y: Any) -> Value:
     shape = values[0].shape
     if shape == values[1].shape == NUMBER:
         return builder.note("power", *values)
+    number: Any = builder.constants.get(values[1].place)
+    if values[0].has_axes and type(number) in (int, float) and number == 2:
+        return builder.note("multiply", values[0], values[0])  # as NumPy's operator has it
     served = POWER_BY_STRIDE and values[0].has_axes and values[1].shape == NUMBER
     found = builder._step_of(np.power, values, shape) if served else None
     if found is None:
@@ -491,8 +507,11 @@ def _power(builder: Builder, x: Any, y: Any) -> Value:
 
 
 def _power_by_numpy(builder: Builder, x: Any, y: Any) -> Value:
-    if builder.value_of(x).shape == builder.value_of(y).shape == NUMBER:
+    values = builder.value_of(x), builder.value_of(y)
+    if values[0].shape == values[1].shape == NUMBER:
         raise Unserved("np.power of Python's numbers, which gives NumPy's")
+    if not POWER_BY_STRIDE:
+        raise Unserved("a power whose loop depends on more than strides")
     return _power(builder, x, y)
 
 

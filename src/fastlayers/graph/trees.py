@@ -6,8 +6,6 @@ from collections.abc import Iterator
 from numbers import Number
 from typing import Any
 
-import numpy as np
-
 from ..base import Placeholder
 
 CONTAINERS = list, tuple, dict
@@ -28,7 +26,7 @@ LEAF = _Leaf()
 
 def is_leaf(value: Any) -> bool:
     """Whether a value is an operand; what is none, as a text or None, belongs to the structure."""
-    return isinstance(value, Placeholder | Number | np.bool_) or hasattr(value, "dtype")
+    return hasattr(value, "dtype") or isinstance(value, Placeholder | Number)
 
 
 def leaves(tree: Any, name: str = "") -> Iterator[tuple[str, Any]]:

@@ -13,7 +13,7 @@ from .gradients import graph_of_gradients
 from .nodes import Nodes
 from .recording import FromFunction, Recording
 from .results import gradients_of, outputs
-from .trees import filled, leaves, matched, structure
+from .trees import LEAF, filled, leaves, matched, structure
 
 MOST_RECORDINGS = 64  # for answers that differ; the first is forgotten then
 
@@ -53,15 +53,20 @@ class OnTrees(NamedTuple):
         The operands by the parameters' names.
     wanted : tuple of str or None
         If the value is gradients: by which parameters.
+    plain : bool
+        Whether there are no trees.
     """
 
     graph: Any
     flat: tuple[Any, ...]
     trees: dict[str, Any]
     wanted: tuple[str, ...] | None
+    plain: bool = False
 
     def names(self, wanted: Sequence[str]) -> tuple[str, ...]:
         """The names of the operands in the trees of some parameters."""
+        if self.plain:
+            return tuple(wanted)
         return tuple([name for one in wanted for name, _ in leaves(self.trees[one], one)])
 
     def outs(self, wanted: Sequence[str], out: Any) -> Any:
@@ -78,6 +83,8 @@ class OnTrees(NamedTuple):
 
     def grown(self, wanted: Sequence[str], found: Sequence[Any]) -> list[Any]:
         """Gradients in the structure of their parameters."""
+        if self.plain:
+            return list(found)
         rest = iter(found)
         return [filled(self.trees[name], rest) for name in wanted]
 
@@ -126,16 +133,20 @@ class Waiting:
 
     def on(self, operands: tuple[Any, ...]) -> OnTrees:
         """The recording for some operands."""
-        flat = tuple([leaf for operand in operands for _, leaf in leaves(operand)])
-        structures = tuple(map(structure, operands))
+        structures = tuple([structure(operand) for operand in operands])
+        plain = all(one is LEAF for one in structures)
+        flat = operands
+        if not plain:
+            flat = tuple([leaf for operand in operands for _, leaf in leaves(operand)])
         trees = dict(zip(self.inputs, operands, strict=True))
         for recorded in self.recordings:
             if recorded.serves(structures, flat):
-                return OnTrees(recorded.graph, flat, trees, self._wanted)
-        nodes, asked = self._record(operands)
-        recorded = Recorded(structures, asked, self._make(nodes))
-        self.recordings = [*self.recordings[1 - MOST_RECORDINGS :], recorded]
-        return OnTrees(recorded.graph, flat, trees, self._wanted)
+                break
+        else:
+            nodes, asked = self._record(operands)
+            recorded = Recorded(structures, asked, self._make(nodes))
+            self.recordings = [*self.recordings[1 - MOST_RECORDINGS :], recorded]
+        return OnTrees(recorded.graph, flat, trees, self._wanted, plain)
 
     def derived(self, wanted: tuple[str, ...]) -> Waiting:
         """That of the gradients by some parameters."""

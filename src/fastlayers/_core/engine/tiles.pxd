@@ -4,9 +4,10 @@ from libc.string cimport memcpy, memset
 
 from ..program.program cimport (
     ELEMENTWISE, EXPAND, FOREIGN, FROM_ZERO, MAX_INPUTS, MAX_OPERANDS, MAX_RESULTS, MAX_SLOTS,
-    REPEATED, ROW_SUM, STEP_SLOTS, Form, Job, Loop, Step, Sum,
+    REPEATED, ROW_SUM, STEP_SLOTS, TOTAL, Form, Job, Loop, Step, Sum,
 )
 from .kernels cimport LANES, SEGMENT, SHORT_ROW
+from .totals cimport Total, add_to_total, begin_total
 
 cdef extern from "fpstatus.h" nogil:
     int fp_raised()
@@ -35,7 +36,7 @@ cdef enum:
 cdef enum:
     STREAMED_TILE = 128     # elements
     TILE_BYTES = 256 * 8
-    MOST_ROWS = TILE_BYTES // 4         # of a tile
+    MOST_ROWS = 2 * TILE_BYTES // 4     # of a tile
 
 
 # A step on the tile at hand. All of it lies together: with arrays for all steps, these were 4 KiB
@@ -46,6 +47,7 @@ cdef struct TileStep:
     int flags                           # 0, or FROM_UFUNC and others
     Form form
     bint once                           # for each row
+    Total *total
     int slot_count
     int buffered                        # how many results that go through a buffer are then done
     int slots[STEP_SLOTS]
@@ -79,11 +81,21 @@ cdef struct Tiles:
     char *buffers[MAX_SLOTS]        # theirs, and those of temporaries, else NULL
     TileStep *steps
     Run *runs                       # of the results that are summed
+    Total *totals
 
 # What a thread needs to run rows: tiles to store, and to stream.
 cdef struct Workspace:
     Tiles stored
     Tiles streamed
+
+
+cdef inline void begin_totals(const Job *job, Tiles *tiles, Py_ssize_t length) noexcept nogil:
+    cdef int i
+    cdef TileStep *step
+    for i in range(job.program.step_count if job.subtrees else 0):
+        step = &tiles.steps[i]
+        if step.form == TOTAL:
+            begin_total(step.total, step.loop, step.its_own, length)
 
 
 cdef inline bint is_tiled(const Job *job) noexcept nogil:
@@ -95,7 +107,7 @@ cdef inline Py_ssize_t tile_of(const Job *job) noexcept nogil:
     """How many elements a tile has: of a pass over whole rows as many of these as fit, but one."""
     cdef Py_ssize_t most = TILE_BYTES // job.item_bytes
     if job.columns:
-        return max(<Py_ssize_t> 1, most // job.columns) * job.columns
+        return max(<Py_ssize_t> 1, 2 * most // job.columns) * job.columns
     return SEGMENT if job.chunks else most
 
 
@@ -111,6 +123,7 @@ cdef inline Py_ssize_t count_workspace_bytes(const Job *job) noexcept nogil:
         tiles * job.program.step_count * <Py_ssize_t> sizeof(TileStep)
         + buffers * (max(<Py_ssize_t> TILE_BYTES, tile_of(job) * job.item_bytes) + CACHE_LINE)
         + CACHE_LINE
+        + job.program.totals * <Py_ssize_t> sizeof(Total)
         + (job.program.results * <Py_ssize_t> sizeof(Run) if job.chunks else 0))
 
 
@@ -131,6 +144,9 @@ cdef inline void prepare(Workspace *workspace, const Job *job, char *memory) noe
             workspace.stored.runs[result].to = NULL
             workspace.stored.runs[result].held = 0
         memory += job.program.results * sizeof(Run)
+    workspace.stored.totals = workspace.streamed.totals = <Total *> memory
+    memory += job.program.totals * sizeof(Total)
+    memory += -<Py_ssize_t> memory & (CACHE_LINE - 1)
     if is_tiled(job):
         prepare_tiles(&workspace.stored, job, memory, False)
     if job.streaming:
@@ -188,6 +204,7 @@ cdef inline void prepare_tiles(
             tile_step.loop = job.engine.loops[step.operation][job.dtype]
             tile_step.its_own = NULL
         tile_step.form = step.form
+        tile_step.total = &tiles.totals[step.total]
         tile_step.once = step.once
         tile_step.slot_count = step.slot_count
         for j in range(step.slot_count):
@@ -286,7 +303,7 @@ cdef inline Py_ssize_t row(
     cdef char *rest[MAX_OPERANDS]
     cdef int operand
     cdef Py_ssize_t head
-    if n < ALIGNED_ROW or job.chunks or strides[job.first_result] != job.item_bytes:
+    if n < ALIGNED_ROW or job.chunks or job.program.results == 0 or strides[job.first_result] != job.item_bytes:
         return run_span(job, workspace, data, n)
     head = (-<Py_ssize_t> data[job.first_result] & (CACHE_LINE - 1)) // job.item_bytes
     if head and run_span(job, workspace, data, head) < head:
@@ -342,11 +359,14 @@ cdef inline Py_ssize_t tile_by_tile(
         done = 0
         for i in range(tiles.step_count):
             step = &tiles.steps[i]
-            if job.columns and (step.once or step.form != ELEMENTWISE):
-                rows = length // job.columns
+            if step.once or step.form != ELEMENTWISE:
+                rows = length // job.columns if job.columns else 0
                 if step.flags & TAKE_BEFORE:
                     raised |= fp_take()
-                run_rows(job, step, rows)
+                if step.form == TOTAL:
+                    add_to_total(job, step.total, step.data[0], length)
+                else:
+                    run_rows(job, step, rows)
                 if step.flags:
                     flags = fp_take()
                     if not step.flags & SILENT:

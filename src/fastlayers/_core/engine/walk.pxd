@@ -6,7 +6,8 @@ from ..program.program cimport (
     MAX_DIMS, MAX_OPERANDS, REPEATED, STACK_BYTES, WHOLE, Job, Share, Sum,
 )
 from .kernels cimport SHORT_ROW
-from .tiles cimport Workspace, end_runs, prepare, row
+from .tiles cimport Workspace, begin_totals, end_runs, prepare, row
+from .totals cimport end_totals, find_subtree
 
 cdef extern from "fpstatus.h" nogil:
     ctypedef struct fp_environment:
@@ -170,6 +171,7 @@ cdef inline Py_ssize_t walk_job(
 ) noexcept nogil:
     """Run the elements, or if the job is blocked the blocks, from start to stop."""
     cdef Workspace workspace
+    cdef int number
     cdef char at_hand[STACK_BYTES]
     cdef char *memory = at_hand
     if job.workspace != NULL:
@@ -180,8 +182,12 @@ cdef inline Py_ssize_t walk_job(
         return stop
     if job.blocked:
         return walk_blocks(job, &workspace, start, stop)
+    begin_totals(job, &workspace.stored, stop - start)
     if not job.chunks:
-        return walk_rows(job, &workspace, start, stop)
+        start = walk_rows(job, &workspace, start, stop)
+        for number in range(job.program.totals):
+            job.totals[number][job.subtree] = workspace.stored.totals[number].sum
+        return start
     if job.grouped:
         walk_groups(job, &workspace, start, stop)
     else:
@@ -243,6 +249,23 @@ cdef inline int run_chunks(
     return fp_leave(&own)
 
 
+cdef inline int run_subtree(
+    const Job *job, int thread, int number, const fp_environment *callers
+) noexcept nogil:
+    """Run the elements of a subtree of totals; return the exceptions that were raised."""
+    cdef Job part
+    cdef fp_environment own
+    cdef Py_ssize_t start, length
+    fp_enter(callers, &own)
+    part = job[0]
+    part.subtree = number
+    find_subtree(job, number, &start, &length)
+    job.engine.walk(&part, thread, start, start + length)
+    if job.streaming:
+        stream_finish()
+    return fp_leave(&own)
+
+
 cdef inline int finish_sum(const Job *job, const Sum *sum, char *sums) noexcept nogil:
     """Add up the sets, in order, and round the sums to the job's dtype."""
     cdef int number
@@ -267,7 +290,7 @@ cdef inline int run_job(const Job *job) noexcept nogil:
     cdef fp_environment callers
     if (
         job.threads == 1 and job.ndim == 1 and not job.streaming and not job.chunks
-        and not job.in_place
+        and not job.in_place and job.subtrees <= 1
     ):
         fp_clear()
         if job.program.direct:
@@ -276,7 +299,12 @@ cdef inline int run_job(const Job *job) noexcept nogil:
             job.engine.walk(job, 0, 0, job.size)
         return fp_raised()
     fp_get(&callers)
-    raised = run_parts(job, job.chunk_groups if job.chunks else job.team, &callers)
+    raised = run_parts(
+        job, job.chunk_groups if job.chunks else job.subtrees or job.team, &callers)
+    if job.subtrees:
+        fp_clear()
+        end_totals(job)
+        raised |= fp_raised()
     if job.chunks:
         for part in range(job.program.results):
             if job.sums[part].wanted:
@@ -313,4 +341,6 @@ cdef inline int run_part(
 ) noexcept nogil:
     if job.chunks:
         return run_chunks(job, thread, part, callers)
+    if job.subtrees:
+        return run_subtree(job, thread, part, callers)
     return run_share(job, thread, part, callers)

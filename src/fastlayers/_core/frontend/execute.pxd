@@ -6,7 +6,7 @@ from cpython.tuple cimport PyTuple_New
 from ..memory cimport free_block
 from ..program.operations cimport COLUMNS
 from ..program.program cimport (
-    BY_ROW, DROPPED, MAX_DIMS, MAX_INPUTS, MAX_RESULTS, REPEATED, UNSERVED, WHOLE, DType, Job,
+    BY_ROW, DROPPED, MAX_DIMS, MAX_INPUTS, MAX_RESULTS, MAX_SUBTREES, REPEATED, UNSERVED, WHOLE, DType, Job,
     Layout, Program, Share,
 )
 from .dtypes cimport (
@@ -40,6 +40,7 @@ cdef struct Given:
     Share *shares
     int heeded
     unsigned int copied             # a bit for each operand that is a copy of what was given
+    double (*totals)[MAX_SUBTREES]  # of a program that adds up all elements: the first are the sums
     # What `execute` finds, if it serves them.
     DType dtype
     Py_ssize_t elements             # of the shape to which all operands broadcast
@@ -60,6 +61,8 @@ cdef inline object execute(const Program *program, Given *given, bint *warned):
     """
     if program.of_rows:
         return execute_rows(program, given, warned)
+    if program.totals:
+        return None if given.summing else execute_row(program, given, warned)
     if not given.summing and not given.copied:
         results = execute_row(program, given, warned)
         if results is not None:
@@ -115,7 +118,7 @@ cdef inline object execute_row(const Program *program, Given *given, bint *warne
         job.strides[0][slot] = job.item_bytes
     if (call.numbers or program.constants) and not take_numbers(&call, given):
         return None
-    if program.results > 1:
+    if program.results != 1:
         results = PyTuple_New(program.results)
     for result in range(program.results):
         if not (program.shaped or program.read_by[result] & ~call.numbers):
@@ -135,6 +138,7 @@ cdef inline object execute_row(const Program *program, Given *given, bint *warne
     if job.in_place:
         job.shares = given.shares
         job.heeded = given.heeded
+    job.totals = given.totals
     warned[0] = run_call(&call, given)
     return results
 
@@ -147,11 +151,13 @@ cdef inline object execute_rows(const Program *program, Given *given, bint *warn
     """
     cdef Call call
     cdef Job *job = &call.job
-    cdef Array *first = NULL
+    cdef Array *first = NULL    # of the whole shape,
+    cdef Array *by_row = NULL   # or with an element for each row,
+    cdef Array *one_row = NULL  # and one row
     cdef Array *array
     cdef Layout layout
     cdef Py_ssize_t shape[MAX_DIMS]
-    cdef int slot, result, axis
+    cdef int slot, result, axis, last
     if given.has_outs or given.summing:
         return None
     call.numbers = 0
@@ -160,13 +166,20 @@ cdef inline object execute_rows(const Program *program, Given *given, bint *warn
             if program.layouts[slot] != REPEATED:
                 return None
             call.numbers |= <unsigned int> 1 << slot
-        elif program.layouts[slot] == WHOLE:
-            array = <Array *> given.operands[slot]
+            continue
+        array = <Array *> given.operands[slot]
+        if program.layouts[slot] == BY_ROW:
+            by_row = array
+        elif program.layouts[slot] == REPEATED:
+            one_row = array
+        else:
             first = array if first == NULL else first
             if not are_alike(first, array):
                 return None
-    if first == NULL:
+    if first == NULL and (by_row == NULL or one_row == NULL):
         return None
+    first = by_row if first == NULL else first
+    last = PyArray_NDIM(first) - 1
     call.program = program
     call.dtype = array_dtype(first)
     if call.dtype == UNSERVED or not program.dtypes >> call.dtype & 1:
@@ -176,10 +189,12 @@ cdef inline object execute_rows(const Program *program, Given *given, bint *warn
     job.single_row = True
     job.ndim = 1
     job.size = 1
-    for axis in range(PyArray_NDIM(first)):
+    for axis in range(last + 1):
         shape[axis] = PyArray_DIMS(first)[axis]
+        if first == by_row and axis == last:
+            shape[axis] = PyArray_DIMS(one_row)[PyArray_NDIM(one_row) - 1]
         job.size *= shape[axis]
-    job.columns = PyArray_DIMS(first)[PyArray_NDIM(first) - 1]
+    job.columns = shape[last]
     if job.columns < 2 or job.columns > MOST_COLUMNS or job.size == 0 or (
         job.size // job.columns < count_chunks(job)
     ):
@@ -197,7 +212,8 @@ cdef inline object execute_rows(const Program *program, Given *given, bint *warn
             or array_dtype(array) != call.dtype
             or PyArray_NDIM(array) == 0
             or (layout == BY_ROW and not is_by_row(array, first))
-            or (layout == REPEATED and not is_one_row(array, job.columns))
+            or (layout == REPEATED and not (
+                PyArray_NDIM(array) <= last + 1 and is_one_row(array, job.columns)))
         ):
             return None
         job.data[slot] = <char *> PyArray_DATA(array)
@@ -211,15 +227,15 @@ cdef inline object execute_rows(const Program *program, Given *given, bint *warn
     for result in range(program.results):
         slot = job.first_result + result
         layout = program.layouts[slot]
-        call.ndim = PyArray_NDIM(first) - (1 if layout == DROPPED else 0)
+        call.ndim = last + (0 if layout == DROPPED else 1)
         if call.ndim == 0:
             return None
         if layout != WHOLE:
             job.size = job.shape[0] // job.columns
-            shape[PyArray_NDIM(first) - 1] = 1
+            shape[last] = 1
         one = allocate(&call, NPY_ARRAY_C_CONTIGUOUS, NULL)
         job.size = job.shape[0]
-        shape[PyArray_NDIM(first) - 1] = job.columns
+        shape[last] = job.columns
         job.data[slot] = <char *> PyArray_DATA(<Array *> one)
         if program.results > 1:
             set_item(results, result, one)

@@ -34,6 +34,7 @@ cdef inline void begin_job(Call *call) noexcept:
     job.in_place = 0
     job.single_row = False
     job.columns = 0
+    job.subtrees = 0
     job.workspace = NULL
 
 

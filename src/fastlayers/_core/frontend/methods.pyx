@@ -63,6 +63,11 @@ def count_outcomes():
     return counts[SERVED], dict(zip(REASONS, counts[1:]))
 
 
+def count_outcome(reason):
+    """Count a call that was not served, for one of `REASONS`."""
+    add_size(&outcomes[REASONS.index(reason) + 1], 1)
+
+
 cdef inline int outcome_of(object results) noexcept:
     return LAYOUT if results is None else WARNING if results is WARNS else SERVED
 

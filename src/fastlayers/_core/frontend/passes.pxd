@@ -15,6 +15,7 @@ cdef class Pass:
     cdef int result_count       # more than the program's if there are counts
     cdef int unit[MAX_RESULTS]  # of a count, else 0
     cdef int count_to[MAX_RESULTS]
+    cdef bint is_total[MAX_RESULTS]
     cdef tuple constants
     cdef int constant_count
     cdef public object numbers

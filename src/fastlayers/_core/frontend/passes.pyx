@@ -8,7 +8,9 @@ from cpython.tuple cimport PyTuple_New
 from libc.string cimport memset
 
 from ..program.operations cimport assemble, find_dtypes_of
-from ..program.program cimport FLOAT32, FLOAT64, MAX_RESULTS, MAX_SHARES, Share
+from ..program.program cimport (
+    FLOAT32, FLOAT64, MAX_RESULTS, MAX_SHARES, MAX_SUBTREES, MAX_TOTALS, Share,
+)
 from .dtypes cimport Operand, describe_shape
 from .execute cimport Given, begin, execute
 from .fp cimport UNSTOPPABLE, exceptions_to_stop_before
@@ -16,6 +18,10 @@ from .ndarray cimport PyTuple_GET_ITEM, set_item
 from .results cimport sum_of_units
 
 cnp.import_array()
+
+import numpy as np
+
+SCALARS = {FLOAT32: np.float32, FLOAT64: np.float64}
 
 # What a pass returns if NumPy must warn, for which the nodes are run one by one: the pass itself
 # would do the same again, where it returns None with other outputs.
@@ -29,7 +35,8 @@ cdef class Pass:
     ----------
     inputs, results : tuple of hashable
         Names of the values that the steps read and compute. A result may also be 1 or -1: the sum
-        of as many of these as there are elements.
+        of as many of these as there are elements. Or None: what the next step adds up that sums all
+        elements.
     steps : list of tuple
         An operation's number, then the names of what it reads and what it writes.
     sources : sequence of int
@@ -59,8 +66,8 @@ cdef class Pass:
         self.constants = constants
         self.constant_count = <int> len(constants)
         cdef int computed = 0
-        names = tuple([name for name in results if not isinstance(name, int)])
-        if not names or len(results) > MAX_RESULTS:
+        names = tuple([name for name in results if isinstance(name, str)])
+        if not (names or None in results) or len(results) > MAX_RESULTS:
             raise ValueError("no results, or too many for one pass")
         assemble(&self.program, inputs, names, steps, layouts)
         find_dtypes_of(&self.program)
@@ -73,6 +80,9 @@ cdef class Pass:
         self.counting = self.result_count > self.program.results
         for slot in range(self.result_count):
             self.unit[slot] = results[slot] if isinstance(results[slot], int) else 0
+            self.is_total[slot] = results[slot] is None
+            if self.is_total[slot]:
+                continue
             if self.unit[slot]:
                 self.count_to[slot] = sum_to[slot]
             else:
@@ -104,16 +114,20 @@ cdef class Pass:
         """`run` of what Entry has at hand; a single result without its tuple."""
         cdef Given given
         cdef Share shares[MAX_SHARES]
+        cdef double totals[MAX_TOTALS][MAX_SUBTREES]
         cdef bint warned = False
         cdef int slot
         begin(&given)
         given.summing = self.summing
+        given.totals = totals
         for slot in range(self.program.inputs):
             given.operands[slot] = values[self.sources[slot]]
         for slot in range(self.program.results):
             given.sum_to[slot] = values[self.sum_to[slot]] if self.sum_to[slot] >= 0 else NULL
             given.outs[slot] = NULL
         if outs is not None:
+            if self.program.totals:
+                return None
             given.has_outs = True
             given.heeded = exceptions_to_stop_before()
             if given.heeded == UNSTOPPABLE or not self.take_outs(outs, &given):
@@ -157,23 +171,27 @@ cdef class Pass:
         cdef PyObject *like
         cdef int slot
         cdef int computed = 0
+        cdef int total = 0
         every = PyTuple_New(self.result_count)
         for slot in range(self.result_count):
-            if self.unit[slot]:
+            if self.is_total[slot]:
+                one = SCALARS[<int> given.dtype](given.totals[total][0])
+                total += 1
+            elif self.unit[slot]:
                 like = values[self.count_to[slot]]
                 describe_shape(like, &operand)
                 one = sum_of_units(
                     given.dtype, self.unit[slot], given.elements, like, &operand)
             else:
                 one = results
-                if self.program.results > 1:
+                if self.program.results != 1:
                     one = <object> PyTuple_GET_ITEM(results, computed)
                 computed += 1
             set_item(every, slot, one)
         return every
 
     cdef object as_tuple(self, results):
-        if results is None or results is WARNS or self.result_count > 1:
+        if results is None or results is WARNS or self.result_count > 1 or self.counting:
             return results
         return (results,)
 

@@ -1,6 +1,6 @@
 """When a job bypasses the caches, how many threads it uses, and which engine runs it."""
 
-from ..program.program cimport STACK_BYTES, Engine, Job
+from ..program.program cimport MAX_SUBTREES, STACK_BYTES, Engine, Job
 
 # The sizes from which each of these is done. Tests lower them with `set_thresholds`, so that small
 # arrays take the paths of large ones.
@@ -74,6 +74,18 @@ cdef inline Py_ssize_t work_of(const Job *job) noexcept nogil:
     return max(traffic, job.size * job.item_bytes // PASS_WEIGHT * job.program.weight)
 
 
+# As chunks of sums are: subtrees that threads can share out.
+cdef inline int count_subtrees(const Job *job) noexcept nogil:
+    cdef int count = 1
+    while 2 * count <= MAX_SUBTREES and job.size // (2 * count) >= LEAST_SUBTREE:
+        count *= 2
+    return count
+
+
+cdef enum:
+    LEAST_SUBTREE = 1 << 15     # elements
+
+
 cdef inline int run(Job *job) except -1:
     """Run a job that is laid out; return the floating-point exceptions that it raised."""
     job.engine = <const Engine *> load_pointer(&engine)
@@ -82,6 +94,9 @@ cdef inline int run(Job *job) except -1:
         job.loop = job.engine.loops[job.program.steps[0].operation][job.dtype]
     job.streaming = is_job_streamed(job)
     cdef Py_ssize_t work = work_of(job)
+    if job.program.totals:
+        job.subtree = 0
+        job.subtrees = count_subtrees(job)
     cdef bint small = (
         work < load_size(&thresholds.threads)
         and work < load_size(&thresholds.gil) * job.item_bytes)

@@ -226,7 +226,7 @@ cdef int run_large(Job *job, Py_ssize_t work) except -1:
     if work < threaded:
         job.threads = job.team = 1
     else:
-        share_out(job, job.chunks if job.chunks else 2 * work // max(threaded, 1))
+        share_out(job, job.chunks or job.subtrees or 2 * work // max(threaded, 1))
         if job.in_place:
             job.threads = min(job.threads, <int> MAX_SHARES)
     if bytes > STACK_BYTES:

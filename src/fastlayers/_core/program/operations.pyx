@@ -12,7 +12,7 @@ from .program cimport (
     FLOAT64, FOREIGN, FROM_BOOL, FROM_FIRST, FROM_ZERO, MAX_INPUTS, MAX_RESULTS, MAX_STEPS,
     MAX_TEMPORARIES, MULTIPLY, MULTIPLY_ADD, MULTIPLY_BACKWARD, MULTIPLY_SUBTRACT, NEGATIVE,
     OPERATIONS, PRODUCT_BACKWARD, ROW_SUM, SELECT, SUBTRACT, SUBTRACT_PRODUCT, SUBTRACT_PRODUCTS,
-    BY_ROW, DROPPED, REPEATED, WHOLE, DType, Engine, Foreign, Form, Layout, Loop, Program, Step,
+    BY_ROW, DROPPED, MAX_TOTALS, REPEATED, TOTAL, WHOLE, DType, Engine, Foreign, Form, Layout, Loop, Program, Step,
 )
 
 import numpy as np
@@ -70,6 +70,7 @@ NUMBERS = {
 # loops, and those of the engine's own.
 REDUCING = {"add": FROM_ZERO, "maximum": FROM_FIRST, "minimum": FROM_FIRST}
 OF_ROWS = {"row_sum": ROW_SUM, "expand": EXPAND}
+TOTAL_FORM = TOTAL
 LENGTH_OF_ROWS = COLUMNS  # as a number that is read
 LAYOUTS = {"whole": WHOLE, "by_row": BY_ROW, "dropped": DROPPED, "repeated": REPEATED}
 
@@ -181,6 +182,7 @@ cdef int assemble(
     if (
         len(inputs) + len(constants) > MAX_INPUTS or len(results) > MAX_RESULTS
         or temporaries > MAX_TEMPORARIES or len(steps) > MAX_STEPS
+        or sum([type(one[0]) is tuple and one[0][1] == TOTAL for one in steps]) > MAX_TOTALS
     ):
         raise ValueError("the program is too long for one pass")
     program.inputs = len(inputs)
@@ -204,12 +206,15 @@ cdef int assemble(
         step.slot_count = len(its_names)
         form = ELEMENTWISE
         if isinstance(operation, tuple):
-            loops, its_form = operation
-            operation, form = loops, <Form> <int> its_form
+            operation, form = operation[0], <Form> <int> operation[1]
         elif operation in OF_ROWS:
             form = <Form> <int> OF_ROWS[operation]
             operation = NEGATIVE  # which reads and writes as many, and has loops for floats
         step.form = form
+        if form == TOTAL:  # it writes to no slot
+            step.slot_count = 1
+            step.total = program.totals
+            program.totals += 1
         step.once = form == ELEMENTWISE and (
             layouts.get(its_names[len(its_names) - 1]) in (BY_ROW, DROPPED))
         if isinstance(operation, UfuncLoops) and operation.makes_bools:
@@ -224,7 +229,7 @@ cdef int assemble(
             step.operation = FOREIGN
             program.foreign = True
             program.foreigns[i] = (<UfuncLoops> operation).foreign
-            *reads, out = its_names
+            *reads, out = its_names if form != TOTAL else (*its_names, "")
             sources[out] = 0
             for name in reads:
                 sources[out] |= sources.get(name, 0)

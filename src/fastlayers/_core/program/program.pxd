@@ -49,6 +49,8 @@ cdef enum:
     MAX_STEPS = 128
     STEP_SLOTS = 8          # the most that an operation reads and writes
     MAX_SHARES = 64         # of a job that works in place
+    MAX_TOTALS = 4
+    MAX_SUBTREES = 64       # of what a total adds up
     # Bytes of tiles that a thread has on its stack, which may have 128 KiB in all: musl's default.
     # They are enough for a dozen steps with 14 buffers, of temporaries and of results that go
     # through one.
@@ -62,6 +64,7 @@ cdef enum Form:
     FROM_FIRST      # ... or with the row's first element
     ROW_SUM         # x -> out: the sum of each row, as a gradient is summed
     EXPAND          # x -> out: an element for each row, at every element of the row
+    TOTAL           # x -> a sum of all elements, as NumPy adds those of an array
 
 # How an operand of a pass over whole rows lies: all of it is contiguous.
 cdef enum Layout:
@@ -82,6 +85,7 @@ cdef struct Step:
     int slots[STEP_SLOTS]   # those it reads, then those it writes
     unsigned int bools      # a bit for each of these that has one byte; only temporaries have
     Form form
+    int total               # of a step that adds up all elements: its number
     unsigned int by_row     # a bit for each of the slots that has an element for each row
     bint once               # for each row, not for each element
 
@@ -103,6 +107,7 @@ cdef struct Program:
     bint direct             # one step, whose slots are the operands in their order
     bint shaped             # all results have the shape of the inputs, be they read or not
     bint ordered            # serve C order alone: what is computed has it, whatever it is read from
+    int totals              # how many steps add up all elements
     bint of_rows            # reduce rows: a pass over whole rows
     Layout layouts[MAX_OPERANDS]        # if so
     Step steps[MAX_STEPS]
@@ -153,6 +158,9 @@ cdef struct Job:
     Py_ssize_t columns          # 0, or of a pass over whole rows how long they are
     Py_ssize_t size             # the product of the shape
     Py_ssize_t shape[MAX_DIMS]
+    int subtrees                # 0, or if all elements are added up, in how many parts
+    int subtree                 # of a part: which it is
+    double (*totals)[MAX_SUBTREES]      # of each total, for each subtree
     int chunks                  # 0, or if results are summed, in how many parts
     int chunk_groups            # in how many groups; one thread runs a group, in order
     Py_ssize_t chunk_unit       # a part is a multiple of so many elements
