@@ -5,6 +5,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 from cases import CASES, FUNCTIONS, make_operands
+from report import report
 from runner import flat
 
 # In place of a case's own sizes: rows of so many columns, as its function wants them.
@@ -43,3 +44,20 @@ def test_by_hand(implementation, name):
         np.testing.assert_allclose(result, right, rtol=0, atol=limit)
     for operand, untouched in zip(operands, again, strict=True):
         assert operand.tobytes() == untouched.tobytes()
+
+
+def test_losses_are_reported():
+    times = {"plain": 1e-3, "fastlayers": 2e-3, "JAX": 0.5e-3}
+    figures = [
+        {"case": case, "size": size, "contestant": name, "median": time, "first": time + 0.1}
+        for case, size in (("gelu-float32", "1k"), ("network-float32", "32x784"))
+        for name, time in times.items()
+    ]
+    about = {"machine": "", "date": "", "versions": "", "rounds": 1, "environment": {}}
+    result = {"circumstances": {**about, "load": None}, "missing": [], "failures": []}
+    lines = report({**result, "figures": figures}).replace("\N{NO-BREAK SPACE}", " ").splitlines()
+    assert lines[0] == "## Functions and networks"
+    assert "| GELU, tanh form | float32 | 1 ms: **0.50** / *2.00* |" in lines
+    assert any(line.endswith("| 1 ms | 2 ms: **0.50** | 500 µs: *2.00* |") for line in lines)
+    assert "| JAX | **0.25** | **0.25** (GELU, tanh form, float32, 1k) | 2 of 2 |" in lines
+    assert any("JAX 100 ms (at most 100 ms)" in line for line in lines)
