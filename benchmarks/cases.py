@@ -1,5 +1,5 @@
-"""What is measured. To add a case, write its forward lines and the same by hand, and enter both in
-`CASES`.
+"""What is measured. To add a case, write its forward lines and the same by hand, here or, with
+NumPy's functions, in functions.py, and enter both in `CASES`.
 
 Who computes the cases, and how, is in contestants.py.
 """
@@ -10,11 +10,17 @@ import operator
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, replace
 from functools import partial
+from importlib.util import find_spec
+from inspect import signature
 from typing import Any
 
+import functions
 import numpy as np
 
 Operands = list[Any]
+
+# The kinds of cases that are rows of one table, with functions of functions.py.
+FUNCTIONS = "elementwise", "rows", "networks"
 
 
 @dataclass(frozen=True)
@@ -29,21 +35,32 @@ class Case:
     # the value and the gradients of dout and the operands, for updates all, in place.
     by_hand: Callable[..., Any]
     # Given a function that makes an array of a shape, and the number of elements; or of rows and of
-    # columns, for layouts and sums.
+    # columns, for layouts and sums, and where the size says both.
     operands: Callable[..., Operands]
     # What a step is, and in which table it is found:
     #   layer   forward of x and y, then backward of dout, all of one shape
     #   layout  the same of operands that lie otherwise
     #   sums    the same, and the gradients are summed to the shapes of x and y
     #   graph   the value, and the gradients of all operands, of one dout for every output
-    #   update  the first two operands anew, in place
+    #   update  the first operands anew, in place
+    #   FUNCTIONS  the value, and the gradients of the operands that wrt names, of ones; if it names
+    #              none, an update
     kind: str
     sizes: tuple[str, ...]
     outputs: int = 1
+    # Of functions; None names all. Where they have a dout, it is an array of the value's shape.
+    wrt: tuple[str, ...] | None = None
+    dout: bool = False
     # By hand, in numba_loops.py and, but for updates, in floor.c; of a layer value and gradients.
     loops: tuple[str, ...] = ()
     # By contestant: what it is given in place of the function. See contestants.py.
     variants: Mapping[str, Any] = field(default_factory=dict)
+
+    @property
+    def wanted(self) -> tuple[int, ...]:
+        """The operands whose gradients are wanted, by their places."""
+        names = list(signature(self.function).parameters)
+        return tuple(map(names.index, names if self.wrt is None else self.wrt))
 
 
 # Elements. From 30k to 2M are the sizes at which NumPy's time goes into fresh memory.
@@ -65,7 +82,7 @@ NUMBERS = {"int": (100, 2, 3), "float": (100.0, 2.5, 1.1)}
 
 
 def make_operands(case: Case, size: str) -> Operands:
-    """Return a case's operands: of layers x, y and dout, of graphs dout, of ones, and the others.
+    """Return a case's operands: of layers x, y and dout, of others, if they have one, dout first.
 
     No temporary is larger than they are. Once a large block has been freed, glibc raises the size
     from which it asks the kernel for fresh pages, and what is measured would run on a heap that no
@@ -79,9 +96,14 @@ def make_operands(case: Case, size: str) -> Operands:
             return rng.integers(-9, 10, shape, dtype)
         return rng.standard_normal(shape, dtype)
 
-    shape = SHAPES[size] if case.kind in ("layout", "sums") else (SIZES[size],)
+    if "x" in size:
+        shape = tuple(map(int, size.split("x")))
+    else:
+        shape = SHAPES[size] if case.kind in ("layout", "sums") else (SIZES[size],)
     operands = case.operands(new, *shape)
-    if case.kind == "graph":
+    if case.dout:
+        operands.insert(0, new(*shape))
+    elif case.kind == "graph":
         operands.insert(0, np.ones(np.broadcast_shapes(*map(np.shape, operands)), dtype))
     return operands
 
@@ -306,9 +328,70 @@ def averages_by_torch(m: Any, v: Any, g: Any) -> Any:
     return m.lerp_(g, 0.1), v.mul_(0.999).addcmul_(g, g, value=0.001)
 
 
+# Operands of functions.
+
+
+def positive(count: int) -> Callable[..., Operands]:
+    def operands(new: Any, n: int) -> Operands:
+        arrays = [new(n) for _ in range(count)]
+        for one in arrays:
+            np.abs(one, out=one)
+            one += 0.5
+        return arrays
+
+    return operands
+
+
+def of_logistic(new: Any, n: int) -> Operands:
+    """Scores, and targets that are 0 or 1."""
+    t = new(n)
+    return [new(n), np.greater(t, 0, out=t)]
+
+
+def scores(new: Any, n: int, classes: int) -> Operands:
+    """And targets, with a one in each row."""
+    t = new(n, classes)
+    return [new(n, classes), np.equal(t, t.max(axis=1, keepdims=True), out=t)]
+
+
+def weights(new: Any, *shape: int) -> Any:
+    w = new(*shape)
+    w *= shape[0] ** -0.5
+    return w
+
+
+def of_network(new: Any, n: int, pixels: int) -> Operands:
+    layers = (pixels, 512), (512, 512), (512, 10)
+    return [
+        new(n, pixels), scores(new, n, 10)[1],
+        *(one for shape in layers for one in (weights(new, *shape), new(shape[1]))),
+    ]  # fmt: skip
+
+
 layer = partial(Case, operands=of_one_shape(3), kind="layer", sizes=LAYER_SIZES)
 graph = partial(Case, kind="graph", sizes=GRAPH_SIZES)
 update = partial(Case, operands=of_one_shape(3), kind="update", sizes=GRAPH_SIZES, outputs=2)
+
+
+def of_function(
+    kind: str,
+    name: str,
+    title: str,
+    operands: Callable[..., Operands],
+    dtypes: str = "float32 float64",
+    sizes: tuple[str, ...] = GRAPH_SIZES,
+    **options: Any,
+) -> dict[str, Case]:
+    """Return the cases of a function of functions.py, one of each dtype."""
+    function, by_hand = getattr(functions, name), getattr(functions, f"{name}_by_hand")
+    return {
+        f"{name.replace('_', '-')}-{dtype}":
+        Case(title, dtype, function, by_hand, operands, kind, sizes, **options)
+        for dtype in dtypes.split()
+    }  # fmt: skip
+
+
+elementwise, rows, network = (partial(of_function, kind) for kind in FUNCTIONS)
 
 MULTIPLY = layer(
     "MulLayer", "float64", operator.mul, PlainMulLayer, loops=("multiply", "multiply_backward"),
@@ -322,7 +405,7 @@ SUMS = replace(
     MULTIPLY, by_hand=sum_by_hand, kind="sums", sizes=("1M",), variants={"np.einsum": sum_by_einsum}
 )  # fmt: skip
 
-CASES = {
+CASES: dict[str, Case] = {
     "mul-float64": MULTIPLY,
     "mul-float32": replace(MULTIPLY, dtype="float32"),
     "add-float64": ADD,
@@ -364,4 +447,41 @@ CASES = {
             "PyTorch": averages_by_torch, "numexpr": {"m": "a*m + b*g", "v": "c*v + d*(g*g)"}
         },
     ),
+    **elementwise("lstm", "LSTM cell", of_one_shape(5), outputs=2),
+    **elementwise("gelu", "GELU, tanh form", of_one_shape(1)),
+    **elementwise("swish", "swish", of_one_shape(1)),
+    **elementwise("logistic", "logistic loss", of_logistic, wrt=("x",)),
+    **elementwise("softplus", "softplus", of_one_shape(1)),
+    **elementwise("huber", "Huber loss", of_one_shape(2), wrt=("x",)),
+    **elementwise("distance", "distance", of_one_shape(3)),
+    **elementwise("relu_gate", "relu gate", of_one_shape(2)),
+    **elementwise("lennard_jones", "Lennard-Jones", positive(3)),
+    **elementwise("adam", "Adam, in place", positive(4), outputs=3, wrt=()),
+    **rows(
+        "cross_entropy", "softmax cross entropy", scores, wrt=("x",),
+        sizes=("64x10", "10000x100", "10000x1000", "100000x10"),
+    ),
+    **rows(
+        "layer_norm", "layer norm", lambda new, n, width: [new(n, width), new(width), new(width)],
+        "float32", ("10000x256",), dout=True,
+    ),
+    **rows("mean_square", "mean squared error", of_one_shape(2), "float32", ("1M",), wrt=("x",)),
+    **rows("summed_logistic", "logistic loss, summed", of_logistic, sizes=("1M",), wrt=("x",)),
+    **network(
+        "network", "network, 784-512-512-10", of_network, "float32", ("32x784", "256x784"),
+        wrt=("w1", "b1", "w2", "b2", "w3", "b3"),
+    ),
+    **network("rosenbrock", "Rosenbrock", of_one_shape(1), "float64", ("100", "100k", "1M")),
+    **network(
+        "mixture", "Gaussian mixture, in a plane",
+        lambda new, n, k: [new(n), new(n), *(new(k) for _ in range(4))],
+        "float64", ("10000x8",), wrt=("mx", "my", "spread", "weight"),
+    ),
+    **network(
+        "regression", "logistic regression",
+        lambda new, n, k: [new(n, k), *of_logistic(new, n)[1:], weights(new, k)],
+        "float64", ("100000x30",), wrt=("w",),
+    ),
 }  # fmt: skip
+if find_spec("scipy"):
+    CASES |= elementwise("black_scholes", "Black-Scholes", positive(5))

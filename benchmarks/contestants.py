@@ -7,17 +7,21 @@ arrays.
 
 from __future__ import annotations
 
+import os
+import sys
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from functools import partial
 from importlib import import_module
-from importlib.util import find_spec
+from importlib.util import find_spec, module_from_spec, spec_from_file_location
 from inspect import signature
 from shutil import which
+from types import ModuleType
 from typing import Any
 
+import functions
 import numpy as np
-from cases import FACTORS, Case
+from cases import FACTORS, FUNCTIONS, Case
 from floor import Floor
 
 # Runs so many steps a turn, and yields the last one's results.
@@ -30,8 +34,9 @@ class Contestant:
     """Computes cases of some kinds: see `Case`.
 
     ``layer``, which layouts and sums are for too, returns a layer and its operands, as arrays of
-    the library's. ``graph``, which is given dout first, returns a step without arguments that
-    returns the value and the gradients; ``update`` a step that returns the two arrays.
+    the library's. ``graph``, which functions are for too, is given dout first, or None for ones,
+    and returns a step without arguments that returns the value and the gradients; ``update`` a step
+    that returns the new arrays.
     """
 
     name: str
@@ -53,9 +58,12 @@ class Contestant:
         return case.variants.get(self.name, case.function)
 
     def turns(self, case: Case, operands: list[Any]) -> Turns:
-        method = case.kind if case.kind in ("graph", "update") else "layer"
-        started = getattr(self, method)(case, *operands)
-        return partial(stepping, *started) if method == "layer" else partial(calling, started)
+        if case.kind in ("layer", "layout", "sums"):
+            return partial(stepping, *self.layer(case, *operands))
+        if case.kind == "update" or case.wrt == ():
+            return partial(calling, self.update(case, *operands))
+        start = [] if case.kind == "graph" or case.dout else [None]
+        return partial(calling, self.graph(case, *start, *operands))
 
 
 def stepping(layer: Any, operands: Any, steps: int) -> Iterator[Any]:
@@ -91,6 +99,27 @@ def handing_on(function: Callable[..., Any], state: Any) -> Step:
     return step
 
 
+def split(function: Callable[..., Any], places: Any, operands: Any) -> tuple[Any, Any]:
+    """Return the function of the operands at these places, and these."""
+
+    def of_wanted(*wanted: Any) -> Any:
+        given = dict(zip(places, wanted, strict=True))
+        return function(*[given.get(place, one) for place, one in enumerate(operands)])
+
+    return of_wanted, [operands[place] for place in places]
+
+
+def with_names(case: Case, **names: Any) -> Any:
+    """Return the case's function with other libraries under names of functions.py, as np."""
+    if case.kind not in FUNCTIONS:
+        return case.function
+    spec: Any = spec_from_file_location("functions_again", functions.__file__)
+    module = sys.modules[spec.name] = module_from_spec(spec)
+    spec.loader.exec_module(module)
+    vars(module).update(names)
+    return getattr(module, case.function.__name__)
+
+
 class Layer:
     """What one writes with a library's functions of the value and of the gradients."""
 
@@ -107,24 +136,28 @@ class Layer:
         return self.gradients(dout, self.x, self.y)
 
 
+@dataclass(frozen=True)
 class Fastlayers(Contestant):
+    implementation: str = "native"
+
     @property
     def package(self) -> Any:
-        fastlayers = import_module("fastlayers")
-        if fastlayers.IMPLEMENTATION != "native":
-            raise RuntimeError("fastlayers runs on plain NumPy; unset FASTLAYERS_IMPLEMENTATION")
-        return fastlayers
+        os.environ["FASTLAYERS_IMPLEMENTATION"] = self.implementation
+        return import_module("fastlayers")
 
     def layer(self, case: Case, *operands: Any) -> tuple[Any, Any]:
         options = {"sum_to_shape": True} if case.kind == "sums" else {}
         return getattr(self.package, case.title)(**options), operands
 
     def graph(self, case: Case, dout: Any, *operands: Any) -> Step:
+        graph = self.package.Graph(case.function)
+        if dout is None:
+            return partial(graph.value_and_grad, *operands, wrt=case.wrt)
         douts = dout if case.outputs == 1 else (dout,) * case.outputs
-        return partial(self.package.Graph(case.function).value_and_grad, *operands, dout=douts)
+        return partial(graph.value_and_grad, *operands, dout=douts, wrt=case.wrt)
 
     def update(self, case: Case, *operands: Any) -> Step:
-        return partial(self.package.Graph(case.function), *operands, out=operands[:2])
+        return partial(self.package.Graph(case.function), *operands, out=operands[: case.outputs])
 
 
 class Plain(Contestant):
@@ -134,10 +167,34 @@ class Plain(Contestant):
         variant = case.variants.get(self.name)
         return (variant(operands[0]) if variant else case.by_hand()), operands
 
-    def graph(self, case: Case, *operands: Any) -> Step:
+    def graph(self, case: Case, dout: Any, *operands: Any) -> Step:
+        return self.update(case, *operands if dout is None else (dout, *operands))
+
+    def update(self, case: Case, *operands: Any) -> Step:
         return partial(case.by_hand, *operands)
 
-    update = graph
+
+class Autograd(Contestant):
+    def competes(self, case: Case) -> bool:
+        return super().competes(case) and case.wrt != ()
+
+    def graph(self, case: Case, dout: Any, *operands: Any) -> Step:
+        autograd = import_module("autograd")
+        names = {"np": import_module("autograd.numpy")}
+        if find_spec("scipy"):
+            names["erf"] = import_module("autograd.scipy.special").erf
+        function = with_names(case, **names)
+        tuples = import_module("autograd.builtins").tuple
+        several = function if case.outputs == 1 else lambda *given: tuples(function(*given))
+        both = autograd.make_vjp(several, case.wanted)
+
+        def step() -> tuple[Any, Any]:
+            backward, value = both(*operands)
+            if case.outputs > 1:
+                return value, backward(tuple(map(np.ones_like, value)))
+            return value, backward(np.ones_like(value) if dout is None else dout)
+
+        return step
 
 
 class PyTorch(Contestant):
@@ -164,12 +221,59 @@ class PyTorch(Contestant):
         return partial(self.function(case), *map(import_module("torch").from_numpy, operands))
 
 
+class TorchCompile(Contestant):
+    """The value and the gradients as one function, compiled for each shape."""
+
+    def compiled(self, function: Callable[..., Any]) -> Any:
+        torch = import_module("torch")
+        torch.compiler.reset()  # it keeps few versions of a function
+        return torch.compile(function, dynamic=False, fullgraph=True)
+
+    def function(self, case: Case) -> Any:
+        """With PyTorch's names for what NumPy's functions are called, or take, in functions.py."""
+        torch = import_module("torch")
+        names = ModuleType("names")
+        vars(names).update(vars(torch))
+        vars(names).update(
+            max=torch.amax,
+            maximum=lambda x, number: x.clamp(min=number),
+            logaddexp=lambda x, _: torch.nn.functional.softplus(x),
+        )
+        return with_names(case, np=names, erf=torch.erf)
+
+    def graph(self, case: Case, dout: Any, *operands: Any) -> Step:
+        torch, function = import_module("torch"), self.function(case)
+        tree_map, places = import_module("torch.utils._pytree").tree_map, case.wanted
+
+        def both(dout: Any, *operands: Any) -> tuple[Any, Any]:
+            of_wanted, wanted = split(function, places, operands)
+            value, backward = torch.func.vjp(of_wanted, *wanted)
+            return value, backward(tree_map(torch.ones_like, value) if dout is None else dout)
+
+        tensors = [one if one is None else torch.from_numpy(one) for one in (dout, *operands)]
+        return partial(self.compiled(both), *tensors)
+
+    def update(self, case: Case, *operands: Any) -> Step:
+        function = self.function(case)
+
+        def step(*operands: Any) -> Any:
+            for old, new in zip(operands, function(*operands), strict=False):
+                old.copy_(new)
+            return operands[: case.outputs]
+
+        return partial(self.compiled(step), *map(import_module("torch").from_numpy, operands))
+
+
 class Jax(Contestant):
     def package(self, case: Case) -> Any:
         jax = import_module("jax")
         jax.config.update("jax_platforms", "cpu")
         jax.config.update("jax_enable_x64", case.dtype == "float64")
         return jax
+
+    def function(self, case: Case) -> Any:
+        special = import_module("jax.scipy.special")
+        return with_names(case, np=import_module("jax.numpy"), erf=special.erf)
 
     def layer(self, case: Case, *operands: Any) -> tuple[Any, Any]:
         """Two compiled calls, as a layer has to make: dout is not known before out is."""
@@ -187,19 +291,21 @@ class Jax(Contestant):
         return layer, [*map(jax.numpy.asarray, operands)]
 
     def graph(self, case: Case, *operands: Any) -> Step:
-        jax, function = self.package(case), self.function(case)
+        jax, function, places = self.package(case), self.function(case), case.wanted
 
         def both(operands: Any, dout: Any) -> tuple[Any, Any]:
-            value, backward = jax.vjp(function, *operands)
-            return value, backward(jax.tree.map(lambda _: dout, value))
+            of_wanted, wanted = split(function, places, operands)
+            value, backward = jax.vjp(of_wanted, *wanted)
+            start = jax.numpy.ones_like if dout is None else lambda _: dout
+            return value, backward(jax.tree.map(start, value))
 
         compiled = jax.jit(both)
-        dout, *arrays = map(jax.numpy.asarray, operands)
+        dout, *arrays = jax.tree.map(jax.numpy.asarray, operands)
         return lambda: jax.block_until_ready(compiled(arrays, dout))
 
     def update(self, case: Case, *operands: Any) -> Step:
         jax = self.package(case)
-        compiled = jax.jit(self.function(case), donate_argnums=(0, 1))
+        compiled = jax.jit(self.function(case), donate_argnums=range(case.outputs))
         *state, gradient = map(jax.numpy.array, operands)
         return handing_on(lambda *state: jax.block_until_ready(compiled(*state, gradient)), state)
 
@@ -300,20 +406,29 @@ class C(Numba):
 # In the order of the tables' columns. The gradients of PyTorch and JAX have the shapes of the
 # operands: of layouts they would be given a sum to do that the plain layer does not. Colours: Okabe
 # and Ito's, which colour-blind people tell apart.
-ALL = "layer", "layout", "sums", "graph", "update"
+ALL = "layer", "layout", "sums", "graph", "update", *FUNCTIONS
 CONTESTANTS: dict[str, Contestant] = {
     contestant.name: contestant
     for contestant in (
         Fastlayers("fastlayers", "fastlayers", ALL, "#D55E00", process_per_size=True),
-        Plain("plain", "numpy", ("layer", "layout", "graph", "update"), process_per_size=True),
+        Plain(
+            "plain", "numpy", ("layer", "layout", "graph", "update", *FUNCTIONS),
+            process_per_size=True,
+        ),
         Plain("plain, out=", "numpy", ("layer",), "#000000"),
         PyTorch("PyTorch", "torch", ("layer", "sums", "graph", "update"), "#0072B2"),
-        Jax("JAX", "jax", ("layer", "sums", "graph", "update"), "#009E73"),
+        Jax("JAX", "jax", ("layer", "sums", "graph", "update", *FUNCTIONS), "#009E73"),
+        TorchCompile("torch.compile", "torch", FUNCTIONS, program="cc"),
         Numba("Numba", "numba", ("layer", "graph", "update"), "#CC79A7"),
         Numexpr("numexpr", "numexpr", ("layer", "graph", "update"), "#E69F00"),
         PyTensor("PyTensor", "pytensor", ("graph", "update"), "#56B4E9"),
         C("C", "numpy", ("layer", "graph"), program="cc"),
+        # The same gradients as of a graph, in NumPy, node by node.
+        Fastlayers(
+            "by rule", "fastlayers", FUNCTIONS, process_per_size=True, implementation="reference"
+        ),
+        Autograd("autograd", "autograd", FUNCTIONS, process_per_size=True),
         Plain("np.sum", "numpy", ("sums",), process_per_size=True),
         Plain("np.einsum", "numpy", ("sums",), process_per_size=True),
     )
-}
+}  # fmt: skip

@@ -3,30 +3,35 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from importlib import import_module
 from pathlib import Path
 from statistics import geometric_mean, median
 from typing import Any
 
-from cases import CASES, SHAPES, SIZES, Case
+from cases import CASES, FUNCTIONS, SHAPES, SIZES, Case
 from contestants import CONTESTANTS
 
 Times = Mapping[tuple[str, str], float]  # seconds by contestant and size
 
 OURS, PLAIN, FLOOR = "fastlayers", "plain", "C"
+COMPILERS = OURS, "JAX", "torch.compile"
 
 # Of the kinds of which every case is given a table of its own, what is computed.
 WHAT = {"layer": "equal shapes", "graph": "value and gradients", "update": "in place"}
 
 
 def report(result: Mapping[str, Any]) -> str:
-    sections = [preface(result)]
     times = {name: found for name in CASES if (found := medians(result, name))}
+    functions = {name: times.pop(name) for name in [*times] if CASES[name].kind in FUNCTIONS}
+    sections = [preface(result, times, STEPS)] if times else []
     sections += [case_table(CASES[name], times[name]) for name in times if CASES[name].kind in WHAT]
     for kind, table in ("layout", layout_table), ("sums", sum_table):
         if known := {name: times[name] for name in times if CASES[name].kind == kind}:
             sections.append(table(known))
+    if functions:
+        sections += ["## Functions and networks", preface(result, functions, FUNCTION_STEPS)]
+        sections += filter(None, [first_steps(result), *function_tables(functions)])
     return "\n\n".join(sections)
 
 
@@ -39,23 +44,41 @@ def medians(result: Mapping[str, Any], case: str) -> Times:
     return {key: median(times) for key, times in runs.items()}
 
 
-def preface(result: Mapping[str, Any]) -> str:
+# What a step is, and what is to be known of the figures.
+STEPS = (
+    "forward, then backward; of an expression its value and all gradients; an update in place",
+    "A ratio is the other's time over fastlayers': above 1 fastlayers is the faster, below 1 (in "
+    "bold) the slower.",
+    "PyTorch gives dout itself for both gradients of a sum, where the others give two arrays of "
+    "their own.",
+)
+FUNCTION_STEPS = (
+    "the value, and the gradients of its sum (of layer norm, of a dout) with respect to all "
+    "operands but targets and data; Adam's update in place",
+    "`plain` is written by hand: textbook derivatives, values used again, in place where it can "
+    "be. The others are given the function alone (`benchmarks/functions.py`); JAX and "
+    "torch.compile compile value and gradients as one function, for each shape.",
+    "`by rule` is fastlayers without its compiled part: the same gradients in NumPy, node by node.",
+    "Of each contestant plain's time over its own: above 1 it is faster than NumPy by hand, below "
+    "1 (in bold) slower; in italics, faster than fastlayers.",
+)
+
+
+def preface(result: Mapping[str, Any], cases: Mapping[str, Times], notes: Iterable[str]) -> str:
+    step, *notes = notes
     about = result["circumstances"]
     rounds = f"{about['rounds']} round{'s' if about['rounds'] > 1 else ''}"
     threads = "".join(f", {name}={value}" for name, value in about["environment"].items())
-    shared = [f"`{each.name}`" for each in CONTESTANTS.values() if not each.process_per_size]
+    present = contestants(key for times in cases.values() for key in times)
+    shared = [f"`{name}`" for name in present if not CONTESTANTS[name].process_per_size]
     lines = [
         f"{about['machine']}; {about['date']}",
         about["versions"],
-        f"Median of {rounds}, each with fresh processes, of the median time of a step: forward, "
-        "then backward; of an expression its value and all gradients; an update in place. Threads "
-        f"as each library has them by default{threads}.",
+        f"Median of {rounds}, each with fresh processes, of the median time of a step: {step}. "
+        f"Threads as each library has them by default{threads}.",
         f"A process for every figure, except that {', '.join(shared)} go through the sizes in one, "
         "in ascending order, which can only favour them: their memory is warm.",
-        "A ratio is the other's time over fastlayers': above 1 fastlayers is the faster, below 1 "
-        "(in bold) the slower.",
-        "PyTorch gives dout itself for both gradients of a sum, where the others give two "
-        "arrays of their own.",
+        *notes,
     ]
     if about["load"] is not None:
         lines.append(f"Load of the machine before the first round: {about['load']:.2f}.")
@@ -142,6 +165,78 @@ def sum_table(cases: Mapping[str, Times]) -> str:
         "### MulLayer, float64, gradients summed to the shapes of x and y: time: time / ours\n\n"
         + markdown(["y", *names], rows)
     )
+
+
+def first_steps(result: Mapping[str, Any]) -> str:
+    """Say how long compiling takes: what a first step takes longer than later ones."""
+    extra: dict[str, dict[tuple[str, str], float]] = {name: {} for name in COMPILERS}
+    for figure in result["figures"]:
+        if CASES[figure["case"]].kind in FUNCTIONS and figure["contestant"] in COMPILERS:
+            known, key = extra[figure["contestant"]], (figure["case"], figure["size"])
+            # Of the rounds the longest: the others may find what the first one compiled.
+            known[key] = max(known.get(key, 0), figure["first"] - figure["median"])
+    texts = [
+        f"{name} {readable(median(known.values()))} (at most {readable(max(known.values()))})"
+        for name, known in extra.items()
+        if known
+    ]
+    text = "Until the first result, for each shape, besides the step: "
+    return f"{text}{', '.join(texts)}." if texts else ""
+
+
+def function_tables(cases: Mapping[str, Times]) -> Iterator[str]:
+    every = contestants(key for times in cases.values() for key in times)
+    names = [name for name in every if name != PLAIN]
+    order = " / ".join(names)
+    whole = {name: times for name, times in cases.items() if CASES[name].kind == "elementwise"}
+    if whole:
+        columns = sizes(key for times in whole.values() for key in times)
+        rows = []
+        for case, times in whole.items():
+            row = [CASES[case].title, CASES[case].dtype]
+            for size in columns:
+                gains = " / ".join(gain_cell(times, name, size) for name in names)
+                row.append(f"{readable(times.get((PLAIN, size)))}: {gains}")
+            rows.append(row)
+        title = f"### Element by element: time of plain: {order}"
+        yield f"{title}\n\n{markdown(['', 'dtype', *columns], rows)}"
+    rows = [
+        [
+            CASES[case].title, f"{size} {CASES[case].dtype}", readable(times.get((PLAIN, size))),
+            *(f"{readable(times.get((name, size)))}: {gain_cell(times, name, size)}"
+              for name in names),
+        ]
+        for case, times in cases.items() if case not in whole
+        for size in CASES[case].sizes if any(key[1] == size for key in times)
+    ]  # fmt: skip
+    if rows:
+        title = "### Rows, networks and models: time: plain's over it"
+        yield f"{title}\n\n{markdown(['', 'n', PLAIN, *names], rows)}"
+    yield "### All of these\n\n" + summary(cases, every)
+
+
+def gain_cell(times: Times, name: str, size: str) -> str:
+    text = ratio_cell(ratio(times, PLAIN, name, size)) or "-"
+    return f"*{text}*" if (ratio(times, OURS, name, size) or 0) > 1 else text
+
+
+def summary(cases: Mapping[str, Times], names: list[str]) -> str:
+    """Of every other contestant its time over ours, of all figures."""
+    rows = []
+    for name in names:
+        known = sorted(
+            (value, f"{CASES[case].title}, {CASES[case].dtype}, {size}")
+            for case, times in cases.items() for size in CASES[case].sizes
+            if (value := ratio(times, name, OURS, size))
+        )  # fmt: skip
+        if name != OURS and known:
+            values = [value for value, _ in known]
+            faster = sum(value < 1 for value in values)
+            least, where = known[0]
+            mean = ratio_cell(geometric_mean(values))
+            rows.append([name, mean, f"{ratio_cell(least)} ({where})", f"{faster} of {len(known)}"])
+    heads = ["", "its time over ours, geometric mean", "least", "faster than fastlayers"]
+    return markdown(heads, rows)
 
 
 def contestants(keys: Iterable[tuple[str, str]]) -> list[str]:
