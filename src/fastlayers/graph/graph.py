@@ -85,8 +85,9 @@ class Graph(BaseLayer):
     gradients*. A value that is used several times gets the sum of its gradients, added one by one
     in the order in which `backward` reaches them; each is summed to the value's shape first.
 
-    Products, sums and differences alone are run in one pass over memory, other functions one by
-    one.
+    What works element by element is run in passes over memory, on all threads, together with
+    reductions along the last axis and sums of all elements; products of matrices, views and other
+    reductions are calls of NumPy's between passes.
 
     Any number of threads may call a graph at once, but not use `forward` and `backward`, which keep
     operands like those of any layer.
@@ -270,7 +271,8 @@ class Graph(BaseLayer):
     def forward(self, /, *operands: Any, out: Any = None, **named: Any) -> Any:
         """Return the value as a call does, and keep the operands for `backward`.
 
-        The values of products, sums, views and your own layers are kept, too; nothing else is.
+        The values of calls between passes, as products and views, and of your own layers are kept,
+        too; nothing else is.
         """
         operands = self._bound(operands, named)
         value = self._tried(self._entries[VALUE], operands, None, self._outs(out))
@@ -772,7 +774,8 @@ if core.passes is not None:
 class GraphInfo(NamedTuple):
     """How the calls of graphs were run, since the import.
 
-    A graph with layers of your own makes several calls: one for each part between layers.
+    A graph with products, views or layers of your own makes several calls: one for each pass
+    between them.
 
     Attributes
     ----------
