@@ -97,6 +97,7 @@ PROGRAMS = {
     "products": (lambda x, w: np.tanh(x @ w) @ w.T, [(5, 6), (6, 3)], None),
     "indexed": (lambda x: np.sum(np.exp(x)[[0, 2, 2], [1, 1, 0]]), [(3, 4)], None),
     "joined": (lambda x, y: np.concatenate((x * 2, y)) ** 2, [(3, 4), (2, 4)], None),
+    "sum that is read": (lambda x, y: np.sum(x / y) * (x - y), [(9, 8), (9, 8)], None),
     "two sums": (lambda x, y: (x * y).sum() + (x * x).mean(), [(9, 8), (9, 8)], 1),
 }
 

@@ -70,6 +70,8 @@ def is_spread(node: Node) -> bool:
     )
 
 
+REDUCED_BY = {"sum": np.add.reduce, "max": np.maximum.reduce, "min": np.minimum.reduce}
+
 # Of floats of one dtype these make floats of that dtype, as do most ufuncs.
 KEEPING = REDUCTIONS - {"any", "all"} | {
     *("matmul", "dot", "outer", "einsum", "where", "select", "clip", "cumsum", "diff"),
@@ -159,7 +161,8 @@ class Facts:
             read = set(node.operands[: 1 if node.operation in INDEXED else None])
             if node.operation in ("where", "select"):
                 read = set(node.operands[1:])
-            if read <= self.floats | numbers and read & self.floats and keeps_dtype(node.operation):
+            weak = numbers if is_elementwise(node) else set()  # to others, a number is an array
+            if read <= self.floats | weak and read & self.floats and keeps_dtype(node.operation):
                 self.floats.add(place)
             options = dict(node.detail or ())
             if node.operation == "mean_of_sum":
@@ -174,42 +177,25 @@ class Facts:
                 self.scalars.add(place)
 
 
-class Call(NamedTuple):
-    """A node that is computed by itself.
+class Instruction(NamedTuple):
+    """A node that is computed by itself, or what one plan computes.
 
     Attributes
     ----------
     function : callable
-    reads : tuple of int
-    options : dict
-    write : int
+        Of the values that are read. That of a plan returns a tuple, and what `Entry.run` does.
+    reads, writes : tuple of int
     dropped : list of int
         The values that nothing reads afterwards.
+    request : Request or None
+        What is asked of a plan.
     """
 
     function: Callable[..., Any]
     reads: tuple[int, ...]
-    options: dict[str, Any]
-    write: int
-    dropped: list[int]
-
-
-class Shapes(NamedTuple):
-    """A value of which only shape and dtype matter, by those of what it is computed from."""
-
-    reads: tuple[int, ...]
-    write: int
-    dropped: list[int]
-
-
-class Between(NamedTuple):
-    """What is computed by one plan: see `Network`."""
-
-    request: Request
-    entry: Any
-    reads: tuple[int, ...]
     writes: tuple[int, ...]
     dropped: list[int]
+    request: Request | None = None
 
 
 class Network:
@@ -240,7 +226,7 @@ class Network:
         totals: bool = True,
     ) -> None:
         self.graph, self._run, self._rows, self._totals = graph, run, rows, totals
-        self.instructions: list[Call | Shapes | Between] = []
+        self.instructions: list[Instruction] = []
         self._finer: dict[int, Network] = {}  # where no pass goes over whole rows
         nodes = graph.nodes
         self._facts = Facts(graph, scalars, numbers)
@@ -281,24 +267,23 @@ class Network:
         values = self.start.copy()
         values[: len(operands)] = operands
         for one in self.instructions:
-            if isinstance(one, Call):
-                values[one.write] = one.function(*[values[i] for i in one.reads], **one.options)
-            elif isinstance(one, Between):
-                found = one.entry.run(tuple([values[i] for i in one.reads])) if one.entry else None
+            function, reads, writes, dropped, request = one
+            if request is None:
+                values[writes[0]] = function(*[values[i] for i in reads])
+            else:
+                found = function(tuple([values[i] for i in reads]))
                 if found is WARNS:
                     raise Stopped
                 if found is None:
-                    found = self._by_nodes(one, values)
-                for place, value in zip(one.writes, found, strict=True):
+                    found = self._by_nodes(one, request, values)
+                for place, value in zip(writes, found, strict=True):
                     values[place] = value
-            else:
-                values[one.write] = shaped([values[i] for i in one.reads])
-            for place in one.dropped:
+            for place in dropped:
                 values[place] = None
         return [values[place] for place in self.graph.outputs]
 
-    def _by_nodes(self, one: Between, values: Sequence[Any]) -> list[Any]:
-        request, given = one.request, [values[i] for i in one.reads]
+    def _by_nodes(self, one: Instruction, request: Request, values: Sequence[Any]) -> list[Any]:
+        given = [values[i] for i in one.reads]
         nodes = request.graph.nodes
         totals = self._totals and any(
             node.operation == "sum" and node.detail is None for node in nodes
@@ -372,13 +357,22 @@ class Network:
                 for operand in node.operands
             ]
             options = dict(node.detail) if type(node.detail) is tuple else {}
-            function = self._run[node.operation]
-            if node.operation in ("mean", "var", "std"):
-                function = functools.partial(of_enough, function)
-            self.instructions.append(Call(function, tuple(reads), options, place, []))
+            function = self._function(node.operation, options)
+            self.instructions.append(Instruction(function, tuple(reads), (place,), []))
             self._at_hand.add(place)
             made = True
         return made
+
+    def _function(self, operation: str, options: dict[str, Any]) -> Callable[..., Any]:
+        """What computes a call."""
+        function = self._run[operation]
+        if operation in REDUCED_BY:  # what NumPy's function does, after it has looked around
+            function, options = REDUCED_BY[operation], {"axis": None, **options}
+        elif OPERATIONS[operation].elementwise:
+            function = OPERATIONS[operation].plain  # of scalars
+        elif operation in ("mean", "var", "std"):
+            function = functools.partial(of_enough, function)
+        return functools.partial(function, **options) if options else function
 
     def _can_be_shaped(self, reader: int, place: int) -> bool:
         """Whether a stand-in serves a call, which has the shape but not the memory order."""
@@ -401,7 +395,7 @@ class Network:
                 for operand in self.graph.nodes[one].operands
                 if operand in self._at_hand
             )
-            self.instructions.append(Shapes(tuple(reads), self.size, []))
+            self.instructions.append(Instruction(shaped, tuple(reads), (self.size,), []))
             self._shaped[place] = self.size
             self.size += 1
         return self._shaped[place]
@@ -460,7 +454,8 @@ class Network:
             graph, len(reads), len(part), inputs, graph.outputs, quiet=max(quiet, len(reads))
         )
         one = entry(request, self._run) if core.passes is not None else None
-        self.instructions.append(Between(request, one, tuple(reads), results, []))
+        run = one.run if one else _unserved
+        self.instructions.append(Instruction(run, tuple(reads), results, [], request))
         self._at_hand |= writes
         self._computed |= inside
 
@@ -487,7 +482,7 @@ class Network:
         last = {
             place: i
             for i, one in enumerate(self.instructions)
-            for place in (*one.reads, *written(one))
+            for place in (*one.reads, *one.writes)
         }
         kept = {*range(len(self.graph.inputs)), *self.graph.outputs}
         kept.update(i for i, node in enumerate(self.graph.nodes) if node.operation in GIVEN)
@@ -586,10 +581,6 @@ FREE = {
 }
 
 
-def written(one: Call | Shapes | Between) -> tuple[int, ...]:
-    return one.writes if isinstance(one, Between) else (one.write,)
-
-
 def of_enough(function: Callable[..., Any], x: Any, ddof: float = 0, **options: Any) -> Any:
     """A mean or a variance of so many elements that Python does not warn."""
     if adjoints.count(x, options.get("axis")) <= ddof:
@@ -597,7 +588,11 @@ def of_enough(function: Callable[..., Any], x: Any, ddof: float = 0, **options: 
     return function(x, ddof=ddof, **options) if ddof else function(x, **options)
 
 
-def shaped(values: Sequence[Any]) -> Any:
+def _unserved(_: Any) -> None:
+    """In place of a plan, where there are none."""
+
+
+def shaped(*values: Any) -> Any:
     """A stand-in for what is computed element by element of these."""
     shape = np.broadcast_shapes(*map(np.shape, values))
     dtype = next(one.dtype for one in values if hasattr(one, "dtype") and one.dtype.kind == "f")

@@ -227,7 +227,8 @@ def _closure(notes: Sequence[Note], available: set[int]) -> list[Note]:
             if note.reads[1] in available and (note.unit or note.reads[0] in inside):
                 found.append(note)
         elif inside.issuperset(note.reads):
-            inside.add(note.place)
+            if note.kind != "total":  # which is known at the end of the pass
+                inside.add(note.place)
             found.append(note)
     return found
 
