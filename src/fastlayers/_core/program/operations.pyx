@@ -121,12 +121,14 @@ cdef class UfuncLoops:
     cdef readonly int reads
     cdef readonly int weight
     cdef readonly bint makes_bools
+    cdef readonly str name
 
     def __init__(self, object ufunc, str kinds, int weight):
         cdef UFunc *struct = <UFunc *> ufunc
         cdef int row
         memset(&self.foreign, 0, sizeof(self.foreign))
         self.reads = ufunc.nin
+        self.name = ufunc.__name__
         self.weight = weight
         self.foreign.silent = ufunc is getattr(np, ufunc.__name__, None) and (
             ufunc.__name__ in SILENT)
@@ -207,6 +209,7 @@ cdef int assemble(
         form = ELEMENTWISE
         if isinstance(operation, tuple):
             operation, form = operation[0], <Form> <int> operation[1]
+            step.its_sign = 1 if (<UfuncLoops> operation).name == "maximum" else -1
         elif operation in OF_ROWS:
             form = <Form> <int> OF_ROWS[operation]
             operation = NEGATIVE  # which reads and writes as many, and has loops for floats

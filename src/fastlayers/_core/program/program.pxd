@@ -61,7 +61,7 @@ cdef enum:
 cdef enum Form:
     ELEMENTWISE
     FROM_ZERO       # x -> out: each row is reduced by a ufunc's loop that begins with 0,
-    FROM_FIRST      # ... or with the row's first element
+    FROM_FIRST      # ... or with the row's first element, for the largest or the smallest one
     ROW_SUM         # x -> out: the sum of each row, as a gradient is summed
     EXPAND          # x -> out: an element for each row, at every element of the row
     TOTAL           # x -> a sum of all elements, as NumPy adds those of an array
@@ -85,6 +85,7 @@ cdef struct Step:
     int slots[STEP_SLOTS]   # those it reads, then those it writes
     unsigned int bools      # a bit for each of these that has one byte; only temporaries have
     Form form
+    int its_sign            # 1 of a largest element, -1 of a smallest one
     int total               # of a step that adds up all elements: its number
     unsigned int by_row     # a bit for each of the slots that has an element for each row
     bint once               # for each row, not for each element
