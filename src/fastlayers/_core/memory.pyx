@@ -555,6 +555,14 @@ cpdef object set_handler(object new):
         return PyDataMem_SetHandler(new)
 
 
+def recycle():
+    """Put the recycler in force for NumPy's results, unless somebody else's handler is.
+
+    Return the previous handler, for `set_handler`; or None.
+    """
+    return set_handler(handler) if is_recycling() else None
+
+
 cpdef object recycling_handler():
     """The recycler, for `set_handler`."""
     return handler

@@ -79,6 +79,9 @@ def getitem_back(
     if operands:  # which may name an element several times
         back = zeros(x, g)
         np.add.at(back, found, np.asarray(g))
+    elif type(g) is np.ndarray:
+        back = np.zeros(x.shape, g.dtype)
+        back[found] = g
     else:
         back = np.zeros_like(g, order="C", shape=np.shape(x))  # Dask's for Dask's
         back[found] = g
@@ -122,7 +125,8 @@ def add_part(
     for axis, (start, stop) in enumerate(box):
         before: tuple[Any, ...] = (slice(None),) * axis
         for outside in (rest[(*before, slice(start))], rest[(*before, slice(stop, None))]):
-            np.add(outside, 0.0, out=outside)
+            if outside.size:
+                np.add(outside, 0.0, out=outside)
         rest = rest[(*before, slice(start, stop))]
     inside = gradient[indexed(index, ())]
     np.add(inside, part, out=inside)

@@ -420,6 +420,8 @@ class Graph(BaseLayer):
             )
         names = self._named(wrt)
         if (on := self._on(operands)) is not None:
+            if on.plain and on.graph._networks:  # what it would do, without asking its plans
+                return on.graph._value_and_grad_nodes(operands, dout, wrt, out, False)  # type: ignore[no-any-return]
             if out is not None:
                 value, gradients = _pair_of_outs(out)
                 out = value, on.outs(names, gradients)

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import functools
 import itertools
+import operator
 from collections import Counter, defaultdict
 from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from typing import Any, NamedTuple
@@ -357,15 +358,19 @@ class Network:
                 for operand in node.operands
             ]
             options = dict(node.detail) if type(node.detail) is tuple else {}
-            function = self._function(node.operation, options)
+            function = self._function(node, options)
             self.instructions.append(Instruction(function, tuple(reads), (place,), []))
             self._at_hand.add(place)
             made = True
         return made
 
-    def _function(self, operation: str, options: dict[str, Any]) -> Callable[..., Any]:
+    def _function(self, node: Node, options: dict[str, Any]) -> Callable[..., Any]:
         """What computes a call."""
+        operation = node.operation
         function = self._run[operation]
+        if operation == "getitem" and len(node.operands) == 1:
+            found = adjoints.indexed(options["index"], ())
+            return operator.itemgetter(found if options.get("whole") else found[0])
         if operation in REDUCED_BY:  # what NumPy's function does, after it has looked around
             function, options = REDUCED_BY[operation], {"axis": None, **options}
         elif OPERATIONS[operation].elementwise:
@@ -736,13 +741,17 @@ class Networks:
         if kinds is None:
             return None
         key = what, names, kinds[1]
-        with np.errstate(**stopping()):
-            try:
+        handler = core.memory.recycle()
+        try:
+            with np.errstate(**stopping()):
                 if key not in self._made:
                     self._made[key] = self._make(*key)
                 return self._made[key].run(given)
-            except Exception:  # who runs the nodes one by one says of which node it is
-                return None
+        except Exception:  # who runs the nodes one by one says of which node it is
+            return None
+        finally:
+            if handler is not None:
+                core.memory.set_handler(handler)
 
     def _make(self, what: str, names: tuple[str, ...], numbers: tuple[int, ...]) -> Network:
         graph, facts = self._graph, self._facts_of(numbers)
@@ -778,4 +787,10 @@ def refused(reason: str) -> None:
 
 def stopping() -> Any:
     """How NumPy treats exceptions, with an error for what it would tell of."""
-    return {kind: mode if mode == "ignore" else "raise" for kind, mode in np.geterr().items()}
+    return _stopping(*np.geterr().values())
+
+
+@functools.lru_cache(maxsize=64)
+def _stopping(divide: str, over: str, under: str, invalid: str) -> dict[str, str]:
+    modes = {"divide": divide, "over": over, "under": under, "invalid": invalid}
+    return {kind: mode if mode == "ignore" else "raise" for kind, mode in modes.items()}
