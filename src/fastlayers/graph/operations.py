@@ -705,8 +705,8 @@ def _roll_back(g: Any, v: Any, x: Any, shift: Any, axis: Any = None) -> Any:
 
 
 def _sort_back(g: Any, v: Any, x: Any, axis: int | None = -1, kind: Any = None) -> Any:
-    order = np.argsort(x, axis=axis, kind=kind)
-    return of.take_along_axis_back(g, x, order, axis=axis)
+    back = np.argsort(np.argsort(x, axis=axis, kind=kind), axis=axis)
+    return of.reshaped(np.take_along_axis(g, back, axis), x)
 
 
 def _cumsum_back(g: Any, v: Any, x: Any, axis: int | None = None) -> Any:
