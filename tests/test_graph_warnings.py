@@ -310,6 +310,22 @@ def test_gradients_of_functions_warn_at_the_call(text, implementation):
     assert all(line in (1, 3) for line, _ in lines_of(calls))
 
 
+@pytest.mark.skipif(fastlayers.IMPLEMENTATION != "native", reason="all nodes run again there")
+@pytest.mark.parametrize("mean", [np.mean, np.var, np.nanmean, np.average])
+def test_nothing_that_was_told_of_is_told_again(mean):
+    """The warnings of NumPy's functions in Python, which no `errstate` silences."""
+    x, graph = np.ones((0, 2)), Graph(lambda x: mean(x * 2, axis=0) * 3)
+    text = "Degrees of freedom" if mean is np.var else "Mean of empty slice"
+    with warnings.catch_warnings(record=True) as caught, np.errstate(all="ignore"):
+        warnings.simplefilter("always")
+        graph.value_and_grad(x)
+        assert sum(text in str(one.message) for one in caught) == 1
+        graph.forward(x)
+        assert sum(text in str(one.message) for one in caught) == 2
+        graph.backward(1)
+    assert sum(text in str(one.message) for one in caught) == 2
+
+
 def test_warnings_of_rules_that_are_told_elsewhere_stay_there():
     """Or are errors, or not told at all."""
     graph = Graph(lambda x, y: x @ y)
