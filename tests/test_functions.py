@@ -404,6 +404,8 @@ KINKS = [
     ("np.clip(x, 0, 1)", [[-1.0, 0.0, 0.5, 1.0, 2.0, NAN]], [[0.0, 1.0, 1.0, 1.0, 0.0, 0.0]]),
     ("np.clip(x, 0, y)", [[0.5, 1.0, 2.0], [1.0, 1.0, 1.0]], [[1.0, 1.0, 0.0], [0.0, 0.0, 1.0]]),
     ("np.clip(x, y, 9)", [[0.5, 1.0, 2.0], [1.0, 1.0, 1.0]], [[0.0, 1.0, 1.0], [1.0, 0.0, 0.0]]),
+    ("np.clip(x, y, 1)", [[0.5, 1.5, 2.5], [2.0] * 3], [[0.0] * 3, [1.0, 1.0, 0.0]]),
+    ("np.clip(x, 2, y)", [[0.5, 1.5, 2.5], [1.0] * 3], [[0.0] * 3, [0.0, 1.0, 1.0]]),
     ("np.where(x > 0, x, y)", [[1.0, -1.0], [NAN, 2.0]], [[1.0, 0.0], [0.0, 1.0]]),
     ("np.select([x > 1, x > 0], [x, y])", [[2, 1.0, -1], [NAN, 2, INF]], [[1, 0, 0], [0, 1, 0]]),
     ("np.where(x > 0, y, 0)", [[1.0, -1.0], [INF, NAN]], [[0.0, 0.0], [1.0, 0.0]]),
@@ -1021,6 +1023,20 @@ def test_operands_are_never_written():
     graph.forward(x, z)
     graph.backward(1)
     same((x, z), before)
+
+
+def test_an_assignment_to_one_place_twice():
+    """What was written over has the gradient of its place, too."""
+
+    def function(x, z):
+        y = x.copy()
+        y[[0, 0]] = z
+        return y
+
+    x, z, dout = np.arange(3.0), np.array([5.0, 7.0]), np.array([1.0, 2.0, 3.0])
+    value, gradients = Graph(function).value_and_grad(x, z, dout=dout)
+    assert value.tolist() == [7.0, 1.0, 2.0]
+    assert [one.tolist() for one in gradients] == [[0.0, 2.0, 3.0], [1.0, 1.0]]
 
 
 @pytest.mark.parametrize("x", [3.0, np.float64(3), np.array(3.0), np.ones(3)], ids=repr)
