@@ -703,6 +703,21 @@ def test_define_gradients_with_an_operand_without_gradient():
     assert gradients.y == 0
 
 
+def test_define_gradients_of_two_that_need_each_other():
+    sine, cosine = np.frompyfunc(math.sin, 1, 1), np.frompyfunc(math.cos, 1, 1)
+    with pytest.raises(TypeError, match="define_gradients"):
+        define_gradients(sine, lambda g, v, x: g * cosine(x))
+    define_gradients(cosine)
+    define_gradients(sine, lambda g, v, x: g * cosine(x))
+    graph = Graph(lambda x: sine(x))
+    assert graph.value_and_grad(0.5)[1].x == math.cos(0.5)
+    with pytest.raises(TypeError, match="nothing is known of the gradient"):
+        graph.grad("x").grad("x")
+    define_gradients(cosine, lambda g, v, x: -(g * sine(x)))
+    assert graph.grad("x").grad("x")(0.5) == -math.sin(0.5)
+    assert graph.grad("x").grad("x").grad("x")(0.5) == -math.cos(0.5)
+
+
 @pytest.mark.parametrize(
     ("arguments", "error", "message"),
     [
