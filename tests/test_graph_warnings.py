@@ -286,6 +286,10 @@ GRADIENTS = {
 def test_functions_warn_at_the_call_as_operators_do(text, implementation):
     function, *operands = VALUES[text]
     graph = implementation.Graph(function)
+    with warnings.catch_warnings(record=True, action="always") as caught:
+        function(*operands)
+    if not caught:
+        pytest.skip("np.dot does not warn before NumPy 2.3")
 
     def calls():
         graph(*operands)

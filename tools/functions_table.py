@@ -72,7 +72,7 @@ IN_WORDS = {
     "matmul": ("`g @ y.T`", "`x.T @ g`"),
     "dot": ("`dot(g, y.T)`", "`dot(x.T, g)`"),
     "einsum": ("`einsum` of `g` and the other operand, for the letters of `x`",),
-    "inner": ("`dot(g, y)`", "`dot(g.T, x)`"),
+    "inner": ("`dot(g, y)`", "`dot(x.T, g).T`"),
     "tensordot": ("`tensordot` of `g` and `y`", "`tensordot` of `x` and `g`"),
     "ptp": ("that of `max(x)`, less that of `min(x)`",),
     "outer": ("`g @ y.ravel()`", "`x.ravel() @ g`"),

@@ -170,9 +170,10 @@ def layer_of_back(layer: Any, stacked: Any, *operands: Any, operand: int, axis: 
 
 
 def _part_by(shape_of: Callable[[Any], tuple[int, ...]], most: int) -> tuple[Any, Any]:
-    """The part that comes from one of the arrays that are joined along an axis, and what is back.
+    """A function for the part that comes from one of several joined arrays, and its adjoint.
 
-    They are joined in the shapes ``shape_of`` tells, along the axis ``most`` or the last one.
+    They are joined in the shapes that ``shape_of`` tells, along the axis ``most``, or along the
+    last one if there are fewer.
     """
 
     def place(joined: Any, operands: Sequence[Any], operand: int) -> Any:
@@ -202,7 +203,7 @@ dstack_part, dstack_part_back = _part_by(lambda x: np.atleast_3d(x).shape, 2)
 
 
 def _split_by(function: Callable[..., Any]) -> tuple[Any, Any]:
-    """One of the parts that a function makes, by its number, and what is back."""
+    """A function for one of the parts that another one makes, by its number, and its adjoint."""
 
     def split(x: Any, sections: int | tuple[int, ...], *, index: int, **axis: int) -> Any:
         return function(x, sections, **axis)[index]
