@@ -604,7 +604,7 @@ REFUSALS = {
     "x.sort()": "np.sort",
     "np.pad(x, 1, mode='edge')": "leave out mode",
     "np.pad(x, 1, constant_values=2)": "leave out constant_values",
-    "np.average(x, weights=x)": "leave out weights",
+    "np.average(x, weights=x)": "np.sum(w * x) / np.sum(w)",
     "np.atleast_1d(x, x)": "leave out another",
     "np.select([x > 0], [])": "np.where",
     "np.median(x)": "layer",

@@ -22,6 +22,9 @@ SPLITTING = ("split", "array_split", "hsplit", "vsplit", "dsplit")
 # Parameters by another name than ours.
 NAMES = {"indices_or_sections": "sections", "ary": "x", "tup": "arrays", "newshape": "shape"}
 
+# What to write for options that matter.
+WRITTEN_OUT = {"weights": "write np.sum(w * x) / np.sum(w)"}
+
 Bound = tuple[tuple[Any, ...], dict[str, Any]]
 
 
@@ -59,7 +62,9 @@ def bind(name: str, arguments: tuple[Any, ...], named: Mapping[str, Any]) -> Bou
     refused = [key for key in given if f"[{key}]" in parameters and not _default(key, given[key])]
     refused += [key for key in given if key not in names]
     if refused:
-        raise NotServed(f"with {', '.join(refused)}", f"leave out {', '.join(refused)}")
+        given_too_much = ", ".join(refused)
+        instead = WRITTEN_OUT.get(given_too_much, f"leave out {given_too_much}")
+        raise NotServed(f"with {given_too_much}", instead)
     given = {key: value for key, value in given.items() if f"[{key}]" not in parameters}
     count = 1 if callable(row.gradients) else len(row.gradients)
     special: Callable[[dict[str, Any]], Bound] | None = SPECIAL.get(name)
