@@ -119,6 +119,7 @@ CASES = {
     "np.tensordot(x, y, (0, -1))": (some(4, 2), some(3, 4)),
     "np.tensordot(x, y, 2) * 1": (some(2, 3), some(2, 3)),
     "np.cross(x, y)": (some(2, 3), some(3)),
+    "np.cross(x, y) * 1": (some(3), some(4, 1, 3)),
     "np.outer(x, y)": (some(2, 2), some(3)),
     "np.einsum('ij,jk->ik', x, y)": (some(2, 3), some(3, 4)),
     "np.einsum('bij,bjk', x, y)": (some(2, 2, 3), some(2, 3, 2)),
@@ -657,6 +658,20 @@ def test_what_has_no_rule_is_refused_when_differentiated():
         with pytest.raises(TypeError, match=r"spacing.*define_gradients") as caught:
             ask()
         assert "np.spacing(x)" in str(caught.value) + "".join(caught.value.__notes__)
+
+
+def test_gradients_that_some_operands_have_not():
+    """Rather than wrong ones: of vectors of two elements, which NumPy itself gives up."""
+    x, y = np.ones((2, 2)), np.array([[1.0, 2.0], [3.0, 5.0]])
+    graph = Graph(lambda x, y: np.cross(x, y))
+    with pytest.warns(DeprecationWarning, match="2-dimensional"):
+        assert graph(x, y).tolist() == [1.0, 2.0]
+    with (
+        pytest.warns(DeprecationWarning, match="2-dimensional"),
+        pytest.raises(NotImplementedError, match="vectors of three") as caught,
+    ):
+        graph.value_and_grad(x, y)
+    assert "np.cross(x, y)" in caught.value.__notes__[0]
 
 
 def test_warnings_are_those_of_the_function_and_told_once():

@@ -55,7 +55,6 @@ NUMBERS = {
 # What rules use that NumPy has no name for.
 SHOWN = {
     "multiply_to": "{} * {}",
-    "sum_to": "{}",
     "spread": "spread({})",
     "sum_as": "sum({})",
     "count": "n",
@@ -74,6 +73,7 @@ IN_WORDS = {
     "einsum": ("`einsum` of `g` and the other operand, for the letters of `x`",),
     "inner": ("`dot(g, y)`", "`dot(x.T, g).T`"),
     "tensordot": ("`tensordot` of `g` and `y`", "`tensordot` of `x` and `g`"),
+    "cross": ("`cross(y, g)`", "`cross(g, x)`"),
     "ptp": ("that of `max(x)`, less that of `min(x)`",),
     "outer": ("`g @ y.ravel()`", "`x.ravel() @ g`"),
     "triu": ("`triu(g, k)`",),

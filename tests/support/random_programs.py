@@ -503,9 +503,14 @@ class Drawing:
                     "np.cross({}, {})",
                 ]
             )
+        if "cross" in form and any(np.shape(self.of(one))[-1:] == (2,) for one in pair):
+            form = "np.inner({}, {})"  # of vectors of two elements there are no gradients
         if form == "{}.dot({})" and pair[0] not in self.symbols:
             form = "np.dot({}, {})"
         return form.format(*pair)
+
+    def of(self, text: str) -> Any:
+        return eval(text, {**self.space, **self.values})
 
     def is_array(self, name: str) -> bool:
         value = self.values.get(name, self.space.get(name))

@@ -353,7 +353,7 @@ def call(tape: Tape, function: Any, given: Any, named: Any, method: Any = None) 
 def signature(function: Any) -> inspect.Signature:
     if function is np.clip:
         return inspect.signature(lambda a, a_min=None, a_max=None, **kwargs: 0)
-    if function.__name__.startswith("atleast"):
+    if function in (np.atleast_1d, np.atleast_2d, np.atleast_3d):
         return inspect.signature(lambda x: 0)
     return inspect.signature(function)
 
@@ -597,7 +597,7 @@ def places(among: list[int], wanted: list[int]) -> list[int]:
 
 
 def cross(i: int, g: Any, v: Any, x: Any, y: Any) -> Any:
-    return summed(np.cross(g, x) if i else np.cross(y, g), y if i else x)
+    return stacks(np.cross(g, x) if i else np.cross(y, g), y if i else x)
 
 
 def outer(i: int, g: Any, v: Any, x: Any, y: Any) -> Any:

@@ -391,6 +391,23 @@ def _summed_axes(x: Any, y: Any, axes: Any) -> Any:
     return summed, free
 
 
+def cross_back_first(g: Any, x: Any, y: Any) -> Any:
+    """The gradient of ``x`` in ``np.cross(x, y)``."""
+    _check_cross(x, y)
+    return _summed(np.cross(y, g), x)
+
+
+def cross_back_second(g: Any, x: Any, y: Any) -> Any:
+    """The gradient of ``y`` in ``np.cross(x, y)``."""
+    _check_cross(x, y)
+    return _summed(np.cross(g, x), y)
+
+
+def _check_cross(x: Any, y: Any) -> None:
+    if np.shape(x)[-1] != 3 or np.shape(y)[-1] != 3:
+        raise NotImplementedError("np.cross has gradients for vectors of three elements alone")
+
+
 def _transposed(x: Any) -> Any:
     return np.swapaxes(x, -1, -2)
 

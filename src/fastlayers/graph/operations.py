@@ -591,14 +591,9 @@ def _product(name: str) -> None:
 _numpys(np.dot, "a b [out]")
 _numpys(np.inner, "a b")
 _numpys(np.tensordot, "a b axes")
-for _name in ("matmul", "dot", "inner", "tensordot"):
+_numpys(np.cross, "a b [axisa] [axisb] [axisc] [axis]")
+for _name in ("matmul", "dot", "inner", "tensordot", "cross"):
     _product(_name)
-_numpys(
-    np.cross,
-    "a b [axisa] [axisb] [axisc] [axis]",
-    lambda g, v, x, y: of.sum_to(np.cross(y, g), x),
-    lambda g, v, x, y: of.sum_to(np.cross(g, x), y),
-)
 _numpys(
     np.outer,
     "a b [out]",
