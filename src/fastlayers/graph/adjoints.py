@@ -9,7 +9,8 @@ from __future__ import annotations
 
 import copy
 import math
-from collections.abc import Callable, Sequence
+import operator
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -296,26 +297,33 @@ def trace_back(g: Any, x: Any, offset: int = 0) -> Any:
 # ---- products ----
 
 
-def matmul_back_first(g: Any, x: Any, y: Any) -> Any:
-    """The gradient of ``x`` in ``x @ y``."""
+OPERATORS = {"matmul": operator.matmul, "multiply": operator.mul}
+
+
+def matmul_back_first(
+    g: Any, x: Any, y: Any, run: Mapping[str, Callable[..., Any]] = OPERATORS
+) -> Any:
+    """The gradient of ``x`` in ``x @ y``, by operators that warn where ``run`` has it."""
     if np.ndim(y) == 1:
         if np.ndim(x) == 1:
-            return g * y
-        return _summed(np.expand_dims(g, -1) @ np.expand_dims(y, 0), x)
+            return run["multiply"](g, y)
+        return _summed(run["matmul"](np.expand_dims(g, -1), np.expand_dims(y, 0)), x)
     if np.ndim(x) == 1:
-        return _summed(np.squeeze(np.expand_dims(g, -2) @ _transposed(y), -2), x)
-    return _summed(g @ _transposed(y), x)
+        return _summed(np.squeeze(run["matmul"](np.expand_dims(g, -2), _transposed(y)), -2), x)
+    return _summed(run["matmul"](g, _transposed(y)), x)
 
 
-def matmul_back_second(g: Any, x: Any, y: Any) -> Any:
-    """The gradient of ``y`` in ``x @ y``."""
+def matmul_back_second(
+    g: Any, x: Any, y: Any, run: Mapping[str, Callable[..., Any]] = OPERATORS
+) -> Any:
+    """The gradient of ``y`` in ``x @ y``, by operators that warn where ``run`` has it."""
     if np.ndim(x) == 1:
         if np.ndim(y) == 1:
-            return g * x
-        return _summed(np.expand_dims(x, -1) @ np.expand_dims(g, -2), y)
+            return run["multiply"](g, x)
+        return _summed(run["matmul"](np.expand_dims(x, -1), np.expand_dims(g, -2)), y)
     if np.ndim(y) == 1:
-        return _summed(np.squeeze(_transposed(x) @ np.expand_dims(g, -1), -1), y)
-    return _summed(_transposed(x) @ g, y)
+        return _summed(np.squeeze(run["matmul"](_transposed(x), np.expand_dims(g, -1)), -1), y)
+    return _summed(run["matmul"](_transposed(x), g), y)
 
 
 def dot_back_first(g: Any, x: Any, y: Any) -> Any:

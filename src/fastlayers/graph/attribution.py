@@ -3,14 +3,16 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from functools import partial
 from types import FunctionType
 from typing import Any
 
-from ..callers import Telling, users_line
+from ..callers import telling, users_line
 from .operations import Operations
 
-# Functions of this package that do not compute.
-QUIET = {"getitem", "spread", "count", "reshaped", "select", "zeros_like", "scalar"}
+# Functions of this package that do not compute, and those that compute by what they are given.
+QUIET = {"getitem", "spread", "count", "reshaped", "select", "zeros_like", "broadcast_to", "scalar"}
+GIVEN = {"matmul_back_first", "matmul_back_second"}
 
 
 class AtUsersLine(dict[str, Callable[..., Any]]):
@@ -19,16 +21,23 @@ class AtUsersLine(dict[str, Callable[..., Any]]):
     It serves one call: the next one may come from another line.
     """
 
-    __slots__ = ("_at", "_run", "_telling")
+    __slots__ = ("_at", "_run")
 
     def __init__(self, run: Operations) -> None:
-        self._run, self._telling = run, Telling()
+        self._run = run
         self._at: Callable[[Callable[..., Any]], Callable[..., Any]] | None = None
 
     def __missing__(self, name: str) -> Callable[..., Any]:
         operation = self._run[name]
+        if name in GIVEN:
+            run = {one: self[one] for one in ("matmul", "multiply")}
+            self[name] = partial(operation, run=run)
+            return self[name]
+        if name in QUIET:
+            self[name] = operation
+            return self[name]
         if isinstance(operation, FunctionType):
-            self[name] = operation if name in QUIET else self._telling(operation)
+            self[name] = telling(operation)
             return self[name]
         if self._at is None:  # the call may need no other operation
             self._at = users_line()
