@@ -62,6 +62,8 @@ CASES = {
     "x.clip(y, None)": (some(9), some(1)),
     "np.clip(x, None, y)": (some(3, 3), some(3)),
     "x.clip(min=y, max=0.7)": (some(9), some(9) - 0.2),
+    "np.select([x > 0.6, x > 0.4], [x * x, y], 0.5)": (some(9), some(1)),
+    "np.select((MASK, y > 0.5), (x, 1.0), default=y)": (some(2, 3), some(3)),
     "np.maximum(x, y)": (some(2, 3), some(3)),
     "np.minimum(x, y)": (some(2, 3), some(2, 1)),
     "x.sum()": (some(2, 3),),
@@ -81,6 +83,11 @@ CASES = {
     "np.std(x, ddof=1)": (some(5),),
     "np.linalg.norm(x)": (some(2, 3),),
     "np.linalg.norm(x, axis=1, keepdims=True) * x": (some(2, 3),),
+    "np.average(x * x, axis=1)": (some(2, 3),),
+    "np.ptp(x, axis=0)": (some(3, 2),),
+    "np.nansum(x, axis=1, keepdims=True) * x": (some(2, 3),),
+    "np.nanmean(x * x, axis=0)": (some(3, 3),),
+    "np.nanmax(x, 1) - np.nanmin(x)": (some(2, 3),),
     "x * np.any(x > 0.5, axis=0)": (some(2, 3),),
     "x * (x > 0.5).all()": (some(2, 3),),
     "x[np.arange(2), x.argmax(axis=1)]": (some(2, 3),),
@@ -100,6 +107,19 @@ CASES = {
     "x.dot(y) * 1": (some(2, 4, 3), some(3)),
     "np.dot(x, y) * 2": (some(2, 3), 0.3),
     "np.dot(x, y) * 3": (some(3), some(5, 3, 2)),
+    "np.inner(x, y)": (some(2, 3), some(4, 3)),
+    "np.inner(x, y) * 1": (some(3), some(5, 4, 3)),
+    "np.inner(x, y) * 2": (some(2, 4, 3), some(3)),
+    "np.inner(x, y) * 3": (some(2, 3), 0.3),
+    "np.inner(x, y) * 4": (some(3), some(3)),
+    "np.tensordot(x, y)": (some(4, 2, 3), some(2, 3, 5)),
+    "np.tensordot(x, y, axes=1)": (some(2, 3), some(3)),
+    "np.tensordot(x, y, 0)": (some(2), some(2, 3)),
+    "np.tensordot(x, y, axes=([2, 0], [0, 1]))": (some(4, 5, 2), some(2, 4, 3)),
+    "np.tensordot(x, y, (0, -1))": (some(4, 2), some(3, 4)),
+    "np.tensordot(x, y, 2) * 1": (some(2, 3), some(2, 3)),
+    "np.cross(x, y)": (some(2, 3), some(3)),
+    "np.cross(x, y) * 1": (some(3), some(4, 1, 3)),
     "np.outer(x, y)": (some(2, 2), some(3)),
     "np.einsum('ij,jk->ik', x, y)": (some(2, 3), some(3, 4)),
     "np.einsum('bij,bjk', x, y)": (some(2, 2, 3), some(2, 3, 2)),
@@ -116,9 +136,20 @@ CASES = {
     "x.ravel() * x.flatten()": (some(2, 3),),
     "np.squeeze(x) * x.squeeze(axis=1)": (some(2, 1, 3),),
     "np.expand_dims(x, (0, 2)) * 2": (some(2, 3),),
+    "np.atleast_1d(x) * np.atleast_2d(x) * 2": (some(3),),
+    "np.atleast_3d(x) * 2": (some(3),),
+    "np.atleast_2d(x) * x": (0.5,),
     "np.broadcast_to(x, (4, 2, 3)) * x": (some(2, 1),),
     "np.copy(x) * x.copy()": (some(2),),
     "np.flip(x, 0) * np.flip(x)": (some(2, 3),),
+    "np.fliplr(x) * np.flipud(x)": (some(2, 3),),
+    "np.rot90(x) * 2 + np.rot90(x, k=-3)": (some(2, 3),),
+    "np.rot90(x, 2, axes=(1, 2)) * x": (some(2, 3, 3),),
+    "np.sort(x) * np.arange(3)": (some(2, 3),),
+    "np.sort(x, axis=None) * np.arange(6)": (some(2, 3),),
+    "np.take_along_axis(x, x.argsort(axis=0), 0) * 2": (some(3, 2),),
+    "np.round(x, 1) * x.round() + np.around(x) * x": (some(3),),
+    "np.nan_to_num(x, posinf=1.0) * 2": (some(3),),
     "np.roll(x, 1, axis=1) * np.roll(x, 2)": (some(2, 3),),
     "np.roll(x, (1, 2), axis=(0, 1)) * x": (some(2, 3),),
     "np.triu(x, 1) * x": (some(3, 3),),
@@ -141,6 +172,14 @@ CASES = {
     "np.take_along_axis(x, INDICES[:1], 0) * 2": (some(3, 3),),
     "np.split(x, 3)[1] * np.split(x, [2, 4])[0]": (some(6),),
     "np.split(x, 2, axis=1)[1] * 2": (some(2, 4),),
+    "np.array_split(x, 4)[1] * np.array_split(x, [2, 4], axis=0)[2]": (some(6),),
+    "np.array_split(x, 2, 1)[0] * 2": (some(2, 3),),
+    "np.hsplit(x, 2)[1] * np.hsplit(x, [2])[0]": (some(2, 4),),
+    "np.hsplit(x, 2)[1] * 2": (some(4),),
+    "np.vsplit(x, 2)[1] * 2": (some(4, 3),),
+    "np.dsplit(x, [1])[0] * 2": (some(2, 2, 3),),
+    "np.pad(x, 1) * 2": (some(2, 3),),
+    "np.pad(x, ((0, 1), (2, 0)), 'constant') * 2": (some(2, 3),),
     "np.diff(x) * 2": (some(2, 4),),
     "np.diff(x, n=2, axis=0) * 2": (some(4, 2),),
     "np.repeat(x, 2) * 2": (some(2, 3),),
@@ -150,6 +189,8 @@ CASES = {
     "np.tile(x, (2, 1, 3)) * 2": (some(2, 3),),
     "np.diag(x, 1) * 2": (some(3),),
     "np.diag(x, -1) * 3": (some(3, 4),),
+    "np.diagonal(x, 1) * x.diagonal(-1)": (some(3, 3),),
+    "np.diagonal(x, axis1=-2, axis2=-1) * 2": (some(2, 3, 4),),
     "np.trace(x) * x.trace(1)": (some(3, 4),),
     "np.trace(x) * 1.5": (some(3, 4, 2),),
     "np.concatenate([x, y, x], axis=1) * 2": (some(2, 3), some(2, 1)),
@@ -158,6 +199,12 @@ CASES = {
     "np.vstack([x, y]) * 2": (some(3), some(2, 3)),
     "np.hstack([x, y]) * 2": (some(2, 3), some(2, 1)),
     "np.hstack([x, y]) * 3": (some(2), some(3)),
+    "np.column_stack([x, y, x]) * 2": (some(3), some(3, 2)),
+    "np.dstack([x, y]) * 2": (some(2, 3), some(2, 3, 2)),
+    "np.dstack((x, y)) * 3": (some(3), some(3)),
+    "np.append(x, y) * 2": (some(2, 3), some(4)),
+    "np.append(x, y, axis=1) * 2": (some(2, 3), some(2, 1)),
+    "np.append(x, 0.5) * 2": (some(2),),
     "np.full_like(x, 2.0) * x": (some(3),),
     "np.ones_like(x) * x + np.zeros_like(x)": (some(3),),
 }
@@ -358,12 +405,21 @@ KINKS = [
     ("np.clip(x, 0, 1)", [[-1.0, 0.0, 0.5, 1.0, 2.0, NAN]], [[0.0, 1.0, 1.0, 1.0, 0.0, 0.0]]),
     ("np.clip(x, 0, y)", [[0.5, 1.0, 2.0], [1.0, 1.0, 1.0]], [[1.0, 1.0, 0.0], [0.0, 0.0, 1.0]]),
     ("np.clip(x, y, 9)", [[0.5, 1.0, 2.0], [1.0, 1.0, 1.0]], [[0.0, 1.0, 1.0], [1.0, 0.0, 0.0]]),
+    ("np.clip(x, y, 1)", [[0.5, 1.5, 2.5], [2.0] * 3], [[0.0] * 3, [1.0, 1.0, 0.0]]),
+    ("np.clip(x, 2, y)", [[0.5, 1.5, 2.5], [1.0] * 3], [[0.0] * 3, [0.0, 1.0, 1.0]]),
     ("np.where(x > 0, x, y)", [[1.0, -1.0], [NAN, 2.0]], [[1.0, 0.0], [0.0, 1.0]]),
+    ("np.select([x > 1, x > 0], [x, y])", [[2, 1.0, -1], [NAN, 2, INF]], [[1, 0, 0], [0, 1, 0]]),
     ("np.where(x > 0, y, 0)", [[1.0, -1.0], [INF, NAN]], [[0.0, 0.0], [1.0, 0.0]]),
     ("np.max(x)", [[1.0, 3.0, 3.0, 2.0]], [[0.0, 0.5, 0.5, 0.0]]),
     ("np.min(x, axis=0)", [[[1.0, 2.0], [1.0, 3.0]]], [[[0.5, 1.0], [0.5, 0.0]]]),
     ("np.max(x)", [[1.0, NAN, 3.0]], [[0.0, 0.0, 0.0]]),
     ("np.max(x)", [[-INF, INF, INF]], [[0.0, 0.5, 0.5]]),
+    ("np.nanmax(x)", [[1.0, NAN, 3.0]], [[0.0, 0.0, 1.0]]),
+    ("np.nansum(x)", [[1.0, NAN, INF]], [[1.0, 0.0, 1.0]]),
+    ("np.nanmean(x)", [[1.0, NAN, 3.0]], [[0.5, 0.0, 0.5]]),
+    ("np.nan_to_num(x)", [[1.0, NAN, INF]], [[1.0, 0.0, 0.0]]),
+    ("np.ptp(x)", [[1.0, 3.0, 3.0]], [[-1.0, 0.5, 0.5]]),
+    ("np.round(x)", [[0.5, 2.0]], [[0.0, 0.0]]),
     ("np.prod(x)", [[2.0, 0.0, 3.0]], [[0.0, 6.0, 0.0]]),
     ("np.prod(x)", [[2.0, 0.0, 0.0]], [[0.0, 0.0, 0.0]]),
     ("np.linalg.norm(x)", [[0.0, 0.0]], [[0.0, 0.0]]),
@@ -545,8 +601,13 @@ REFUSALS = {
     "x * float(x)": "outside",
     "x * int(x)": "outside",
     "max(x, 0)": "np.where",
-    "np.sort(x)": "layer",
-    "np.argsort(x)": "layer",
+    "np.empty_like(x)": "np.zeros_like",
+    "x.sort()": "np.sort",
+    "np.pad(x, 1, mode='edge')": "leave out mode",
+    "np.pad(x, 1, constant_values=2)": "leave out constant_values",
+    "np.average(x, weights=x)": "np.sum(w * x) / np.sum(w)",
+    "np.atleast_1d(x, x)": "leave out another",
+    "np.select([x > 0], [])": "np.where",
     "np.median(x)": "layer",
     "np.linalg.inv(x)": "layer",
     "np.sum(x, dtype='f4')": "leave out dtype",
@@ -599,6 +660,20 @@ def test_what_has_no_rule_is_refused_when_differentiated():
         assert "np.spacing(x)" in str(caught.value) + "".join(caught.value.__notes__)
 
 
+def test_gradients_that_some_operands_have_not():
+    """Rather than wrong ones: of vectors of two elements, which NumPy itself gives up."""
+    x, y = np.ones((2, 2)), np.array([[1.0, 2.0], [3.0, 5.0]])
+    graph = Graph(lambda x, y: np.cross(x, y))
+    with pytest.warns(DeprecationWarning, match="2-dimensional"):
+        assert graph(x, y).tolist() == [1.0, 2.0]
+    with (
+        pytest.warns(DeprecationWarning, match="2-dimensional"),
+        pytest.raises(NotImplementedError, match="vectors of three") as caught,
+    ):
+        graph.value_and_grad(x, y)
+    assert "np.cross(x, y)" in caught.value.__notes__[0]
+
+
 def test_warnings_are_those_of_the_function_and_told_once():
     def function(x):
         return np.log(x) / x
@@ -641,6 +716,21 @@ def test_define_gradients_with_an_operand_without_gradient():
     gradients = Graph(lambda x, y: scaled(x, y)).value_and_grad(np.ones(3), 2.0)[1]
     assert gradients.x.tolist() == [2.0] * 3
     assert gradients.y == 0
+
+
+def test_define_gradients_of_two_that_need_each_other():
+    sine, cosine = np.frompyfunc(math.sin, 1, 1), np.frompyfunc(math.cos, 1, 1)
+    with pytest.raises(TypeError, match="define_gradients"):
+        define_gradients(sine, lambda g, v, x: g * cosine(x))
+    define_gradients(cosine)
+    define_gradients(sine, lambda g, v, x: g * cosine(x))
+    graph = Graph(lambda x: sine(x))
+    assert graph.value_and_grad(0.5)[1].x == math.cos(0.5)
+    with pytest.raises(TypeError, match="nothing is known of the gradient"):
+        graph.grad("x").grad("x")
+    define_gradients(cosine, lambda g, v, x: -(g * sine(x)))
+    assert graph.grad("x").grad("x")(0.5) == -math.sin(0.5)
+    assert graph.grad("x").grad("x").grad("x")(0.5) == -math.cos(0.5)
 
 
 @pytest.mark.parametrize(
@@ -963,6 +1053,20 @@ def test_operands_are_never_written():
     graph.forward(x, z)
     graph.backward(1)
     same((x, z), before)
+
+
+def test_an_assignment_to_one_place_twice():
+    """What was written over has the gradient of its place, too."""
+
+    def function(x, z):
+        y = x.copy()
+        y[[0, 0]] = z
+        return y
+
+    x, z, dout = np.arange(3.0), np.array([5.0, 7.0]), np.array([1.0, 2.0, 3.0])
+    value, gradients = Graph(function).value_and_grad(x, z, dout=dout)
+    assert value.tolist() == [7.0, 1.0, 2.0]
+    assert [one.tolist() for one in gradients] == [[0.0, 2.0, 3.0], [1.0, 1.0]]
 
 
 @pytest.mark.parametrize("x", [3.0, np.float64(3), np.array(3.0), np.ones(3)], ids=repr)

@@ -138,8 +138,8 @@ def test_recording_leaves_layers_as_they_were(implementation, before):
         return mul.forward(add.forward(a, b), mul.forward(2, b)) * counting.forward(a, b)
 
     assert implementation.Graph(function)(2, 3) == 180
-    with pytest.raises(TypeError, match=r"np\.sort"):
-        implementation.Graph(lambda a: np.sort(mul.forward(a, 2)))
+    with pytest.raises(TypeError, match=r"np\.median"):
+        implementation.Graph(lambda a: np.median(mul.forward(a, 2)))
     for layer in (mul, add):
         assert layer.x is before[0]
         assert layer.y is before[1]
@@ -177,7 +177,7 @@ class PlainNetwork:
 
 
 def over_lines(x):
-    return np.sort(
+    return np.median(
         x
     )  # fmt: skip
 
@@ -203,7 +203,7 @@ REFUSED = {
     "in": (lambda x: 2 in x, "2 in x: .*a search in a value"),
     "ufunc": (lambda x: np.modf(x), r"np\.modf\(x\): .*the ufunc modf; fastlayers\.define_grad"),
     "reduction": (lambda x: np.add.reduce(x), r"np\.add\.reduce; write np\.sum"),
-    "function": (lambda x: np.sort(x), r"np\.sort; write a layer"),
+    "function": (lambda x: np.median(x), r"np\.median; write a layer"),
     "function of a module": (lambda x: np.linalg.inv(x), r"np\.linalg\.inv; write a layer"),
     "option": (lambda x: np.sum(x, dtype="f4"), "np.sum with dtype; leave out dtype"),
     "out": (lambda x: np.multiply(x, 2, out=np.ones(2)), "np.multiply with out; leave out out"),
@@ -222,7 +222,7 @@ REFUSED = {
     "end of a slice": (lambda x, n: x[:n], "where a slice begins or ends at a value"),
     "in place": (in_place, r"an assignment in place to the operand x; copy it first"),
     "astype()": (lambda x: x.astype("f4"), r"the method \.astype of a value; give the graph op"),
-    "sort()": (lambda x: x.sort(), r"the method \.sort of a value; write a layer"),
+    "sort()": (lambda x: x.sort(), r"the method \.sort of a value; write np\.sort"),
     "call": (lambda x: x(2), r"x\(2\): .*a call of a value"),
     "forward": (lambda x: relu.forward(x), r"call the layer itself, relu\(…\) in place of"),
     "number": (lambda x: 3, "must return a value that it computes.*returned 3"),
@@ -249,7 +249,7 @@ REFUSED |= {
     "call of a network's": (PlainNetwork().call, CALLED),
     # No advice on layers is given for a graph.
     "out of forward": (lambda x: inner.forward(x, out=np.ones(2)), "out=; leave it out, and give"),
-    "over lines": (over_lines, r"np\.sort\( x \): "),
+    "over lines": (over_lines, r"np\.median\( x \): "),
     "assignment": (with_an_attribute, r"the assignment to \.name of a value; use a new name"),
     "another recording": (
         lambda x: Graph(lambda y: y * x)(x),

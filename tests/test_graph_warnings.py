@@ -249,3 +249,102 @@ def test_warnings_of_a_value_returned_twice_point_at_the_call(implementation):
         graph.value_and_grad(small, small.astype("f2"), dout=(large, large))
 
     assert lines_of(calls) == [(line, "overflow encountered in add") for line in (1, 2)]
+
+
+def in_place(x):
+    y = x * 1.0
+    y *= x
+    return y
+
+
+def set_part(x, z):
+    y = x.copy()
+    y[0] = z
+    return y
+
+
+NAN, FULL = np.full(3, np.nan), np.full((3, 3), 1e200)
+# Whose value is computed by functions with frames of their own, or without; and with a dout of
+# 1e300 those whose gradient is.
+VALUES = {
+    "overflow encountered in dot": (lambda x: np.dot(x, x), FULL),
+    "overflow encountered in multiply": (in_place, LARGE),
+    "overflow encountered in cast": (set_part, HALF, 1e300),
+    "All-NaN slice encountered": (lambda x: np.nanmax(x), NAN),
+    "Mean of empty slice": (lambda x: np.nanmean(x), NAN),
+}
+GRADIENTS = {
+    "overflow encountered in matmul": (lambda x, y: x @ y, np.ones((3, 3)), FULL),
+    "overflow encountered in multiply": (lambda x, y: np.dot(x, y), np.ones(3), LARGE),
+    "divide by zero encountered in power": (lambda x, y: x**y, np.zeros(3), HALF.astype("f8") / 4),
+    "overflow encountered in add": (lambda x: x[[0] * 9] * 1e8, np.ones(3)),
+    "overflow encountered in reduce": (lambda x: np.tile(x, 9) * 1e8, np.ones(3)),
+}
+
+
+@pytest.mark.parametrize("text", VALUES)
+def test_functions_warn_at_the_call_as_operators_do(text, implementation):
+    function, *operands = VALUES[text]
+    graph = implementation.Graph(function)
+    with warnings.catch_warnings(record=True, action="always") as caught:
+        function(*operands)
+    if not caught:
+        pytest.skip("np.dot does not warn before NumPy 2.3")
+
+    def calls():
+        graph(*operands)
+        graph.value_and_grad(*operands, wrt="x")
+        graph.forward(*operands)
+
+    assert lines_of(calls) == [(line, text) for line in (1, 2, 3)]
+
+
+@pytest.mark.parametrize("text", GRADIENTS)
+def test_gradients_of_functions_warn_at_the_call(text, implementation):
+    function, *operands = GRADIENTS[text]
+    graph = implementation.Graph(function)
+
+    def calls():
+        graph.value_and_grad(*operands, dout=1e300, wrt="x")
+        graph.forward(*operands)
+        graph.backward(1e300)
+
+    assert lines_of(calls)[0] == (1, text)
+    assert (3, text) in lines_of(calls)
+    assert all(line in (1, 3) for line, _ in lines_of(calls))
+
+
+@pytest.mark.skipif(fastlayers.IMPLEMENTATION != "native", reason="all nodes run again there")
+@pytest.mark.parametrize("mean", [np.mean, np.var, np.nanmean, np.average])
+def test_nothing_that_was_told_of_is_told_again(mean):
+    """The warnings of NumPy's functions in Python, which no `errstate` silences."""
+    x, graph = np.ones((0, 2)), Graph(lambda x: mean(x * 2, axis=0) * 3)
+    text = "Degrees of freedom" if mean is np.var else "Mean of empty slice"
+    with warnings.catch_warnings(record=True) as caught, np.errstate(all="ignore"):
+        warnings.simplefilter("always")
+        graph.value_and_grad(x)
+        assert sum(text in str(one.message) for one in caught) == 1
+        graph.forward(x)
+        assert sum(text in str(one.message) for one in caught) == 2
+        graph.backward(1)
+    assert sum(text in str(one.message) for one in caught) == 2
+
+
+def test_warnings_of_rules_that_are_told_elsewhere_stay_there():
+    """Or are errors, or not told at all."""
+    graph = Graph(lambda x, y: x @ y)
+    operands = np.ones((3, 3)), FULL
+    told = []
+    with np.errstate(over="call", call=lambda *what: told.append(what)):
+        graph.value_and_grad(*operands, dout=1e300)
+    assert [kind for kind, _ in told] == ["overflow"]
+    with np.errstate(over="raise"), pytest.raises(FloatingPointError, match="matmul"):
+        graph.value_and_grad(*operands, dout=1e300)
+    with np.errstate(over="ignore"), warnings.catch_warnings(action="error"):
+        graph.value_and_grad(*operands, dout=1e300)
+    with (
+        warnings.catch_warnings(action="error"),
+        pytest.raises(RuntimeWarning, match=r"^overflow encountered in matmul") as caught,
+    ):
+        graph.value_and_grad(*operands, dout=1e300)
+    assert "x @ y" in caught.value.__notes__[0]

@@ -13,6 +13,7 @@ import inspect
 import math
 from pathlib import Path
 
+from fastlayers.graph.calls import JOINING, SPLITTING
 from fastlayers.graph.nodes import Node
 from fastlayers.graph.operations import (
     LN2,
@@ -52,7 +53,12 @@ NUMBERS = {
 }
 
 # What rules use that NumPy has no name for.
-SHOWN = {"multiply_to": "{} * {}", "spread": "spread({})", "sum_as": "sum({})", "count": "n"}
+SHOWN = {
+    "multiply_to": "{} * {}",
+    "spread": "spread({})",
+    "sum_as": "sum({})",
+    "count": "n",
+}
 
 # Rules that are no expressions of NumPy's functions.
 PLACED = ("zeros, and `g` added where the part was",)
@@ -61,9 +67,14 @@ SHAPED = ("`g` in the shape of `x`",)
 PARTS = ("to each its part of `g`",)
 IN_WORDS = {
     "power": ("`g * (y * x ** (y - 1))`", "`g * (v * log(where(x > 0, x, 1)))`"),
+    "np.select": ("`g` where it was chosen, else 0",),
     "matmul": ("`g @ y.T`", "`x.T @ g`"),
     "dot": ("`dot(g, y.T)`", "`dot(x.T, g)`"),
     "einsum": ("`einsum` of `g` and the other operand, for the letters of `x`",),
+    "inner": ("`dot(g, y)`", "`dot(x.T, g).T`"),
+    "tensordot": ("`tensordot` of `g` and `y`", "`tensordot` of `x` and `g`"),
+    "cross": ("`cross(y, g)`", "`cross(g, x)`"),
+    "ptp": ("that of `max(x)`, less that of `min(x)`",),
     "outer": ("`g @ y.ravel()`", "`x.ravel() @ g`"),
     "triu": ("`triu(g, k)`",),
     "tril": ("`tril(g, k)`",),
@@ -72,14 +83,28 @@ IN_WORDS = {
     "repeat": ("the sum of `g` over the repetitions",),
     "tile": ("the sum of `g` over the repetitions",),
     "diag": ("`diag(g, k)`",),
+    "pad": ("the part of `g` that is `x`",),
+    "diagonal": ("zeros, and `g` on the diagonal",),
     "trace": ("zeros, and `g` on the diagonal",),
     "copy": ("`g`",),
     ".copy": ("`g`",),
     "np.broadcast_to": ("`g`, summed to the shape of `x`",),
-    **dict.fromkeys(("getitem", "take", "take_along_axis", "split"), PLACED),
-    **dict.fromkeys(("T", "mT", "transpose", "swapaxes", "moveaxis", "flip", "roll"), MOVED),
-    **dict.fromkeys(("reshape", "ravel", "flatten", "squeeze", "expand_dims"), SHAPED),
-    **dict.fromkeys(("concatenate", "stack", "vstack", "hstack"), PARTS),
+    **dict.fromkeys(("getitem", "take", "take_along_axis", *SPLITTING), PLACED),
+    **dict.fromkeys(
+        (
+            *("T", "mT", "transpose", "swapaxes", "moveaxis"),
+            *("flip", "fliplr", "flipud", "rot90", "roll", "sort"),
+        ),
+        MOVED,
+    ),
+    **dict.fromkeys(
+        (
+            *("reshape", "ravel", "flatten", "squeeze", "expand_dims"),
+            *("atleast_1d", "atleast_2d", "atleast_3d"),
+        ),
+        SHAPED,
+    ),
+    **dict.fromkeys((*JOINING, "append"), PARTS),
 }
 
 
@@ -120,7 +145,7 @@ def ways(name, row, operands):
     if ufunc:
         yield f"np.{ufunc.__name__}"
     taken = [one for one in row.takes.split() if one[0] != "["]
-    if taken[:1] != ["arrays"]:
+    if not {"arrays", "condlist", "subscripts"}.intersection(taken):
         taken[: len(operands)] = operands
     for function in row.functions:
         module = function.__module__.replace("numpy", "np")

@@ -421,8 +421,9 @@ class Drawing:
         return f"({x}) {self.random.choice('&|^')} ({y})"
 
     def select(self) -> str:
+        random = self.random
         x, y, z = self.one(), self.other(), self.other()
-        draw = self.random.random()
+        draw = random.random()
         if draw < 0.4:
             sign = self.random.choice(COMPARISONS)
             pair = [x, y] if self.random.random() < 0.5 else [y, x]
@@ -430,6 +431,9 @@ class Drawing:
             if self.random.random() < 0.2:
                 condition = self.one()
             return f"np.where({condition}, {', '.join(pair)})"
+        if draw < 0.45:
+            several = [f"{self.one()} {random.choice(COMPARISONS)} {one}" for one in (y, z)]
+            return f"np.select([{', '.join(several)}], [{x}, {y}]{random.choice(['', f', {z}'])})"
         if draw < 0.5:
             return f"np.clip({x}, -0.5, 0.5)"
         if draw < 0.6 and isinstance(self.values[x], np.ndarray | np.generic):
@@ -456,6 +460,7 @@ class Drawing:
             + ["mean"] * 3
             + ["max", "min"] * 2
             + ["prod", "var", "std", "norm"]
+            + ["average", "ptp", "nansum", "nanmean", "nanmax", "nanmin"]
             + ["any", "all", "argmax", "amax"]
         )
         options = []
@@ -468,7 +473,7 @@ class Drawing:
         if name == "norm":
             return f"np.linalg.norm({', '.join([x, *options])})"
         is_array = isinstance(value, np.ndarray | np.generic)
-        if name != "amax" and is_array and random.random() < 0.5:
+        if hasattr(np.ndarray, name) and is_array and random.random() < 0.5:
             if options and options[0].startswith("axis=") and random.random() < 0.4:
                 options[0] = options[0].removeprefix("axis=")
             return f"{x}.{name}({', '.join(options)})"
@@ -485,11 +490,27 @@ class Drawing:
         form = random.choice(
             ["{} @ {}"] * 4 + ["np.matmul({}, {})", "np.dot({}, {})", "{}.dot({})"]
         )
-        if random.random() < 0.1:
-            form = "np.outer({}, {})"
+        if random.random() < 0.3:
+            form = random.choice(
+                [
+                    "np.outer({}, {})",
+                    "np.inner({}, {})",
+                    "np.tensordot({}, {})",
+                    "np.tensordot({}, {}, axes=1)",
+                    "np.tensordot({}, {}, 0)",
+                    "np.tensordot({}, {}, (0, 0))",
+                    "np.tensordot({}, {}, ([-1, 0], [0, -1]))",
+                    "np.cross({}, {})",
+                ]
+            )
+        if "cross" in form and any(np.shape(self.of(one))[-1:] == (2,) for one in pair):
+            form = "np.inner({}, {})"  # of vectors of two elements there are no gradients
         if form == "{}.dot({})" and pair[0] not in self.symbols:
             form = "np.dot({}, {})"
         return form.format(*pair)
+
+    def of(self, text: str) -> Any:
+        return eval(text, {**self.space, **self.values})
 
     def is_array(self, name: str) -> bool:
         value = self.values.get(name, self.space.get(name))
@@ -517,6 +538,7 @@ class Drawing:
             f"np.expand_dims({x}, {axes[0]})",
             f"np.broadcast_to({x}, {(random.choice([1, 2, 3]), *shape)})",
             f"np.copy({x})",
+            f"np.atleast_{random.choice([1, 2, 3])}d({x})",
         ]
         if array:
             choices += [
@@ -628,8 +650,17 @@ class Drawing:
             d = random.choice(divisors)
             where = random.choice([str(d), "[1]", "[1, 2]"])
             last = 1 if where == "[1]" else 2 if where != str(d) else d - 1
-            return f"np.split({x}, {where}, axis={axis})[{random.randint(0, last)}]"
-        name = random.choice(["concatenate", "concatenate", "stack", "vstack", "hstack"])
+            name = random.choice(["split", "split", "array_split", "hsplit", "vsplit", "dsplit"])
+            if name == "array_split" and where == str(d) and random.random() < 0.5:
+                where, last = "3", 2
+            options = f", axis={axis}" if name in ("split", "array_split") else ""
+            return f"np.{name}({x}, {where}{options})[{random.randint(0, last)}]"
+        if draw < 0.36:
+            axis = random.choice(["", ", axis=0", ", axis=-1", ", axis=None"])
+            return f"np.append({parts[0]}, {parts[1]}{axis})"
+        name = random.choice(
+            ["concatenate"] * 3 + ["stack", "vstack", "hstack", "column_stack", "dstack"]
+        )
         ndim = np.ndim(self.values[parts[0]]) if parts[0] in self.values else 1
         options = ""
         if name in ("concatenate", "stack") and random.random() < 0.7:
@@ -667,10 +698,25 @@ class Drawing:
             f"np.diag({x}, {n - 2})",
             f"np.trace({x})",
             f"np.trace({x}, offset={n - 2})",
+            f"np.diagonal({x}, {n - 2})",
+            f"np.diagonal({x}, 0, {axis}, {-1 - axis})",
+            f"np.fliplr({x})",
+            f"np.flipud({x})",
+            f"np.rot90({x}, {n - 2})",
+            f"np.rot90({x}, axes=({axis}, {-1 - axis}))",
+            f"np.pad({x}, {n})",
+            f"np.pad({x}, ({n - 1}, 2))",
+            f"np.pad({x}, {[(random.randint(0, 2), n) for _ in range(ndim)] or 1}, 'constant')",
+            f"np.sort({x})",
+            f"np.sort({x}, axis={random.choice([axis, None])})",
+            f"np.argsort({x}, axis={axis}, kind='stable')",
+            f"np.round({x}, {n - 2})",
+            f"np.nan_to_num({x})",
         ]
         if isinstance(value, np.ndarray | np.generic):
             choices += [f"{x}.cumsum(axis={axis})", f"{x}.repeat({n}, axis={axis})"]
-            choices += [f"{x}.trace()", f"{x}.take([0], axis={axis})", f"{x}.diagonal()"][:2]
+            choices += [f"{x}.trace()", f"{x}.take([0], axis={axis})", f"{x}.diagonal()"]
+            choices += [f"{x}.round()"]
         return random.choice(choices)
 
     def like(self) -> str:

@@ -294,18 +294,35 @@ def call(tape: Tape, function: Any, given: Any, named: Any, method: Any = None) 
         return tape.run(
             "joined", lambda *parts: compute(parts, *rest, **named), *parts, options=options
         )
-    if function is np.split:
+    if name == "append":
+        axis = given[2] if len(given) > 2 else named.get("axis")
+        options = {"join": "concatenate", "axis": axis}
+        return tape.run("joined", lambda x, y: np.append(x, y, axis), *given[:2], options=options)
+    if name.endswith("split"):
         sections = raw(given[1:])
-        made = np.split(given[0].value, *sections, **named)
+        made = function(given[0].value, *sections, **named)
 
         def part(i: int) -> Callable[..., Any]:
-            return lambda x: np.split(x, *sections, **named)[i]
+            return lambda x: function(x, *sections, **named)[i]
 
         return [
             tape.run("moved", part(i), given[0], options={"how": part(i)}) for i in range(len(made))
         ]
-    if name in ("where", "outer", "dot"):
+    if name in ("where", "outer", "dot", "inner", "cross"):
         return tape.run(name, compute, *given)
+    if name == "tensordot":
+        axes = given[2] if len(given) > 2 else named.get("axes", 2)
+        return tape.run(
+            name, lambda x, y: np.tensordot(x, y, axes), *given[:2], options={"axes": axes}
+        )
+    if name == "select":
+        conditions, choices, *default = given
+        n = len(conditions)
+
+        def chosen(*operands: Any) -> Any:
+            return np.select(list(operands[:n]), list(operands[n:-1]), operands[-1])
+
+        return tape.run(name, chosen, *conditions, *choices, *(default or [0]))
     bound = signature(function).bind(*given, **named)
     options = {key: raw(one) for key, one in bound.arguments.items()}
     if function is np.clip:
@@ -336,11 +353,13 @@ def call(tape: Tape, function: Any, given: Any, named: Any, method: Any = None) 
 def signature(function: Any) -> inspect.Signature:
     if function is np.clip:
         return inspect.signature(lambda a, a_min=None, a_max=None, **kwargs: 0)
+    if function in (np.atleast_1d, np.atleast_2d, np.atleast_3d):
+        return inspect.signature(lambda x: 0)
     return inspect.signature(function)
 
 
-MOVING = ("roll", "diag")
-JOINED = ("concatenate", "stack", "vstack", "hstack")
+MOVING = ("roll", "diag", "diagonal", "pad", "rot90", "fliplr", "flipud")
+JOINED = ("concatenate", "stack", "vstack", "hstack", "column_stack", "dstack")
 
 # ---- rules ----
 
@@ -409,6 +428,17 @@ def where(i: int, g: Any, v: Any, c: Any, x: Any, y: Any) -> Any:
 where.idle = [0]  # type: ignore[attr-defined]
 
 
+def select(i: int, g: Any, v: Any, *operands: Any) -> Any:
+    n = len(operands) // 2
+    if i < n:
+        return None
+    if i < 2 * n:
+        g = np.where(operands[i - n], g, 0)
+    for condition in operands[: i - n]:
+        g = np.where(condition, 0, g)
+    return summed(g, operands[i])
+
+
 def clip(i: int, g: Any, v: Any, x: Any, low: Any, high: Any) -> Any:
     if i == 1:
         return np.where(x < low, g, 0)
@@ -450,6 +480,20 @@ def extreme(_: int, g: Any, v: Any, x: Any, axis: Any = None, keepdims: bool = F
     v, g = back(v, x, axis, keepdims), back(g, x, axis, keepdims)
     k = np.sum(x == v, axis=axis, keepdims=True, dtype=np.result_type(g))
     return np.where(x == v, g / np.maximum(k, 1), 0)
+
+
+def ptp(_: int, g: Any, v: Any, x: Any, axis: Any = None, keepdims: bool = False) -> Any:
+    largest, smallest = np.max(x, axis, keepdims=keepdims), np.min(x, axis, keepdims=keepdims)
+    return extreme(0, g, largest, x, axis, keepdims) - extreme(0, g, smallest, x, axis, keepdims)
+
+
+def nansum(_: int, g: Any, v: Any, x: Any, axis: Any = None, keepdims: bool = False) -> Any:
+    return np.where(np.isnan(x), 0, back(g, x, axis, keepdims))
+
+
+def nanmean(_: int, g: Any, v: Any, x: Any, axis: Any = None, keepdims: bool = False) -> Any:
+    k = np.sum(~np.isnan(x), axis=axis, keepdims=True, dtype=np.result_type(g))
+    return np.where(np.isnan(x), 0, back(g, x, axis, keepdims) / np.maximum(k, 1))
 
 
 def prod(_: int, g: Any, v: Any, x: Any, axis: Any = None, keepdims: bool = False) -> Any:
@@ -519,6 +563,43 @@ def dot(i: int, g: Any, v: Any, x: Any, y: Any) -> Any:
     return np.moveaxis(np.reshape(flat, np.shape(first)), 0, -2)
 
 
+def inner(i: int, g: Any, v: Any, x: Any, y: Any) -> Any:
+    if np.ndim(x) == 0 or np.ndim(y) < 2:
+        return dot(i, g, v, x, y)
+    found = dot(i, g, v, x, turned(y))
+    return turned(found) if i else found
+
+
+def tensordot(i: int, g: Any, v: Any, x: Any, y: Any, axes: Any) -> Any:
+    """The axes that are summed get the letters of the first operand."""
+    of_x, of_y = (
+        (list(range(-axes, 0)), list(range(axes)))
+        if isinstance(axes, int)
+        else [np.atleast_1d(one).tolist() for one in axes]
+    )
+    numbers = [list(range(np.ndim(x))), list(range(100, 100 + np.ndim(y)))]
+    for one, other in zip(of_x, of_y, strict=True):
+        numbers[1][other] = numbers[0][one]
+    shared = set(numbers[0]) & set(numbers[1])
+    free = [[n for n in one if n not in shared] for one in numbers]
+    of_g = free[0] + free[1]
+    if i == 0:
+        made = free[0] + [n for n in numbers[1] if n in shared]
+        back = np.tensordot(g, y, [[of_g.index(n) for n in free[1]], places(numbers[1], free[1])])
+    else:
+        made = [n for n in numbers[0] if n in shared] + free[1]
+        back = np.tensordot(x, g, [places(numbers[0], free[0]), [of_g.index(n) for n in free[0]]])
+    return np.transpose(back, places(made, numbers[i]))
+
+
+def places(among: list[int], wanted: list[int]) -> list[int]:
+    return [among.index(n) for n in wanted]
+
+
+def cross(i: int, g: Any, v: Any, x: Any, y: Any) -> Any:
+    return stacks(np.cross(g, x) if i else np.cross(y, g), y if i else x)
+
+
 def outer(i: int, g: Any, v: Any, x: Any, y: Any) -> Any:
     return np.reshape(np.ravel(x) @ g if i else g @ np.ravel(y), np.shape(y if i else x))
 
@@ -576,11 +657,20 @@ def joined(i: int, g: Any, v: Any, *parts: Any, join: str, axis: Any) -> Any:
         lengths = [np.shape(one)[axis] for one in parts]
     elif join == "vstack":
         axis, lengths = 0, [np.atleast_2d(one).shape[0] for one in parts]
+    elif join == "column_stack":
+        axis, lengths = 1, [np.column_stack([one]).shape[1] for one in parts]
+    elif join == "dstack":
+        axis, lengths = 2, [np.dstack([one]).shape[2] for one in parts]
     else:
         axis = 0 if np.ndim(g) == 1 else 1
         lengths = [np.atleast_1d(one).shape[axis] for one in parts]
     begin = sum(lengths[:i])
     return np.reshape(g[(slice(None),) * axis + (slice(begin, begin + lengths[i]),)], shape)
+
+
+def sort(_: int, g: Any, v: Any, x: Any, axis: Any = -1) -> Any:
+    order = np.argsort(x, axis=axis)
+    return placed(g, np.take_along_axis(numbered(x), order, axis), x)
 
 
 def same_shape(_: int, g: Any, v: Any, x: Any, **__: Any) -> Any:
@@ -759,25 +849,34 @@ PAIRS = {
 }
 WITHOUT = words("""less less_equal greater greater_equal equal not_equal floor_divide bitwise_and
 bitwise_or bitwise_xor invert logical_and logical_or logical_xor logical_not isnan isinf isfinite
-signbit sign floor ceil trunc rint heaviside any all argmax argmin zeros_like ones_like
-full_like""")
+signbit sign floor ceil trunc rint heaviside any all argmax argmin argsort round around zeros_like
+ones_like full_like""")
 RULES: dict[str, Rule | None] = {
     **{name: unary(rule) for name, rule in (UNARIES | SPECIALS).items()},
     **PAIRS,
     **dict.fromkeys(WITHOUT),
     "where": where,
     "clip": clip,
+    "select": select,
     "sum": sum_,
-    "mean": mean,
-    **dict.fromkeys(("max", "min", "amax", "amin"), extreme),
+    **dict.fromkeys(("mean", "average"), mean),
+    **dict.fromkeys(("max", "min", "amax", "amin", "nanmax", "nanmin"), extreme),
+    "ptp": ptp,
+    "nansum": nansum,
+    "nanmean": nanmean,
+    "nan_to_num": unary(lambda g, v, x: np.where(np.isfinite(x), g, 0)),
     "prod": prod,
     "var": var,
     "std": std,
     "norm": norm,
     "matmul": matmul,
     "dot": dot,
+    "inner": inner,
+    "tensordot": tensordot,
+    "cross": cross,
     "outer": outer,
     "moved": moved,
+    "sort": sort,
     "getitem": getitem,
     "take": taken,
     "take_along_axis": taken,
@@ -795,7 +894,9 @@ RULES: dict[str, Rule | None] = {
     "moveaxis": moveaxis,
     "flip": flip,
     "copy": unary(lambda g, v, x: g),
-    **dict.fromkeys(("reshape", "ravel", "squeeze", "expand_dims"), same_shape),
+    **dict.fromkeys(
+        words("reshape ravel squeeze expand_dims atleast_1d atleast_2d atleast_3d"), same_shape
+    ),
     "triu": triu,
     "tril": tril,
     "broadcast_to": broadcast_to,

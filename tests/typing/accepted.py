@@ -144,6 +144,44 @@ def graphs(f64: Float64s) -> None:
     assert_type(gradcheck(graph, f64, 2.0, b=3.0), bool)
 
 
+# A function in plain NumPy is to type checkers what it is without the graph.
+@Graph
+def attention(x: Float64s, w: Float64s, b: Float64s) -> Any:
+    scores = x @ w + b
+    assert_type(scores, Float64s)
+    assert_type(x[1:] - x[:-1], Float64s)
+    scores += b
+    scores[0] = 0.0
+    e = np.exp(scores - scores.max(axis=1, keepdims=True))
+    return np.where(x > 0, e / e.sum(axis=1, keepdims=True), 0), np.pad(x, 1)
+
+
+@Graph
+def network(layers: list[tuple[Any, Any]], x: Any) -> Any:
+    for w, b in layers:
+        x = np.maximum(x @ w + b, 0)
+    return np.sort(x)[..., -1] * x.shape[0]
+
+
+def dawsn_back(g: Any, v: Any, x: Any) -> Any:
+    return g * (1 - 2 * x * v)
+
+
+def functions(f64: Float64s) -> None:
+    value, gradients = attention.value_and_grad(f64, f64, b=f64, wrt="x", dout=(f64, 1))
+    pair: tuple[Float64s, Float64s] = value
+    slope = network.grad("x")
+    assert_type(slope, Graph)
+    total: Float64s = slope([(f64, f64)], f64, out=f64) + gradients.x + pair[0]
+    number: float = network.forward([(f64, f64)], total)
+    (dw, _), *_ = network.backward(number).layers
+    total += dw
+    fastlayers.define_gradients(np.frompyfunc(abs, 1, 1), dawsn_back)
+    fastlayers.define_gradients(np.lcm, None, None)
+    fastlayers.define_gradients(np.gcd)
+    assert_type(fastlayers.graph_info().passes, int)
+
+
 def knobs(f64: Float64s) -> None:
     fastlayers.set_num_threads(fastlayers.get_num_threads())
     fastlayers.set_cache_limit(fastlayers.cache_info().limit)

@@ -37,6 +37,18 @@ def graphs(x: NDArray[np.float64]) -> None:
     graph.grad(1)  # type: ignore[arg-type]
     graph.value_and_grad(x, wrt=1)  # type: ignore[arg-type]
     graph.inputs = ("x",)  # type: ignore[misc]
+    graph.grad(wrt="x")  # type: ignore[call-arg]
+    graph.backward(x, wrt="x")  # type: ignore[call-arg]
+    graph.value_and_grad(x, x, wrt=("x", 1))  # type: ignore[arg-type]
+    fastlayers.define_gradients(abs, None)  # type: ignore[arg-type]
+    fastlayers.define_gradients(np.lcm, 1.0, None)  # type: ignore[arg-type]
+
+
+@Graph
+def step(w: NDArray[np.float64], dw: NDArray[np.float64]) -> NDArray[np.float64]:
+    print(dw @ "w")  # type: ignore[operator]
+    print(np.exp(w, axis=1))  # type: ignore[call-overload]
+    return w - dw
 
 
 def outputs(x: NDArray[np.float64]) -> None:

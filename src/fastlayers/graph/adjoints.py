@@ -9,7 +9,8 @@ from __future__ import annotations
 
 import copy
 import math
-from collections.abc import Sequence
+import operator
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -222,55 +223,64 @@ def layer_of_back(layer: Any, stacked: Any, *operands: Any, operand: int, axis: 
     return back
 
 
-def row_of(g: Any, *operands: Any, operand: int) -> Any:
-    """The part of `np.vstack`'s value that comes from one array."""
-    rows = [np.shape(one)[0] if np.ndim(one) > 1 else 1 for one in operands]
-    start = sum(rows[:operand])
-    return np.reshape(g[start : start + rows[operand]], np.shape(operands[operand]))
+def _part_by(shape_of: Callable[[Any], tuple[int, ...]], most: int) -> tuple[Any, Any]:
+    """A function for the part that comes from one of several joined arrays, and its adjoint.
+
+    They are joined in the shapes that ``shape_of`` tells, along the axis ``most``, or along the
+    last one if there are fewer.
+    """
+
+    def place(joined: Any, operands: Sequence[Any], operand: int) -> Any:
+        axis = min(most, np.ndim(joined) - 1)
+        lengths = [shape_of(one)[axis] for one in operands]
+        start = sum(lengths[:operand])
+        return joined[(*(slice(None),) * axis, slice(start, start + lengths[operand]))]
+
+    def part(g: Any, *operands: Any, operand: int) -> Any:
+        return np.reshape(place(g, operands, operand), np.shape(operands[operand]))
+
+    def part_back(part_of: Any, joined: Any, *operands: Any, operand: int) -> Any:
+        back = zeros(joined, part_of)
+        view = place(back, operands, operand)
+        view[...] = np.reshape(part_of, view.shape)
+        return back
+
+    return part, part_back
 
 
-def row_of_back(row: Any, stacked: Any, *operands: Any, operand: int) -> Any:
-    back = zeros(stacked, row)
-    rows = [np.shape(one)[0] if np.ndim(one) > 1 else 1 for one in operands]
-    start = sum(rows[:operand])
-    view = back[start : start + rows[operand]]
-    view[...] = np.reshape(row, view.shape)
-    return back
+row_of, row_of_back = _part_by(lambda x: np.atleast_2d(x).shape, 0)
+column_of, column_of_back = _part_by(lambda x: np.atleast_1d(x).shape, 1)
+column_stack_part, column_stack_part_back = _part_by(
+    lambda x: np.shape(x) if np.ndim(x) > 1 else (np.size(x), 1), 1
+)
+dstack_part, dstack_part_back = _part_by(lambda x: np.atleast_3d(x).shape, 2)
 
 
-def column_of(g: Any, *operands: Any, operand: int) -> Any:
-    """The part of `np.hstack`'s value that comes from one array."""
-    axis = 0 if np.ndim(g) == 1 else 1
-    sizes = [np.shape(one)[axis] if np.ndim(one) else 1 for one in operands]
-    start = sum(sizes[:operand])
-    before: tuple[Any, ...] = (slice(None),) * axis
-    found = g[(*before, slice(start, start + sizes[operand]))]
-    return np.reshape(found, np.shape(operands[operand]))
+def _split_by(function: Callable[..., Any]) -> tuple[Any, Any]:
+    """A function for one of the parts that another one makes, by its number, and its adjoint."""
+
+    def split(x: Any, sections: int | tuple[int, ...], *, index: int, **axis: int) -> Any:
+        return function(x, sections, **axis)[index]
+
+    def split_back(g: Any, x: Any, sections: Any, *, index: int, **axis: int) -> Any:
+        back = zeros(x, g)
+        split(back, sections, index=index, **axis)[...] = g
+        return back
+
+    return split, split_back
 
 
-def column_of_back(column: Any, stacked: Any, *operands: Any, operand: int) -> Any:
-    back = zeros(stacked, column)
-    axis = 0 if back.ndim == 1 else 1
-    sizes = [np.shape(one)[axis] if np.ndim(one) else 1 for one in operands]
-    start = sum(sizes[:operand])
-    before: tuple[Any, ...] = (slice(None),) * axis
-    view = back[(*before, slice(start, start + sizes[operand]))]
-    view[...] = np.reshape(column, view.shape)
-    return back
+split, split_back = _split_by(np.split)
+array_split, array_split_back = _split_by(np.array_split)
+hsplit, hsplit_back = _split_by(np.hsplit)
+vsplit, vsplit_back = _split_by(np.vsplit)
+dsplit, dsplit_back = _split_by(np.dsplit)
 
 
-def split(x: Any, sections: int | tuple[int, ...], axis: int = 0, *, index: int) -> Any:
-    """One of the parts that `np.split` makes."""
-    found: Any = np.split(x, sections, axis)
-    return found[index]
-
-
-def split_back(
-    g: Any, x: Any, sections: int | tuple[int, ...], axis: int = 0, *, index: int
-) -> Any:
-    back = zeros(x, g)
-    split(back, sections, axis, index=index)[...] = g
-    return back
+def pad_back(g: Any, x: Any, pad_width: Any) -> Any:
+    pairs = np.broadcast_to(pad_width, (np.ndim(x), 2)).tolist()
+    lengths = zip(pairs, np.shape(x), strict=True)
+    return g[tuple([slice(before, before + n) for (before, _), n in lengths])]
 
 
 def diff_back(g: Any, x: Any, n: int = 1, axis: int = -1) -> Any:
@@ -321,6 +331,14 @@ def diag_back(g: Any, x: Any, k: int = 0) -> Any:
     return back
 
 
+def diagonal_back(g: Any, x: Any, offset: int = 0, axis1: int = 0, axis2: int = 1) -> Any:
+    back = zeros(x, g)
+    view = np.diagonal(back, offset, axis1, axis2)
+    view.flags.writeable = True
+    view[...] = g
+    return back
+
+
 def trace_back(g: Any, x: Any, offset: int = 0) -> Any:
     back = zeros(x, g)
     count = np.diagonal(back, offset).shape[-1]
@@ -332,26 +350,33 @@ def trace_back(g: Any, x: Any, offset: int = 0) -> Any:
 # ---- products ----
 
 
-def matmul_back_first(g: Any, x: Any, y: Any) -> Any:
-    """The gradient of ``x`` in ``x @ y``."""
+OPERATORS = {"matmul": operator.matmul, "multiply": operator.mul}
+
+
+def matmul_back_first(
+    g: Any, x: Any, y: Any, run: Mapping[str, Callable[..., Any]] = OPERATORS
+) -> Any:
+    """The gradient of ``x`` in ``x @ y``, by operators that warn where ``run`` has it."""
     if np.ndim(y) == 1:
         if np.ndim(x) == 1:
-            return g * y
-        return _summed(np.expand_dims(g, -1) @ np.expand_dims(y, 0), x)
+            return run["multiply"](g, y)
+        return _summed(run["matmul"](np.expand_dims(g, -1), np.expand_dims(y, 0)), x)
     if np.ndim(x) == 1:
-        return _summed(np.squeeze(np.expand_dims(g, -2) @ _transposed(y), -2), x)
-    return _summed(g @ _transposed(y), x)
+        return _summed(np.squeeze(run["matmul"](np.expand_dims(g, -2), _transposed(y)), -2), x)
+    return _summed(run["matmul"](g, _transposed(y)), x)
 
 
-def matmul_back_second(g: Any, x: Any, y: Any) -> Any:
-    """The gradient of ``y`` in ``x @ y``."""
+def matmul_back_second(
+    g: Any, x: Any, y: Any, run: Mapping[str, Callable[..., Any]] = OPERATORS
+) -> Any:
+    """The gradient of ``y`` in ``x @ y``, by operators that warn where ``run`` has it."""
     if np.ndim(x) == 1:
         if np.ndim(y) == 1:
-            return g * x
-        return _summed(np.expand_dims(x, -1) @ np.expand_dims(g, -2), y)
+            return run["multiply"](g, x)
+        return _summed(run["matmul"](np.expand_dims(x, -1), np.expand_dims(g, -2)), y)
     if np.ndim(y) == 1:
-        return _summed(np.squeeze(_transposed(x) @ np.expand_dims(g, -1), -1), y)
-    return _summed(_transposed(x) @ g, y)
+        return _summed(np.squeeze(run["matmul"](_transposed(x), np.expand_dims(g, -1)), -1), y)
+    return _summed(run["matmul"](_transposed(x), g), y)
 
 
 def dot_back_first(g: Any, x: Any, y: Any) -> Any:
@@ -379,6 +404,69 @@ def dot_back_second(g: Any, x: Any, y: Any) -> Any:
     if len(shape) == 1:
         return np.reshape(flat, shape)
     return np.moveaxis(np.reshape(flat, (shape[-2], *shape[:-2], shape[-1])), 0, -2)
+
+
+def inner_back_first(g: Any, x: Any, y: Any) -> Any:
+    """The gradient of ``x`` in ``np.inner(x, y)``."""
+    return dot_back_first(g, x, _inner_to_dot(x, y))
+
+
+def inner_back_second(g: Any, x: Any, y: Any) -> Any:
+    """The gradient of ``y`` in ``np.inner(x, y)``."""
+    return _inner_to_dot(x, dot_back_second(g, x, _inner_to_dot(x, y)))
+
+
+def _inner_to_dot(x: Any, y: Any) -> Any:
+    """Of ``y`` what `numpy.dot` multiplies by as `numpy.inner` does by ``y``."""
+    return _transposed(y) if np.ndim(x) and np.ndim(y) > 1 else y
+
+
+def tensordot_back_first(g: Any, x: Any, y: Any, axes: Any = 2) -> Any:
+    """The gradient of ``x`` in ``np.tensordot(x, y, axes)``."""
+    (of_x, of_y), (free_x, free_y) = _summed_axes(x, y, axes)
+    back = np.tensordot(g, y, (range(len(free_x), np.ndim(g)), free_y))
+    order = free_x + [of_x[of_y.index(axis)] for axis in sorted(of_y)]
+    return np.transpose(back, np.argsort(order))[()]
+
+
+def tensordot_back_second(g: Any, x: Any, y: Any, axes: Any = 2) -> Any:
+    """The gradient of ``y`` in ``np.tensordot(x, y, axes)``."""
+    (of_x, of_y), (free_x, free_y) = _summed_axes(x, y, axes)
+    back = np.tensordot(x, g, (free_x, range(len(free_x))))
+    order = [of_y[of_x.index(axis)] for axis in sorted(of_x)] + free_y
+    return np.transpose(back, np.argsort(order))[()]
+
+
+def _summed_axes(x: Any, y: Any, axes: Any) -> Any:
+    """The axes of each operand along which `numpy.tensordot` sums, and the others."""
+    if isinstance(axes, int):
+        axes = range(-axes, 0), range(axes)
+    pair = [([one] if isinstance(one, int) else list(one)) for one in axes]
+    summed = [
+        [axis % np.ndim(one) for axis in given] for one, given in zip((x, y), pair, strict=True)
+    ]
+    free = [
+        [axis for axis in range(np.ndim(one)) if axis not in taken]
+        for one, taken in zip((x, y), summed, strict=True)
+    ]
+    return summed, free
+
+
+def cross_back_first(g: Any, x: Any, y: Any) -> Any:
+    """The gradient of ``x`` in ``np.cross(x, y)``."""
+    _check_cross(x, y)
+    return _summed(np.cross(y, g), x)
+
+
+def cross_back_second(g: Any, x: Any, y: Any) -> Any:
+    """The gradient of ``y`` in ``np.cross(x, y)``."""
+    _check_cross(x, y)
+    return _summed(np.cross(g, x), y)
+
+
+def _check_cross(x: Any, y: Any) -> None:
+    if np.shape(x)[-1] != 3 or np.shape(y)[-1] != 3:
+        raise NotImplementedError("np.cross has gradients for vectors of three elements alone")
 
 
 def _transposed(x: Any) -> Any:

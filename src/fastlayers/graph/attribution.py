@@ -3,17 +3,16 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from functools import partial
 from types import FunctionType
 from typing import Any
 
-import numpy as np
-
-from .. import reference
-from ..callers import users_line
+from ..callers import telling, users_line
 from .operations import Operations
 
-# Functions that warn in a frame of their own. Only they take options.
-WITH_FRAMES = FunctionType, type(np.sum)
+# Functions of this package that do not compute, and those that compute by what they are given.
+QUIET = {"getitem", "spread", "count", "reshaped", "select", "zeros_like", "broadcast_to", "scalar"}
+GIVEN = {"matmul_back_first", "matmul_back_second"}
 
 
 class AtUsersLine(dict[str, Callable[..., Any]]):
@@ -29,17 +28,18 @@ class AtUsersLine(dict[str, Callable[..., Any]]):
         self._at: Callable[[Callable[..., Any]], Callable[..., Any]] | None = None
 
     def __missing__(self, name: str) -> Callable[..., Any]:
-        if self._at is None:  # the call may need no operation
-            self._at = users_line()
         operation = self._run[name]
-        if operation is reference.multiply_to_operand:
-            # It has a frame of its own, in which its product would warn.
-            multiply = self["multiply"]
-            self[name] = lambda dout, factor, operand: reference.sum_to_operand(
-                multiply(dout, factor), operand
-            )
-        elif isinstance(operation, WITH_FRAMES):
+        if name in GIVEN:
+            run = {one: self[one] for one in ("matmul", "multiply")}
+            self[name] = partial(operation, run=run)
+            return self[name]
+        if name in QUIET:
             self[name] = operation
-        else:
-            self[name] = self._at(operation)
+            return self[name]
+        if isinstance(operation, FunctionType):
+            self[name] = telling(operation)
+            return self[name]
+        if self._at is None:  # the call may need no other operation
+            self._at = users_line()
+        self[name] = self._at(operation)
         return self[name]

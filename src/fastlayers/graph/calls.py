@@ -16,10 +16,14 @@ from .operations import OPERATIONS
 # NumPy's functions, and the methods of arrays, that are recorded.
 FUNCTIONS = {function: name for name, row in OPERATIONS.items() for function in row.functions}
 METHODS = {method: name for name, row in OPERATIONS.items() for method in row.methods}
-JOINING = ("concatenate", "stack", "vstack", "hstack")
+JOINING = ("concatenate", "stack", "vstack", "hstack", "column_stack", "dstack")
+SPLITTING = ("split", "array_split", "hsplit", "vsplit", "dsplit")
 
 # Parameters by another name than ours.
 NAMES = {"indices_or_sections": "sections", "ary": "x", "tup": "arrays", "newshape": "shape"}
+
+# What to write for options that matter.
+WRITTEN_OUT = {"weights": "write np.sum(w * x) / np.sum(w)"}
 
 Bound = tuple[tuple[Any, ...], dict[str, Any]]
 
@@ -58,7 +62,9 @@ def bind(name: str, arguments: tuple[Any, ...], named: Mapping[str, Any]) -> Bou
     refused = [key for key in given if f"[{key}]" in parameters and not _default(key, given[key])]
     refused += [key for key in given if key not in names]
     if refused:
-        raise NotServed(f"with {', '.join(refused)}", f"leave out {', '.join(refused)}")
+        given_too_much = ", ".join(refused)
+        instead = WRITTEN_OUT.get(given_too_much, f"leave out {given_too_much}")
+        raise NotServed(f"with {given_too_much}", instead)
     given = {key: value for key, value in given.items() if f"[{key}]" not in parameters}
     count = 1 if callable(row.gradients) else len(row.gradients)
     special: Callable[[dict[str, Any]], Bound] | None = SPECIAL.get(name)
@@ -73,7 +79,14 @@ def bind(name: str, arguments: tuple[Any, ...], named: Mapping[str, Any]) -> Bou
 
 def _default(name: str, value: Any) -> bool:
     """Whether an option that is not served was given as it is without it."""
-    defaults = {"order": ("C", "K"), "subok": (False,), "casting": ("same_kind",)}
+    defaults = {
+        "order": ("C", "K"),
+        "subok": (False,),
+        "casting": ("same_kind",),
+        "mode": ("constant",),
+        "copy": (True,),
+        "returned": (False,),
+    }
     return (
         value is None
         or value is np._NoValue
@@ -131,6 +144,14 @@ def _where(given: dict[str, Any]) -> Bound:
     return tuple([given[key] for key in ("condition", "x", "y")]), {}
 
 
+def _select(given: dict[str, Any]) -> Bound:
+    conditions, choices = given["condlist"], given["choicelist"]
+    lists = all(isinstance(one, list | tuple) for one in (conditions, choices))
+    if not lists or len(conditions) != len(choices):
+        raise NotServed("without a list of as many conditions as choices", "write np.where")
+    return (*conditions, *choices, given.get("default", 0)), {"count": len(conditions)}
+
+
 def _einsum(subscripts: Any, *operands: Any) -> Bound:
     """With the letters of the value written out, as NumPy understands them if they are not."""
     if not isinstance(subscripts, str) or "." in subscripts or not operands:
@@ -142,8 +163,8 @@ def _einsum(subscripts: Any, *operands: Any) -> Bound:
     return operands, {"subscripts": f"{given}->{result}"}
 
 
-def _indexed_by(given: dict[str, Any], x: str) -> Bound:
-    operands = given.pop(x), given.pop("indices")
+def _pair(given: dict[str, Any], *names: str) -> Bound:
+    operands = tuple([given.pop(name) for name in names])
     return operands, {key: option(key, value) for key, value in given.items()}
 
 
@@ -155,12 +176,14 @@ def _split(given: dict[str, Any]) -> Bound:
 
 
 SPECIAL: dict[str, Callable[[dict[str, Any]], Bound]] = {
-    "split": _split,
+    **dict.fromkeys(SPLITTING, _split),
     **dict.fromkeys(JOINING, _join),
     "clip": _clip,
     "where": _where,
-    "take": lambda given: _indexed_by(given, "a"),
-    "take_along_axis": lambda given: _indexed_by(given, "arr"),
+    "np.select": _select,
+    "take": lambda given: _pair(given, "a", "indices"),
+    "take_along_axis": lambda given: _pair(given, "arr", "indices"),
+    "append": lambda given: _pair(given, "arr", "values"),
 }
 
 

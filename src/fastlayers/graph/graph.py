@@ -15,7 +15,7 @@ from .attribution import AtUsersLine
 from .blocks import Task, are_in_blocks, in_blocks
 from .gradients import graph_of_gradients
 from .interpreter import differentiate_nodes, reached
-from .networks import Networks
+from .networks import Networks, is_cut, is_network
 from .nodes import Nodes
 from .operations import FUNCTIONS, OPERATIONS, WARNING, Operations, scalar
 from .picture import MOST_NODES, Drawing
@@ -27,7 +27,7 @@ from .results import (
     outputs,
     stored,
 )
-from .stages import Execution, Stages, is_cut
+from .stages import Execution, Stages
 from .trees import CONTAINERS, is_tree, symbols_in
 from .waiting import OnTrees, Waiting
 
@@ -155,9 +155,9 @@ class Graph(BaseLayer):
         self._known: Mapping[int, Any] | None = None
         planned = self._operations is FUNCTIONS and core.passes is not None and bool(nodes.nodes)
         cut = any(is_cut(node) or node.operation == "constant" for node in nodes.nodes)
-        layers = any(node.operation == "layer" for node in nodes.nodes)
-        self._stages = Stages(nodes, FUNCTIONS if planned and cut and layers else None)
-        self._networks = Networks(nodes, FUNCTIONS) if planned and cut and not layers else None
+        network = planned and is_network(nodes)
+        self._networks = Networks(nodes, FUNCTIONS) if network else None
+        self._stages = Stages(nodes, FUNCTIONS if planned and cut and not network else None)
         # What a graph that is one plan is called by: the compiled methods find most of it here.
         self._entries: tuple[Any, ...] = (None,) * 3
         self._both_by: dict[tuple[str, ...], Any] = {}

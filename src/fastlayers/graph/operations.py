@@ -240,10 +240,7 @@ OPERATIONS |= {
     ),
     "matmul": Operation(
         operator.matmul,
-        (
-            lambda g, v, x, y: of.matmul_back_first(g, x, y),
-            lambda g, v, x, y: of.matmul_back_second(g, x, y),
-        ),
+        (),  # see _product
         "{} @ {}",
         symbol="@",
         ufunc=np.matmul,
@@ -436,6 +433,27 @@ OPERATIONS |= {
     ),
 }
 
+
+def _select_of(*operands: Any, count: int) -> Any:
+    return np.select(list(operands[:count]), list(operands[count:-1]), operands[-1])
+
+
+def _select_of_back(g: Any, v: Any, *operands: Any, which: int, count: int) -> Any:
+    """Of a choice, for which its condition is the first that holds; or of the default."""
+    if which < count:
+        return None
+    place = which - count
+    if place < count:
+        g = np.where(operands[place], g, 0)
+    for condition in operands[:place]:
+        g = np.where(condition, 0, g)
+    return of.sum_to(g, operands[which])
+
+
+OPERATIONS["np.select"] = Operation(
+    _select_of, _select_of_back, functions=(np.select,), takes="condlist choicelist default"
+)
+
 # ---- reductions ----
 
 
@@ -481,6 +499,20 @@ def _norm_back(g: Any, v: Any, x: Any, ord: Any = None, **options: Any) -> Any:
     return of.spread(g, x, **options) * (x / of.spread(_safe(v, 0, 1), x, **options))
 
 
+def _ptp_back(g: Any, v: Any, x: Any, **options: Any) -> Any:
+    largest = _max_back(g, np.max(x, **options), x, **options)
+    return largest - _max_back(g, np.min(x, **options), x, **options)
+
+
+def _nansum_back(g: Any, v: Any, x: Any, **options: Any) -> Any:
+    return np.where(np.isnan(x), 0, of.spread(g, x, **options))
+
+
+def _nanmean_back(g: Any, v: Any, x: Any, **options: Any) -> Any:
+    count = of.sum_as(~np.isnan(x), g, axis=options.get("axis"))
+    return np.where(np.isnan(x), 0, of.spread(g, x, **options) / np.maximum(count, 1))
+
+
 def _numpys(function: Callable[..., Any], takes: str, *gradients: Rule | None, **row: Any) -> None:
     """A row for a function of NumPy's, and for arrays' method of that name."""
     name = function.__name__
@@ -494,13 +526,18 @@ _numpys(np.sum, "a axis [dtype] [out] keepdims [initial] [where]", _spread, symb
 _numpys(np.mean, "a axis [dtype] [out] keepdims [where]", _mean_back)
 _numpys(np.max, "a axis [out] keepdims [initial] [where]", _max_back)
 _numpys(np.min, "a axis [out] keepdims [initial] [where]", _max_back)
-for _function, _name in ((np.amax, "max"), (np.amin, "min")):
-    _row = OPERATIONS[_name]
-    OPERATIONS[_name] = _row._replace(functions=(*_row.functions, _function))
+OPERATIONS["max"] = OPERATIONS["max"]._replace(functions=(np.max, np.amax))
+OPERATIONS["min"] = OPERATIONS["min"]._replace(functions=(np.min, np.amin))
 _numpys(np.prod, "a axis [dtype] [out] keepdims [initial] [where]", _prod_back)
 _numpys(np.var, "a axis [dtype] [out] ddof keepdims [where] [mean] [correction]", _var_back)
 _numpys(np.std, "a axis [dtype] [out] ddof keepdims [where] [mean] [correction]", _std_back)
 _numpys(np.linalg.norm, "x [ord] axis keepdims", _norm_back)
+_numpys(np.average, "a axis [weights] [returned] keepdims", _mean_back)
+_numpys(np.ptp, "a axis [out] keepdims", _ptp_back)
+_numpys(np.nansum, "a axis [dtype] [out] keepdims [initial] [where]", _nansum_back)
+_numpys(np.nanmean, "a axis [dtype] [out] keepdims [where]", _nanmean_back)
+_numpys(np.nanmax, "a axis [out] keepdims [initial] [where]", _max_back)
+_numpys(np.nanmin, "a axis [out] keepdims [initial] [where]", _max_back)
 _numpys(np.any, "a axis [out] keepdims [where]", None)
 _numpys(np.all, "a axis [out] keepdims [where]", None)
 _numpys(np.argmax, "a axis [out] keepdims", None)
@@ -508,12 +545,55 @@ _numpys(np.argmin, "a axis [out] keepdims", None)
 
 # ---- products ----
 
-_numpys(
-    np.dot,
-    "a b [out]",
-    lambda g, v, x, y: of.dot_back_first(g, x, y),
-    lambda g, v, x, y: of.dot_back_second(g, x, y),
-)
+
+def _product(name: str) -> None:
+    """Complete the row of a product.
+
+    Its gradients pass back by two functions in adjoints.py, which are products as well: of the
+    gradient and the other operand.
+    """
+
+    def product(x: Any, y: Any, **options: Any) -> Any:
+        return getattr(of, name)(x, y, **options)
+
+    def to_first(g: Any, x: Any, y: Any, **options: Any) -> Any:
+        return getattr(of, f"{name}_back_first")(g, x, y, **options)
+
+    def to_second(g: Any, x: Any, y: Any, **options: Any) -> Any:
+        return getattr(of, f"{name}_back_second")(g, x, y, **options)
+
+    OPERATIONS[name] = OPERATIONS[name]._replace(
+        gradients=(
+            lambda g, v, x, y, **options: to_first(g, x, y, **options),
+            lambda g, v, x, y, **options: to_second(g, x, y, **options),
+        )
+    )
+    OPERATIONS[f"{name}_back_first"] = Operation(
+        getattr(adjoints, f"{name}_back_first"),
+        (
+            lambda g, v, dout, x, y, **options: product(g, y, **options),
+            None,
+            lambda g, v, dout, x, y, **options: to_second(dout, g, y, **options),
+        ),
+        like=(1,),
+    )
+    OPERATIONS[f"{name}_back_second"] = Operation(
+        getattr(adjoints, f"{name}_back_second"),
+        (
+            lambda g, v, dout, x, y, **options: product(x, g, **options),
+            lambda g, v, dout, x, y, **options: to_first(dout, x, g, **options),
+            None,
+        ),
+        like=(2,),
+    )
+
+
+_numpys(np.dot, "a b [out]")
+_numpys(np.inner, "a b")
+_numpys(np.tensordot, "a b axes")
+_numpys(np.cross, "a b [axisa] [axisb] [axisc] [axis]")
+for _name in ("matmul", "dot", "inner", "tensordot", "cross"):
+    _product(_name)
 _numpys(
     np.outer,
     "a b [out]",
@@ -599,42 +679,6 @@ OPERATIONS |= {
         ),
         elementwise=True,
     ),
-    "matmul_back_first": Operation(
-        adjoints.matmul_back_first,
-        (
-            lambda g, v, dout, x, y: g @ y,
-            None,
-            lambda g, v, dout, x, y: of.matmul_back_second(dout, g, y),
-        ),
-        like=(1,),
-    ),
-    "matmul_back_second": Operation(
-        adjoints.matmul_back_second,
-        (
-            lambda g, v, dout, x, y: x @ g,
-            lambda g, v, dout, x, y: of.matmul_back_first(dout, x, g),
-            None,
-        ),
-        like=(2,),
-    ),
-    "dot_back_first": Operation(
-        adjoints.dot_back_first,
-        (
-            lambda g, v, dout, x, y: np.dot(g, y),
-            None,
-            lambda g, v, dout, x, y: of.dot_back_second(dout, g, y),
-        ),
-        like=(1,),
-    ),
-    "dot_back_second": Operation(
-        adjoints.dot_back_second,
-        (
-            lambda g, v, dout, x, y: np.dot(x, g),
-            lambda g, v, dout, x, y: of.dot_back_first(dout, x, g),
-            None,
-        ),
-        like=(2,),
-    ),
 }
 
 # ---- views, copies, moved elements ----
@@ -653,6 +697,11 @@ def _reshaped(g: Any, v: Any, x: Any, **_: Any) -> Any:
 def _roll_back(g: Any, v: Any, x: Any, shift: Any, axis: Any = None) -> Any:
     back = tuple([-one for one in shift]) if isinstance(shift, tuple) else -shift
     return np.roll(g, back, axis)
+
+
+def _sort_back(g: Any, v: Any, x: Any, axis: int | None = -1, kind: Any = None) -> Any:
+    back = np.argsort(np.argsort(x, axis=axis, kind=kind), axis=axis)
+    return of.reshaped(np.take_along_axis(g, back, axis), x)
 
 
 def _cumsum_back(g: Any, v: Any, x: Any, axis: int | None = None) -> Any:
@@ -681,6 +730,8 @@ OPERATIONS["reshape"] = OPERATIONS["reshape"]._replace(
 _numpys(np.ravel, "a [order]", _reshaped, view=True)
 _numpys(np.squeeze, "a axis", _reshaped, view=True)
 _numpys(np.expand_dims, "a axis", _reshaped, view=True)
+for _function in (np.atleast_1d, np.atleast_2d, np.atleast_3d):
+    _numpys(_function, "x [another]", _reshaped, view=True)
 _numpys(np.transpose, "a axes", _transpose_back, view=True)
 _numpys(
     np.swapaxes,
@@ -695,7 +746,20 @@ _numpys(
     view=True,
 )
 _numpys(np.flip, "m axis", lambda g, v, x, axis=None: np.flip(g, axis), view=True)
+_numpys(np.fliplr, "m", lambda g, v, x: np.fliplr(g), view=True)
+_numpys(np.flipud, "m", lambda g, v, x: np.flipud(g), view=True)
+_numpys(np.rot90, "m k axes", lambda g, v, x, k=1, axes=(0, 1): np.rot90(g, -k, axes), view=True)
 _numpys(np.roll, "a shift axis", _roll_back)
+_numpys(np.sort, "a axis kind [order] [stable]", _sort_back)
+OPERATIONS["sort"] = OPERATIONS["sort"]._replace(methods=())  # the method sorts in place
+_numpys(np.argsort, "a axis kind [order] [stable]", None)
+_numpys(np.round, "a decimals [out]", None)
+OPERATIONS["round"] = OPERATIONS["round"]._replace(functions=(np.round, np.around))
+_numpys(
+    np.nan_to_num,
+    "x [copy] nan posinf neginf",
+    lambda g, v, x, **_: np.where(np.isfinite(x), g, 0),
+)
 # Of an array of one axis, NumPy makes a triangle that has it in every row.
 _numpys(np.triu, "m k", lambda g, v, x, k=0: of.sum_to(np.triu(g, k), x))
 _numpys(np.tril, "m k", lambda g, v, x, k=0: of.sum_to(np.tril(g, k), x))
@@ -731,26 +795,36 @@ OPERATIONS["spread"] = Operation(
 OPERATIONS["getitem"] = Operation(adjoints.getitem, ())
 _numpys(np.take, "a indices axis [out] [mode]")
 _numpys(np.take_along_axis, "arr indices axis")
-OPERATIONS["split"] = Operation(
-    adjoints.split, (), functions=(np.split,), takes="x sections axis", view=True
-)
+for _split in (np.split, np.array_split, np.hsplit, np.vsplit, np.dsplit):
+    _name = _split.__name__
+    _options = "axis" if _name in ("split", "array_split") else ""
+    OPERATIONS[_name] = Operation(
+        getattr(adjoints, _name),
+        (),
+        functions=(_split,),
+        takes=f"x sections {_options}",
+        view=True,
+    )
+    _linear(_name)
+_numpys(np.pad, "array pad_width [mode] [constant_values]")
 _numpys(np.diff, "a n axis [prepend] [append]")
 _numpys(np.repeat, "a repeats axis")
 _numpys(np.tile, "A reps")
 _numpys(np.diag, "v k", view=True)
+_numpys(np.diagonal, "a offset axis1 axis2", view=True)
 _numpys(np.trace, "a offset [axis1] [axis2] [dtype] [out]")
 for _name in ("getitem", "take", "take_along_axis"):
     _linear(_name, indexed=True)
 # In networks alone, which are not differentiated.
 OPERATIONS["mean_of_sum"] = Operation(adjoints.mean_of_sum, (None, None), like=(1,))
 OPERATIONS["add_part"] = Operation(adjoints.add_part, (None, None, None), like=(2,))
-for _name in ("split", "diff", "repeat", "tile", "diag", "trace"):
+for _name in ("pad", "diff", "repeat", "tile", "diag", "diagonal", "trace"):
     _linear(_name)
 
 # ---- joined arrays: all operands are parts of the value ----
 
 
-def _join(function: Callable[..., Any], part: str) -> None:
+def _join(function: Callable[..., Any], part: str, options: str = "[dtype] [casting]") -> None:
     """A row for a function that joins arrays, and one for the part that comes from an operand."""
 
     def rule(g: Any, v: Any, *operands: Any, which: int, **options: Any) -> Any:
@@ -760,16 +834,24 @@ def _join(function: Callable[..., Any], part: str) -> None:
         lambda *arrays, **options: function(arrays, **options),
         rule,
         functions=(function,),
-        takes="arrays axis [out] [dtype] [casting]",
+        takes=f"arrays {options}",
     )
     OPERATIONS[part] = Operation(getattr(adjoints, part), ())
     _linear(part, indexed=True, like=OTHERS)
 
 
-_join(np.concatenate, "part")
-_join(np.stack, "layer_of")
+_join(np.concatenate, "part", "axis [out] [dtype] [casting]")
+_join(np.stack, "layer_of", "axis [out] [dtype] [casting]")
 _join(np.vstack, "row_of")
 _join(np.hstack, "column_of")
+_join(np.column_stack, "column_stack_part")
+_join(np.dstack, "dstack_part")
+OPERATIONS["append"] = Operation(
+    np.append,
+    lambda g, v, *pair, which, axis=None: of.part(g, *pair, operand=which, axis=axis),
+    functions=(np.append,),
+    takes="arr values axis",
+)
 
 # ---- assignment to what a function has made itself ----
 

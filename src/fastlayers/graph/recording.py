@@ -21,7 +21,7 @@ import numpy as np
 from .. import layers, reference
 from ..base import BaseLayer, Placeholder
 from ..callers import PACKAGE, users_frame
-from .calls import FUNCTIONS, METHODS, NotServed, bind, bind_method, index_of
+from .calls import FUNCTIONS, METHODS, SPLITTING, NotServed, bind, bind_method, index_of
 from .nodes import Node, Nodes
 from .operations import OPERATIONS, PLAIN
 from .trees import filled, leaves
@@ -55,8 +55,8 @@ INSTEAD = {
     "astype": "give the graph operands of the dtype that they are to have",
     "item": OUTSIDE,
     "tolist": OUTSIDE,
-    "round": "write np.rint",
-    "array_split": "write np.split, or slices",
+    "empty_like": "write np.zeros_like, and assign to its parts",
+    "sort": "write np.sort",
 }
 
 # Attributes of an array that are computed of its elements, as by a method.
@@ -333,7 +333,7 @@ class Recording:
             self.refuse(f"{what} {error.given}", error.instead)
         except TypeError as error:
             raise TypeError(f"{self.place()}: {error}") from None
-        if operation == "split":  # the one that returns several values
+        if operation in SPLITTING:  # these alone return several values
             sections = options["sections"]
             count = sections if isinstance(sections, int) else len(sections) + 1
             return [self.view(operands[0], operation, **options, index=i) for i in range(count)]

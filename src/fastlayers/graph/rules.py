@@ -144,6 +144,7 @@ def define_gradients(ufunc: np.ufunc, *rules: Callable[..., Any] | None) -> None
         ``g`` of the value, the value ``v`` and the operands returns the gradient of the operand, in
         plain NumPy. It is summed to the operand's shape if that was broadcast. None passes no
         gradient on. What rules are made of is differentiated in turn, for second derivatives.
+        Without rules the ufunc can be recorded, but not differentiated.
 
     Raises
     ------
@@ -158,7 +159,7 @@ def define_gradients(ufunc: np.ufunc, *rules: Callable[..., Any] | None) -> None
     -----
     Write numbers in rules as Python numbers, so that float32 stays float32.
 
-    Of two ufuncs whose rules need each other, define one with None first.
+    Of two ufuncs whose rules need each other, define one without rules first, as below.
 
     Graphs that contain the ufunc find it by its name when they are read from a file: define it
     before.
@@ -173,6 +174,13 @@ def define_gradients(ufunc: np.ufunc, *rules: Callable[..., Any] | None) -> None
     >>> define_gradients(softplus, lambda g, v, x: g / (1 + np.exp(-x)))
     >>> Graph(lambda x: softplus(2 * x)).value_and_grad(0.0)[1].x
     1.0
+
+    Two that need each other:
+
+    >>> from scipy.special import j0, j1
+    >>> define_gradients(j1)
+    >>> define_gradients(j0, lambda g, v, x: -(g * j1(x)))
+    >>> define_gradients(j1, lambda g, v, x: g * (j0(x) - v / x))
     """
     ufunc = getattr(ufunc, "ufunc", ufunc)  # Numba's have theirs inside
     if not isinstance(ufunc, np.ufunc) or ufunc.nout != 1 or ufunc.signature is not None:
@@ -180,6 +188,7 @@ def define_gradients(ufunc: np.ufunc, *rules: Callable[..., Any] | None) -> None
             f"define_gradients takes a ufunc with one output that works element by element, not "
             f"{ufunc!r:.60}"
         )
+    rules = rules or (no_rule,) * ufunc.nin
     if len(rules) != ufunc.nin:
         raise TypeError(
             f"define_gradients takes a rule for each operand of {ufunc.__name__}, which has "

@@ -24,8 +24,9 @@ from .interpreter import (
     evaluate_nodes,
     without_memory,
 )
-from .nodes import Node, Nodes
-from .operations import OPERATIONS, SHAPED, WARNING, Operations
+from .networks import is_cut
+from .nodes import Nodes
+from .operations import OPERATIONS, WARNING, Operations
 from .planner import entry
 from .rules import rules_of
 
@@ -34,13 +35,6 @@ if core.passes is not None:
     from .._core.frontend.passes import WARNS
 else:
     WARNS = object()
-
-
-def is_cut(node: Node) -> bool:
-    """Whether a node is run by itself, between stages."""
-    if node.operation not in OPERATIONS:
-        return node.operation == "layer"
-    return not OPERATIONS[node.operation].elementwise and node.operation not in SHAPED
 
 
 class Stage:
@@ -136,10 +130,11 @@ class Stages:
     def __init__(self, graph: Nodes, run: Operations | None) -> None:
         self.graph, self.last = graph, graph.last_uses()
         self.layers = [i for i, node in enumerate(graph.nodes) if node.operation == "layer"]
-        cuts = {i for i, node in enumerate(graph.nodes) if is_cut(node)} if run else set()
+        calls = {i for i, node in enumerate(graph.nodes) if is_cut(node)}
+        cuts = calls if run else set()
         starts = [len(graph.inputs), *sorted({place + 1 for place in cuts} - cuts)]
         # What is kept from value to gradient: all else passes compute again in the caches.
-        self.between = sorted(cuts.union(self.layers))
+        self.between = sorted(calls.union(self.layers))
         self.stages = []
         for start, end in zip(starts, [*starts[1:], len(graph.nodes)], strict=True):
             stop = next((place for place in range(start, end) if place in cuts), end)
@@ -188,7 +183,7 @@ class Execution:
         self.gradients = Gradients()
         self.run = run
         self._stages, self._known = stages, known
-        self._between = {place: known[place] for place in stages.between} if known else None
+        self._between = {i: known[i] for i in stages.between if i in known} if known else None
         self._kept = {*range(len(operands)), *stages.graph.outputs, *needed}
         self._passed: set[Stage] = set()
 
