@@ -1,17 +1,18 @@
-"""Learn to read handwritten digits, with a gated network that is one graph.
+"""Learn to read handwritten digits, with a gated network that is one function.
 
-The network is a function of its operands. Its matrix products, and what bends the lines between
-them, are layers of one's own, each with a `backward` as the books write it; all else is plain
-arithmetic, which needs none:
+The network is written forward alone, in plain NumPy, products of matrices and softmax included:
 
     hidden = relu(x @ w1 + b1)
     gate = sigmoid(hidden @ w2 + b2)            # how much of the new features to let through
     features = relu(hidden @ w3 + b3)
-    loss = softmax_with_loss((gate * features + (1 - gate) * hidden) @ w4 + b4, label)
+    scores = (gate * features + (1 - gate) * hidden) @ w4 + b4
 
-The optimiser is a graph, too: gradient descent with momentum, which updates weights and velocities
-in place. The same training runs on plain NumPy, forward and backward by hand: every loss and every
-weight must have the same bits.
+`value_and_grad` gives the loss and the gradients by all weights. The optimiser is a graph, too:
+gradient descent with momentum, which updates weights and velocities in place.
+
+The same runs in plain NumPy beside it, with a backward pass written by hand. Both compute every
+step from the same weights, and follow the graph's gradients: every loss and every weight must have
+the same bits. The formulas by hand are shorter than the rules, so gradients agree to rounding.
 
 Needs Matplotlib and scikit-learn, which ships the digits. Run it with ``python digits.py``.
 """
@@ -28,66 +29,43 @@ import numpy as np
 from matplotlib.figure import Figure
 from sklearn.datasets import load_digits
 
-from fastlayers import BaseLayer, Graph
+from fastlayers import Graph, value_and_grad
 
-# Over eight seeds, 95.6 % to 98.6 % of the unseen digits are read right, 97.1 % in the mean.
+# Over eight seeds, 95.6 % to 98.9 % of the unseen digits are read right, 97.2 % in the mean.
 SEED = 0
 UNSEEN = 360  # of 1,797 digits, a fifth
 HIDDEN = 128
 LEARNING_RATE, MOMENTUM = 0.5, 0.9
 
-
-class Affine(BaseLayer):
-    """``x @ w + b``."""
-
-    def forward(self, x: Any, w: Any, b: Any) -> Any:
-        self.x, self.w = x, w
-        return x @ w + b
-
-    def backward(self, dout: Any) -> Any:
-        return dout @ self.w.T, self.x.T @ dout, np.sum(dout, axis=0)
+# Largest difference between the gradients, in the largest element that the gradient has had: late
+# ones are small differences of likelihoods near 1, which float32 rounds at 6e-8.
+TOLERANCE = 1e-4
 
 
-class Relu(BaseLayer):
-    def forward(self, x: Any) -> Any:
-        self.positive = x > 0
-        return np.where(self.positive, x, 0)
-
-    def backward(self, dout: Any) -> Any:
-        return np.where(self.positive, dout, 0)
+def relu(x: Any) -> Any:
+    return np.where(x > 0, x, 0)
 
 
-class Sigmoid(BaseLayer):
-    def forward(self, x: Any) -> Any:
-        self.y = 1 / (1 + np.exp(-x))
-        return self.y
-
-    def backward(self, dout: Any) -> Any:
-        return dout * (1 - self.y) * self.y
+def sigmoid(x: Any) -> Any:
+    return 1 / (1 + np.exp(-x))
 
 
-class SoftmaxWithLoss(BaseLayer):
-    """The mean cross entropy of the softmax of ``x`` with labels; these have no gradient."""
-
-    def forward(self, x: Any, label: Any) -> Any:
-        exponents = np.exp(x - x.max(axis=1, keepdims=True))
-        self.y, self.label = exponents / exponents.sum(axis=1, keepdims=True), label
-        return -np.mean(np.log(self.y[np.arange(len(label)), label]))
-
-    def backward(self, dout: Any) -> Any:
-        dx = self.y.copy()
-        dx[np.arange(len(dx)), self.label] -= 1
-        return dx * (dout / len(dx)), None
+def scores_of(weights: Any, x: Any) -> Any:
+    w1, b1, w2, b2, w3, b3, w4, b4 = weights
+    hidden = relu(x @ w1 + b1)
+    gate = sigmoid(hidden @ w2 + b2)
+    features = relu(hidden @ w3 + b3)
+    return (gate * features + (1 - gate) * hidden) @ w4 + b4
 
 
-@Graph
-def network(
-    x: Any, label: Any, w1: Any, b1: Any, w2: Any, b2: Any, w3: Any, b3: Any, w4: Any, b4: Any
-) -> Any:
-    hidden = Relu()(Affine()(x, w1, b1))
-    gate = Sigmoid()(Affine()(hidden, w2, b2))
-    features = Relu()(Affine()(hidden, w3, b3))
-    return SoftmaxWithLoss()(Affine()(gate * features + (1 - gate) * hidden, w4, b4), label)
+def mean_cross_entropy(weights: Any, x: Any, label: Any) -> Any:
+    scores = scores_of(weights, x)
+    scores = scores - np.max(scores, axis=1, keepdims=True)
+    logarithms = scores - np.log(np.sum(np.exp(scores), axis=1, keepdims=True))
+    return -np.mean(logarithms[np.arange(len(label)), label])
+
+
+gradients_by_graph = value_and_grad(mean_cross_entropy)
 
 
 @Graph
@@ -96,55 +74,55 @@ def momentum(weight: Any, velocity: Any, gradient: Any, rate: Any) -> Any:
     return weight + velocity, velocity
 
 
-class ByGraphs:
-    """The network and its optimiser as graphs."""
-
-    def gradients(self, x: Any, label: Any, weights: list[Any]) -> tuple[float, list[Any]]:
-        loss, gradients = network.value_and_grad(x, label, *weights, wrt=network.inputs[2:])
-        return float(loss), list(gradients)
-
-    def update(self, weight: Any, velocity: Any, gradient: Any, rate: float) -> None:
-        momentum(weight, velocity, gradient, rate, out=(weight, velocity))
+def update_by_graph(weight: Any, velocity: Any, gradient: Any, rate: float) -> None:
+    momentum(weight, velocity, gradient, rate, out=(weight, velocity))
 
 
-class ByHand:
-    """The same in plain NumPy, forward and backward."""
+def gradients_by_hand(weights: list[Any], x: Any, label: Any) -> tuple[Any, list[Any]]:
+    """The same in plain NumPy, forward and backward, as a textbook has it."""
+    w1, b1, w2, b2, w3, b3, w4, b4 = weights
+    hidden = relu(x @ w1 + b1)
+    gate = sigmoid(hidden @ w2 + b2)
+    features = relu(hidden @ w3 + b3)
+    rest = 1 - gate
+    mixed = gate * features + rest * hidden
+    scores = mixed @ w4 + b4
+    scores -= np.max(scores, axis=1, keepdims=True)
+    rows = np.arange(len(label))
+    exponents = np.exp(scores)
+    sums = np.sum(exponents, axis=1)
+    loss = -np.mean(scores[rows, label] - np.log(sums))
 
-    def __init__(self) -> None:
-        self.affine1, self.affine2, self.affine3, self.affine4 = (Affine() for _ in range(4))
-        self.relu1, self.relu3, self.sigmoid = Relu(), Relu(), Sigmoid()
-        self.softmax = SoftmaxWithLoss()
+    dscores = exponents
+    dscores /= sums[:, None]
+    dscores[rows, label] -= 1
+    dscores /= len(label)
+    dmixed = dscores @ w4.T
+    dgate = dmixed * (features - hidden)
+    dgate *= gate
+    dgate *= rest
+    dfeatures = dmixed * gate
+    dfeatures *= features > 0
+    dhidden = dmixed
+    dhidden *= rest
+    dhidden += dgate @ w2.T
+    dhidden += dfeatures @ w3.T
+    dhidden *= hidden > 0
+    pairs = (x, dhidden), (hidden, dgate), (hidden, dfeatures), (mixed, dscores)
+    return loss, [one for x, dout in pairs for one in (x.T @ dout, np.sum(dout, axis=0))]
 
-    def gradients(self, x: Any, label: Any, weights: list[Any]) -> tuple[float, list[Any]]:
-        w1, b1, w2, b2, w3, b3, w4, b4 = weights
-        hidden = self.relu1.forward(self.affine1.forward(x, w1, b1))
-        gate = self.sigmoid.forward(self.affine2.forward(hidden, w2, b2))
-        features = self.relu3.forward(self.affine3.forward(hidden, w3, b3))
-        rest = 1 - gate
-        mixed = gate * features + rest * hidden
-        loss = self.softmax.forward(self.affine4.forward(mixed, w4, b4), label)
 
-        dscores, _ = self.softmax.backward(1)
-        dmixed, dw4, db4 = self.affine4.backward(dscores)
-        dhidden, drest = dmixed * rest, dmixed * hidden
-        dgate, dfeatures = drest * -1 + dmixed * features, dmixed * gate
-        dx3, dw3, db3 = self.affine3.backward(self.relu3.backward(dfeatures))
-        dx2, dw2, db2 = self.affine2.backward(self.sigmoid.backward(dgate))
-        dhidden = dhidden + dx3 + dx2
-        _, dw1, db1 = self.affine1.backward(self.relu1.backward(dhidden))
-        return float(loss), [dw1, db1, dw2, db2, dw3, db3, dw4, db4]
-
-    def update(self, weight: Any, velocity: Any, gradient: Any, rate: float) -> None:
-        velocity[...] = MOMENTUM * velocity - rate * gradient
-        weight += velocity
+def update_by_hand(weight: Any, velocity: Any, gradient: Any, rate: float) -> None:
+    velocity[...] = MOMENTUM * velocity - rate * gradient
+    weight += velocity
 
 
 @dataclass
 class Training:
     """Weights, and the record of how they were learned."""
 
-    name: str
-    model: ByGraphs | ByHand
+    gradients: Any
+    update: Any
     weights: list[Any]
     losses: list[float] = field(default_factory=list)
     seconds: list[float] = field(default_factory=list)
@@ -152,21 +130,23 @@ class Training:
     def __post_init__(self) -> None:
         self.velocities = [np.zeros_like(weight) for weight in self.weights]
 
-    def step(self, x: Any, label: Any, rate: float) -> None:
+    def look(self, x: Any, label: Any) -> list[Any]:
+        """The gradients; the loss goes into the record."""
         started = perf_counter()
-        loss, gradients = self.model.gradients(x, label, self.weights)
-        for each in zip(self.weights, self.velocities, gradients, strict=True):
-            self.model.update(*each, rate)
-        self.losses.append(loss)
+        loss, gradients = self.gradients(self.weights, x, label)
         self.seconds.append(perf_counter() - started)
+        self.losses.append(float(loss))
+        return list(gradients)
+
+    def step(self, gradients: list[Any], rate: float) -> None:
+        started = perf_counter()
+        for each in zip(self.weights, self.velocities, gradients, strict=True):
+            self.update(*each, rate)
+        self.seconds[-1] += perf_counter() - started
 
     def accuracy(self, x: Any, label: Any) -> float:
         """The share of digits that are read right."""
-        w1, b1, w2, b2, w3, b3, w4, b4 = self.weights
-        hidden = np.maximum(x @ w1 + b1, 0)
-        gate = 1 / (1 + np.exp(-(hidden @ w2 + b2)))
-        mixed = gate * np.maximum(hidden @ w3 + b3, 0) + (1 - gate) * hidden
-        return float(np.mean((mixed @ w4 + b4).argmax(axis=1) == label))
+        return float(np.mean(scores_of(self.weights, x).argmax(axis=1) == label))
 
 
 def new_weights(rng: np.random.Generator) -> list[Any]:
@@ -205,14 +185,24 @@ def main() -> None:
     unseen, seen = (x[:UNSEEN], label[:UNSEEN]), (x[UNSEEN:], label[UNSEEN:])
     weights = new_weights(rng)
     by_hand, graphs = trainings = [
-        Training(name, model, [weight.copy() for weight in weights])
-        for name, model in (("plain NumPy", ByHand()), ("graphs", ByGraphs()))
+        Training(gradients, update, [weight.copy() for weight in weights])
+        for gradients, update in (
+            (gradients_by_hand, update_by_hand),
+            (gradients_by_graph, update_by_graph),
+        )
     ]
     accuracies = []
+    apart, largest = np.zeros((2, len(weights)))  # of each gradient
     for step in range(1, arguments.steps + 1):
         rate = LEARNING_RATE * (1 - (step - 1) / arguments.steps)
-        for training in trainings[:: 1 if step % 2 else -1]:  # in turns
-            training.step(*seen, rate)
+        turns = trainings[:: 1 if step % 2 else -1]
+        found = {id(training): training.look(*seen) for training in turns}
+        gradients = found[id(graphs)]
+        for i, others in enumerate(found[id(by_hand)]):
+            apart[i] = max(apart[i], np.max(abs(gradients[i] - others)))
+            largest[i] = max(largest[i], np.max(abs(others)))
+        for training in turns:
+            training.step(gradients, rate)
         accuracies.append(graphs.accuracy(*unseen))
         if step % 50 == 0 or step == arguments.steps:
             print(
@@ -226,7 +216,11 @@ def main() -> None:
         w.tobytes() != v.tobytes() for w, v in zip(graphs.weights, by_hand.weights, strict=True)
     ):
         raise SystemExit("the weights differ")
+    rounding = np.max(apart / largest)
+    if not rounding < TOLERANCE:
+        raise SystemExit(f"the gradients differ by {rounding:.0e} of the largest element")
     print("all losses and weights are equal, bit for bit")
+    print(f"all gradients are equal to rounding, {rounding:.0e} of the largest element")
     plain, ours = (float(np.median(training.seconds)) for training in trainings)
     print(
         f"median step: plain NumPy {1e3 * plain:.1f} ms, graphs {1e3 * ours:.1f} ms: "

@@ -142,7 +142,17 @@ def test_public_names_are_documented(name):
 
 
 @pytest.mark.parametrize(
-    "module", ["about", "base", "config", "gradcheck", "graph.graph", "graph.rules", "reference"]
+    "module",
+    [
+        "about",
+        "base",
+        "config",
+        "gradcheck",
+        "graph.derivatives",
+        "graph.graph",
+        "graph.rules",
+        "reference",
+    ],
 )
 def test_examples_in_docstrings(module):
     # By its name in full: fastlayers.gradcheck is the function.

@@ -20,7 +20,7 @@ from .functions import add_backward as add_backward
 from .functions import multiply as multiply
 from .functions import multiply_backward as multiply_backward
 from .gradcheck import GradcheckError, gradcheck
-from .graph import Graph, define_gradients, graph_info
+from .graph import Graph, define_gradients, grad, graph_info, value_and_grad
 from .layers import AddLayer, MulLayer
 
 # Names that NumPy has are left out: ``from fastlayers import *`` must not hide them.
@@ -34,11 +34,13 @@ __all__ = [
     "define_gradients",
     "empty_cache",
     "get_num_threads",
+    "grad",
     "gradcheck",
     "graph_info",
     "recycling",
     "set_cache_limit",
     "set_num_threads",
+    "value_and_grad",
 ]
 
 __version__ = "0.1.0"  # the only place: pyproject.toml takes it from here

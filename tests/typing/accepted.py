@@ -182,6 +182,19 @@ def functions(f64: Float64s) -> None:
     assert_type(fastlayers.graph_info().passes, int)
 
 
+def transforms(f64: Float64s) -> None:
+    def loss(w: Float64s, x: Any) -> Any:
+        return (w * x).sum()
+
+    value, gradient = fastlayers.value_and_grad(loss)(f64, x=2.0)
+    total: Float64s = gradient + value
+    _, gradients = fastlayers.value_and_grad(loss, wrt=["w", "x"])(total, 2.0)
+    print(gradients.w, gradients.x)
+    fastlayers.value_and_grad(momentum, "w")(f64, f64, f64, 0.9, 0.1)
+    assert_type(fastlayers.grad(loss), Graph)
+    assert_type(fastlayers.grad(fastlayers.grad(loss, "w", "x")), Graph)
+
+
 def knobs(f64: Float64s) -> None:
     fastlayers.set_num_threads(fastlayers.get_num_threads())
     fastlayers.set_cache_limit(fastlayers.cache_info().limit)

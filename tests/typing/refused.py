@@ -51,6 +51,13 @@ def step(w: NDArray[np.float64], dw: NDArray[np.float64]) -> NDArray[np.float64]
     return w - dw
 
 
+def transforms(x: NDArray[np.float64]) -> None:
+    fastlayers.grad(x)  # type: ignore[arg-type]
+    fastlayers.grad(multiply, 0)  # type: ignore[arg-type]
+    fastlayers.value_and_grad(multiply, 0)  # type: ignore[arg-type]
+    fastlayers.value_and_grad(multiply, "x", "y")  # type: ignore[call-arg]
+
+
 def outputs(x: NDArray[np.float64]) -> None:
     multiply(x, x, out=1.0)  # type: ignore[call-overload]
     add(x, x, out=[1.0])  # type: ignore[call-overload]

@@ -616,7 +616,7 @@ class Graph(BaseLayer):
         inputs = self.inputs
         if wrt is None:
             return inputs
-        names = (wrt,) if isinstance(wrt, str) else tuple(wrt)
+        names = (wrt,) if isinstance(wrt, str | int) else tuple(wrt)  # a number is refused below
         if unknown := [name for name in names if name not in inputs]:
             raise ValueError(
                 f"{self._name} has no parameter {unknown[0]!r} to differentiate by; it has "

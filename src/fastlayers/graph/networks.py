@@ -678,7 +678,9 @@ class Networks:
         if douts is None:
             return None
         for place, one in zip(self._graph.outputs, douts, strict=True):
-            if type(one) is np.ndarray and one.shape != np.shape(known.get(place)):
+            if type(one) is np.ndarray and (
+                place not in known or one.shape != np.shape(known[place])
+            ):
                 return None
         given = (*operands, *douts, *[known[place] for place in self._kept])
         found = self._run_network("gradients", self._graph.inputs, kinds, given)
