@@ -136,7 +136,7 @@ def reductions(x, y):
 def test_rows_of_every_length(dtype):
     graph = Graph(reductions)
     for columns in [*range(1, 300), *range(500, 2100, 97), 4095, 4096, 4097]:
-        rows = max(1, 700 // columns)
+        rows = max(1, (700 if columns % 25 else 40_000) // columns)  # more than NumPy's buffer
         x, y = (normal((rows, columns), dtype, seed=columns + i) for i in range(2))
         same(graph(x, y), reductions(x, y))
 

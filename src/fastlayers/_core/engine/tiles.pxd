@@ -306,7 +306,10 @@ cdef inline Py_ssize_t row(
     cdef char *rest[MAX_OPERANDS]
     cdef int operand
     cdef Py_ssize_t head
-    if n < ALIGNED_ROW or job.chunks or job.program.results == 0 or strides[job.first_result] != job.item_bytes:
+    if (
+        n < ALIGNED_ROW or job.chunks or job.program.results == 0
+        or strides[job.first_result] != job.item_bytes
+    ):
         return run_span(job, workspace, data, n)
     head = (-<Py_ssize_t> data[job.first_result] & (CACHE_LINE - 1)) // job.item_bytes
     if head and run_span(job, workspace, data, head) < head:

@@ -6,8 +6,8 @@ from cpython.tuple cimport PyTuple_New
 from ..memory cimport free_block
 from ..program.operations cimport COLUMNS
 from ..program.program cimport (
-    BY_ROW, DROPPED, MAX_DIMS, MAX_INPUTS, MAX_RESULTS, MAX_SUBTREES, REPEATED, UNSERVED, WHOLE, DType, Job,
-    Layout, Program, Share,
+    BY_ROW, DROPPED, MAX_DIMS, MAX_INPUTS, MAX_RESULTS, MAX_SUBTREES, REPEATED, UNSERVED, WHOLE,
+    DType, Job, Layout, Program, Share,
 )
 from .dtypes cimport (
     Operand, array_dtype, describe, describe_shape, dtypes, has_axes, store_number,

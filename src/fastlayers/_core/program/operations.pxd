@@ -10,6 +10,8 @@ cdef enum:
     # A constant: how many columns the rows of a pass over whole rows have.
     COLUMNS = -0x40000000
 
-cdef int assemble(Program *program, tuple inputs, tuple results, list steps, dict layouts=*) except -1
+cdef int assemble(
+    Program *program, tuple inputs, tuple results, list steps, dict layouts=*
+) except -1
 cdef void find_dtypes(const Engine *engine) noexcept
 cdef void find_dtypes_of(Program *program) noexcept
