@@ -160,9 +160,9 @@ lint: $(VENV)/installed $(VENV)/group-lint $(VENV)/group-test $(VENV)/group-demo
 	$(BIN)/zizmor --quiet --offline .github
 
 # A build that counts how often each line is run: GCC's. Counts add up, so those of before go first.
-# NumPy does not resize arrays that coverage's tracer refers to, and the tracer is lost where Python's
-# allocations fail: those tests run without it.
-UNTRACED := resize or many_sizes or any_allocation_of_python
+# NumPy does not resize arrays that coverage's tracer refers to; the tracer is lost where Python's
+# allocations fail, and cannot start in a second interpreter: those tests run without it.
+UNTRACED := resize or many_sizes or any_allocation_of_python or another_interpreter
 coverage:
 	CC=gcc FASTLAYERS_COVERAGE=1 $(MAKE) VENV=build/venv-coverage covered
 
