@@ -8,7 +8,8 @@ PIP := $(BIN)/python -m pip --quiet
 BENCH := build/benchmarks
 BENCH_OPTIONS := --verbose --benchmark-storage=$(BENCH) --benchmark-quiet \
 	--benchmark-min-time=0.0001 --benchmark-max-time=0.75 --benchmark-min-rounds=10
-SOURCES := pyproject.toml setup.py README.md $(shell find src -type f -not -path '*/__pycache__/*')
+SOURCES := pyproject.toml setup.py README.md \
+	$(shell find src -type f -not -path '*/__pycache__/*' -not -path '*.egg-info/*')
 
 # What test-all looks for, with the oldest NumPy of which there are wheels for it.
 PYTHONS := 3.11:2.0.0 3.12:2.0.0 3.13:2.1.0 3.14:2.3.2
