@@ -8,7 +8,8 @@ PIP := $(BIN)/python -m pip --quiet
 BENCH := build/benchmarks
 BENCH_OPTIONS := --verbose --benchmark-storage=$(BENCH) --benchmark-quiet \
 	--benchmark-min-time=0.0001 --benchmark-max-time=0.75 --benchmark-min-rounds=10
-SOURCES := pyproject.toml setup.py README.md $(shell find src -type f -not -path '*/__pycache__/*')
+SOURCES := pyproject.toml setup.py README.md \
+	$(shell find src -type f -not -path '*/__pycache__/*' -not -path '*.egg-info/*')
 
 # What test-all looks for, with the oldest NumPy of which there are wheels for it.
 PYTHONS := 3.11:2.0.0 3.12:2.0.0 3.13:2.1.0 3.14:2.3.2
@@ -160,9 +161,9 @@ lint: $(VENV)/installed $(VENV)/group-lint $(VENV)/group-test $(VENV)/group-demo
 	$(BIN)/zizmor --quiet --offline .github
 
 # A build that counts how often each line is run: GCC's. Counts add up, so those of before go first.
-# NumPy does not resize arrays that coverage's tracer refers to, and the tracer is lost where Python's
-# allocations fail: those tests run without it.
-UNTRACED := resize or many_sizes or any_allocation_of_python
+# NumPy does not resize arrays that coverage's tracer refers to; the tracer is lost where Python's
+# allocations fail, and cannot start in a second interpreter: those tests run without it.
+UNTRACED := resize or many_sizes or any_allocation_of_python or another_interpreter
 coverage:
 	CC=gcc FASTLAYERS_COVERAGE=1 $(MAKE) VENV=build/venv-coverage covered
 

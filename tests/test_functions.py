@@ -8,6 +8,7 @@ import itertools
 import math
 import pickle
 import warnings
+from collections import OrderedDict, defaultdict
 from fractions import Fraction
 
 import mpmath
@@ -869,6 +870,37 @@ def test_trees_of_dicts():
     assert gradients.p["w"].shape == (3, 2)
     assert type(gradients.p["rest"]["scale"]) is float
     assert gradients.p["rest"]["scale"] == pytest.approx(np.sum(value) / 0.5)
+
+
+@pytest.mark.parametrize("kind", [dict, OrderedDict, functools.partial(defaultdict, list)])
+def test_gradients_are_dicts_of_the_kind_of_the_operands(kind):
+    p = kind({"w": some(3), "name": "first", "b": None})
+    found = Graph(lambda p: p["w"] * 2).value_and_grad(p)[1].p
+    assert type(found) is type(p)
+    assert getattr(found, "default_factory", None) is getattr(p, "default_factory", None)
+    assert (*found,) == (*p,)
+    same(found["w"], np.full(3, 2.0))
+    assert (found["name"], found["b"]) == ("first", None)
+
+
+def test_gradients_of_trees_into_trees_of_arrays():
+    p, x, out, other = {"w": some(3), "b": [some(3), 2.0]}, some(3), np.empty(3), np.empty(3)
+    graph = Graph(lambda p, x: p["w"] * x + p["b"][0] * p["b"][1])
+    graph.forward(p, x)
+    found = graph.backward(1, out=({"w": out, "b": None}, None))
+    both = graph.value_and_grad(p, x, out=(None, ({"w": None, "b": [other, None]}, None)))
+    assert found.p["w"] is out
+    assert both[1].p["b"][0] is other
+    for gradients in found, both[1]:
+        same(gradients.p["w"], x)
+        same(gradients.p["b"][0], np.full(3, 2.0))
+    for given, told in (
+        ([out], r"'out' for p must have its structure"),
+        ({"w": out, "c": None}, r"'out' for p has no 'b'"),
+        ({"w": out, "b": [None]}, r"'out' for p\['b'\] must have its structure"),
+    ):
+        with pytest.raises(ValueError, match=told):
+            graph.backward(1, out=(given, None))
 
 
 def test_second_derivative_of_trees():

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from copy import copy
 from numbers import Number
 from typing import Any
 
@@ -57,7 +58,9 @@ def filled(tree: Any, values: Iterator[Any]) -> Any:
     if is_leaf(tree):
         return next(values)
     if isinstance(tree, dict):
-        return type(tree)((key, filled(one, values)) for key, one in tree.items())
+        found = copy(tree)  # a defaultdict is not made of items alone
+        found.update((key, filled(one, values)) for key, one in tree.items())
+        return found
     if isinstance(tree, list | tuple):
         parts = [filled(one, values) for one in tree]
         return type(tree)(*parts) if hasattr(tree, "_fields") else type(tree)(parts)
