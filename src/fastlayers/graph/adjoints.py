@@ -81,7 +81,7 @@ def getitem_back(
         back = zeros(x, g)
         np.add.at(back, found, np.asarray(g))
     elif type(g) is np.ndarray:
-        back = np.zeros(x.shape, g.dtype)
+        back = np.zeros(np.shape(x), g.dtype)
         back[found] = g
     else:
         back = np.zeros_like(g, order="C", shape=np.shape(x))  # Dask's for Dask's
