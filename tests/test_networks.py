@@ -228,6 +228,31 @@ def test_operands_of_several_dtypes():
     assert_like_nodes(lambda x, i: np.sum((x * 2)[i] ** 2), x, labels)
 
 
+def logistic_regression(w, b, x, y):
+    z = x @ w + b
+    return np.mean(np.logaddexp(0, z) - y * z)
+
+
+@pytest.mark.parametrize("dtype", ["i8", "i4", "u1", "?"])
+def test_integers_and_bools_beside_floats(dtype):
+    x, y = normal((20, 3)), (np.arange(20) % 2).astype(dtype)
+    assert_like_nodes(logistic_regression, normal(3, seed=1), 0.5, x, y, passes=None)
+    if NATIVE:
+        before = fastlayers.graph_info()
+        Graph(logistic_regression)(normal(3), 0.0, x, y)
+        assert fastlayers.graph_info().nodes == before.nodes
+    for function in (
+        lambda y, x: np.sum(y + y * x[:, 0]),
+        lambda y, x: np.sum(y * y) + np.sum(x),
+        lambda y, x: (np.sum(x * 2), y),
+        lambda y, x: np.sum((y > 0) * x[:, 0]),
+        lambda y, x: np.sum(x[:, 0] / (2 + y)),
+    ):
+        assert_like_nodes(function, y, x)
+    single = x.astype("f4")
+    assert_like_nodes(lambda y, x: np.sum(x[:, 0] * y), y, single)
+
+
 WARNING = {
     "divide": lambda x: np.sum(1 / (x - x)),
     "invalid": lambda x: np.log(x - x.max(axis=1, keepdims=True)).sum(axis=1),
@@ -248,6 +273,26 @@ def test_warns_as_numpy_does(name, mode):
         return result, [str(one.message) for one in caught]
 
     assert called(Graph(function)) == called(NodesGraph(function))
+
+
+def test_backward_that_warns_has_the_values_of_forward():
+    """Its nodes are run one by one then, with what forward has kept."""
+    x = np.where(normal((4, 5)) > 1, np.inf, normal((4, 5), seed=1))
+    function = lambda x: np.std(x, axis=-2, keepdims=True) * np.tanh(x)  # noqa: E731
+    graphs = Graph(function), NodesGraph(function)
+    with np.errstate(all="ignore"):
+        for graph in graphs:
+            graph.forward(x)
+    with np.errstate(all="warn"), warnings.catch_warnings(record=True) as caught:
+        warnings.simplefilter("always")
+        found, expected = (tuple(graph.backward(x)) for graph in graphs)
+    same(found, expected)
+    assert caught
+
+
+def test_gradients_of_ones_lie_as_the_value_does():
+    x, y = np.asfortranarray(normal((5, 6, 7))), normal((5, 6, 7), seed=1)
+    assert_like_nodes(lambda a, x, y: (np.dot(a, x), np.arcsin(y / 9)), -1.25, x, y)
 
 
 def test_a_variance_of_too_few_warns_once():

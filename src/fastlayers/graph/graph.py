@@ -15,7 +15,7 @@ from .attribution import AtUsersLine
 from .blocks import Task, are_in_blocks, in_blocks
 from .gradients import graph_of_gradients
 from .interpreter import differentiate_nodes, reached
-from .networks import Networks, is_cut, is_network
+from .networks import SHAPES, Networks, is_cut, is_network
 from .nodes import Nodes
 from .operations import FUNCTIONS, OPERATIONS, WARNING, Operations, scalar
 from .picture import MOST_NODES, Drawing
@@ -342,7 +342,7 @@ class Graph(BaseLayer):
         if (on := self._on_trees) is not None:
             return on.gradients(self.inputs, on.graph.backward(dout, on.outs(self.inputs, out)))
         names = self._nodes.inputs
-        if self._networks and self._known:
+        if self._networks and self._known and SHAPES in self._known:
             found = self._networks.gradients(operands, dout, self._known)
             if found:
                 return gradients_of(names, stored(found, self._outs(out, names, values=False)))

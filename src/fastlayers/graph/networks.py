@@ -20,7 +20,7 @@ from .. import core
 from ..base import Placeholder
 from . import adjoints
 from .gradients import GRADIENT, graph_of_both, simplified
-from .interpreter import Request, without_memory
+from .interpreter import Request, reached, without_memory
 from .nodes import Node, Nodes
 from .operations import OPERATIONS, SHAPED, Operations
 from .planner import entry
@@ -91,6 +91,11 @@ KEEPING = REDUCTIONS - {"any", "all"} | {
     *("expand_dims", "swapaxes", "moveaxis", "flip", "roll", "triu", "tril", "diag", "trace"),
     *("getitem", "take", "take_along_axis", "split", "repeat", "tile", "concatenate", "stack"),
     *("vstack", "hstack"),
+}
+# Beside floats, NumPy casts an operand of theirs to floats, whatever they do then.
+CASTING = {
+    *("multiply", "add", "subtract", "divide", "maximum", "minimum", "logaddexp"),
+    *("np.multiply", "np.add", "np.subtract", "np.divide"),
 }
 # They make arrays in the memory order of others.
 IN_ORDER = {"ones_like", "full_like", "np.zeros_like", "zeros_like", "broadcast_to"}
@@ -187,6 +192,34 @@ class Facts:
                     self.scalars.add(place)
             elif node.operation in SHAPED and node.operands[-1] in self.scalars:
                 self.scalars.add(place)
+
+
+def castable(graph: Nodes) -> set[int]:
+    """The inputs that may be integers or bools, cast to the dtype of floats before they are read.
+
+    All that reads them casts them, and their gradients are floats.
+    """
+    found = set(range(len(graph.inputs))) - set(graph.outputs)
+    for node in graph.nodes:
+        if node.operation not in CASTING:
+            found.difference_update(node.operands)
+    floats = Facts(graph, (), found).floats
+    while True:
+        kept = {
+            place
+            for place in found
+            if not reached(graph, [place]).isdisjoint(graph.outputs)
+            and all(
+                not floats.isdisjoint(node.operands)
+                for node in graph.nodes
+                if place in node.operands
+            )
+        }
+        # The others are floats, or nothing is cast.
+        others = Facts(graph, (), kept).floats
+        if kept == found and others == floats:
+            return found
+        found, floats = kept, others
 
 
 class Instruction(NamedTuple):
@@ -318,11 +351,10 @@ class Network:
     def _plan(self) -> None:
         nodes = self.graph.nodes
         pending = sorted(self._calls)
-        wanted = [place for place in self.graph.outputs if place not in self._calls]
         while True:
             while self._make_calls(pending):
-                pending = [place for place in pending if place not in self._at_hand]
-            wanted = [place for place in wanted if place not in self._at_hand]
+                pending = sorted(self._calls - self._at_hand)
+            wanted = [place for place in self.graph.outputs if place not in self._at_hand]
             targets = []
             for place in pending:
                 like = nodes[place].like
@@ -334,6 +366,9 @@ class Network:
                         if i not in like or not self._can_be_shaped(place, operand)
                     ]
             targets += [place for place in wanted if self._missing([place]) is not None]
+            if len(self._calls - self._at_hand) > len(pending):
+                pending = sorted(self._calls - self._at_hand)
+                continue
             targets = [one for one in dict.fromkeys(targets) if one not in self._at_hand]
             if not targets:
                 break
@@ -424,6 +459,9 @@ class Network:
             place = stack.pop()
             if place in self._at_hand or place in found:
                 continue
+            node = self.graph.nodes[place]
+            if node.operation in IN_ORDER and node.operands[-1] in self._at_hand:
+                self._calls.add(place)  # a pass would not look at it, nor at its order
             if place in self._calls:
                 return None
             found.add(place)
@@ -621,6 +659,10 @@ def shaped(*values: Any) -> Any:
     return without_memory(np.broadcast_to(np.zeros((), dtype), shape))
 
 
+# Among what is kept, the shapes of the outputs.
+SHAPES = -1
+
+
 class Networks:
     """A graph as networks: of its value, of its gradients, and of both.
 
@@ -636,6 +678,7 @@ class Networks:
         self._graph, self._run = graph, run
         facts = Facts(graph)
         self._indices = facts.indices
+        self._cast = castable(graph)
         self._facts: dict[tuple[int, ...], Facts] = {}  # by the operands that are numbers
         # What passes compute again is not kept from value to gradient.
         self._kept = [
@@ -652,35 +695,32 @@ class Networks:
 
     def values(self, operands: tuple[Any, ...]) -> list[Any] | None:
         """The outputs' values; None where the nodes are to be run one by one."""
-        kinds = self._kinds(operands)
+        operands, kinds = self._kinds(operands)
         found = self._run_network("values", (), kinds, operands)
         return found and apart(found[: len(self._graph.outputs)], operands)
 
     def forward(self, operands: tuple[Any, ...]) -> tuple[list[Any], dict[int, Any]] | None:
         """The values, and what `gradients` needs of others."""
-        kinds = self._kinds(operands)
+        operands, kinds = self._kinds(operands)
         found = self._run_network("forward", (), kinds, operands)
         if found is None:
             return None
         count = len(self._graph.outputs)
         known = dict(zip(self._kept, found[count:], strict=False))
         values = apart(found[:count], [*operands, *known.values()])
-        for place, value in zip(self._graph.outputs, values, strict=True):
-            known.setdefault(place, without_memory(value))
+        known[SHAPES] = tuple(map(np.shape, values))
         return values, known
 
     def gradients(
         self, operands: tuple[Any, ...], dout: Any, known: Mapping[int, Any]
     ) -> list[Any] | None:
         """The gradients by all operands, given what `forward` kept."""
-        kinds = self._kinds(operands)
+        operands, kinds = self._kinds(operands)
         douts = self._douts(dout, kinds)
         if douts is None:
             return None
-        for place, one in zip(self._graph.outputs, douts, strict=True):
-            if type(one) is np.ndarray and (
-                place not in known or one.shape != np.shape(known[place])
-            ):
+        for shape, one in zip(known[SHAPES], douts, strict=True):
+            if type(one) is np.ndarray and one.shape != shape:
                 return None
         given = (*operands, *douts, *[known[place] for place in self._kept])
         found = self._run_network("gradients", self._graph.inputs, kinds, given)
@@ -690,7 +730,7 @@ class Networks:
         self, operands: tuple[Any, ...], dout: Any, names: tuple[str, ...]
     ) -> list[Any] | None:
         """The values, then the gradients by ``names``."""
-        kinds = self._kinds(operands)
+        operands, kinds = self._kinds(operands)
         douts = self._douts(dout, kinds)
         if douts is None:
             return None
@@ -703,9 +743,13 @@ class Networks:
                 return None
         return apart(found[: len(douts) + len(names)], given)
 
-    def _kinds(self, operands: Sequence[Any]) -> Any:
-        """The one dtype of all operands but numbers, and which are numbers; None if not served."""
+    def _kinds(self, operands: tuple[Any, ...]) -> tuple[tuple[Any, ...], Any]:
+        """The operands, cast where NumPy would, and their kinds.
+
+        These are the one dtype of all but numbers, and which are numbers; None if not served.
+        """
         found = None
+        cast = []
         numbers = []
         indices = self._indices
         for place, one in itertools.chain(enumerate(operands), self._outside):
@@ -713,19 +757,31 @@ class Networks:
                 dtype = one.dtype
                 if place in indices and dtype.kind in "iub":
                     continue
+                if dtype.kind in "iub" and place in self._cast and one.size:
+                    cast.append(place)
+                    continue
                 if dtype.char not in "fd" or not one.size or not dtype.isnative:
-                    return refused("dtype")
+                    return operands, refused("dtype")
             elif type(one) in (int, float):
                 numbers.append(place)
                 continue
             elif type(one) in (np.float32, np.float64):
                 dtype = one.dtype
             else:
-                return refused("operand") if not isinstance(one, Placeholder) else None
+                return operands, None if isinstance(one, Placeholder) else refused("operand")
             if found is not dtype and found is not None:
-                return refused("dtype")
+                return operands, refused("dtype")
             found = dtype
-        return None if found is None else (found, tuple(numbers))
+        if found is None:
+            return operands, None
+        if cast:
+            if any(np.result_type(operands[place], found) != found for place in cast):
+                return operands, refused("dtype")
+            given = list(operands)
+            for place in cast:
+                given[place] = given[place].astype(found)
+            operands = tuple(given)
+        return operands, (found, tuple(numbers))
 
     def _facts_of(self, numbers: tuple[int, ...]) -> Facts:
         if numbers not in self._facts:
@@ -799,7 +855,7 @@ class Networks:
         return Network(both, self._run, quiet, scalars, numbers)
 
 
-def refused(reason: str) -> None:
+def refused(reason: str) -> Any:
     """Count a call whose nodes are run one by one."""
     count_outcome(reason)
 
