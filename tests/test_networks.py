@@ -219,6 +219,15 @@ def test_what_is_reduced_may_be_repeated(name):
         assert_like_nodes(function, x, r, 3.0, dout=dout)
 
 
+def test_outputs_of_a_graph_that_waits_for_shapes():
+    x, value, gradient = normal((4, 3)), np.empty(3), np.empty((4, 3))
+    graph = Graph(lambda x: np.sum(x * x, axis=0) / x.shape[0])
+    found, gradients = graph.value_and_grad(x, out=(value, (gradient,)))
+    assert found is value
+    assert gradients.x is gradient
+    same((value, gradient), (np.sum(x * x, axis=0) / 4, graph.value_and_grad(x)[1].x))
+
+
 def test_operands_of_several_dtypes():
     x, t = normal((6, 4), "f4"), np.eye(6, 4)
     assert_like_nodes(softmax_loss, x, t)

@@ -48,6 +48,7 @@ def operands(rows: int) -> SimpleNamespace:
         stepped=array(layout="stepped"),
         reversed=array(layout="reversed"),
         row=np.arange(float(COLUMNS)),
+        weights=np.eye(COLUMNS) / 8,
         column=np.ones((rows, 1)),
         short=array().reshape(-1, 4),
         short_row=np.ones(4),
@@ -106,6 +107,25 @@ def several_passes(x, y):
     for _ in range(20):
         x = y * x + y * y - x
     return x * y
+
+
+@fastlayers.Graph
+def network(x, w, gamma):
+    """Rows that are reduced and expanded, between products; and a loss that is added up."""
+    scores = np.tanh(x @ w) * gamma
+    away = scores - np.max(scores, axis=1, keepdims=True)
+    log = away - np.log(np.sum(np.exp(away), axis=1, keepdims=True))
+    return np.mean(log * scores), log.var(axis=-1)
+
+
+@fastlayers.Graph
+def squared(x, y):
+    return np.mean((x - y) ** 2), np.sum(x[1:] - x[:-1])
+
+
+def network_step(graph, *operands):
+    graph.forward(*operands)
+    return graph.backward(1)
 
 
 def graph_step(*operands, dout):
@@ -198,6 +218,14 @@ FALLEN_THROUGH = {
     "a graph stopped in place": lambda o: muted(
         GRAPH, o.huge, o.huge, o.infinite, 1.0, out=o.infinite
     ),
+    "a network": lambda o: network.value_and_grad(o.x, o.weights, 1.5)[1],
+    "a network of short rows": lambda o: network.value_and_grad(o.short, o.weights[:4, :9], 0.5)[1],
+    "a network's step": lambda o: network_step(network, o.x, o.weights, 1.5),
+    "sums of all": lambda o: squared.value_and_grad(o.x, o.y)[1],
+    "sums of all, a step": lambda o: network_step(squared, o.stepped, o.y),
+    "a network that warns": lambda o: muted(network.value_and_grad, o.huge, o.weights * 1e9, 1.5)[
+        1
+    ],
     "a graph's step": lambda o: graph_step(o.x, o.y, o.level, o.number, dout=o.x),
     "overflow": lambda o: without_warnings(multiply, o.huge, o.huge),
     "recycling": lambda o: recycled(np.add, o.complex, o.complex),
@@ -220,6 +248,7 @@ FAILING = {
     "out, no pair": lambda o: multiply_backward(o.x, o.y, o.x, out=(o.out,)),
     "out, its second": lambda o: multiply_backward(o.x, o.y, o.x, out=(o.out, o.readonly)),
     "out, none for its first": lambda o: add_backward(o.x, out=(None, o.wrong_shape)),
+    "a product that does not fit": lambda o: network(o.x, o.x[:, 1:], 1.5),
     "shapes in a graph": lambda o: GRAPH(o.x, o.y, o.wrong_shape, 1.0),
     "out of a graph": lambda o: GRAPH(o.x, o.y, o.level, 1.0, out=o.wrong_shape),
     "overflow raised": lambda o: raising(multiply, o.huge, o.huge),

@@ -33,6 +33,7 @@ CAST = {"summed by NumPy", "complex", "mixed", "byte-swapped", "unaligned"}
 CAST |= {"a graph of what is mixed"}
 # And where a difference is broadcast, which graphs leave to NumPy: `x - row` alone crashes.
 CAST |= {"a graph with out"}
+CAST |= {"a network", "a network of short rows", "a network's step", "a network that warns"}
 CAST |= {ERROR + "overflow warned of by NumPy"}
 if np.lib.NumpyVersion(np.__version__) < "2.3.0":
     # There even where the cast is refused in the end.

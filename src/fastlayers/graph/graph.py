@@ -393,8 +393,10 @@ class Graph(BaseLayer):
             if by not in self._both_by:
                 self._both_by[by] = entry_of(self._nodes, self._operations, True, by)
             entry = self._both_by[by]
-        names = self._named(wrt) if out is not None else ()
-        both = self._tried(entry, operands, dout, self._outs(out, names))
+        both = None
+        if entry:
+            names = self._named(wrt) if out is not None else ()
+            both = self._tried(entry, operands, dout, self._outs(out, names))
         if both is None or both is WARNS:
             return self._value_and_grad_nodes(operands, dout, wrt, out, both is WARNS)
         return both  # type: ignore[no-any-return]
