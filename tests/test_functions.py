@@ -1141,6 +1141,16 @@ def test_a_number_has_no_parts():
         assert (found.exception, found.result) == (expected.exception, expected.result)
 
 
+def test_bools_in_place_stay_bools():
+    def function(x):
+        mask = x > 0
+        mask *= x
+        return x
+
+    with pytest.raises(TypeError, match="Cannot cast ufunc 'multiply' output"):
+        Graph(function)(np.ones(3))
+
+
 def test_dtypes_of_assignment():
     def function(x, z):
         y = x.copy()

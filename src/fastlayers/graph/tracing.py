@@ -210,7 +210,8 @@ class Builder(dict[str, Callable[..., Any]]):
         step = row.step or operation
         values = [self.value_of(operand) for operand in operands]
         shape = together(value.shape for value in values)
-        if options or (row.in_place and values[0].shape != shape):
+        whole = values[0].shape == shape and values[0].place not in self.bools
+        if options or (row.in_place and not whole):
             raise Unserved(f"{operation}, whose value may have another dtype or shape")
         if shape == NUMBER and row.python:
             return self._noted("number", operation, values, shape)
