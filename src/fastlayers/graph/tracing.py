@@ -36,7 +36,7 @@ WEIGHT = 20
 CHEAP_WEIGHT = 4
 CHEAP = {
     *("divide", "sqrt", "square", "reciprocal", "absolute", "fabs", "sign", "copysign"),
-    *("maximum", "minimum", "fmax", "fmin", "clip", "floor", "ceil", "trunc", "rint"),
+    *("maximum", "minimum", "clip", "floor", "ceil", "trunc", "rint"),
     *("less", "less_equal", "greater", "greater_equal", "equal", "not_equal", "signbit"),
     *("isnan", "isinf", "isfinite", "logical_and", "logical_or", "logical_xor", "logical_not"),
     *("bitwise_and", "bitwise_or", "bitwise_xor", "invert", "degrees", "radians"),
@@ -308,13 +308,18 @@ class Builder(dict[str, Callable[..., Any]]):
         return value.shape == NUMBER and all(one in (int, float) for one in numbers)
 
 
+# What these make of an element depends on where it is: `power` looks at strides, and of signalling
+# NaN the other two make a number in a vector, but NaN in what is left at an array's end.
+BY_PLACE = {"power", "fmax", "fmin"}
+
+
 def ufunc_of(step: str) -> Any:
     """The ufunc that computes what a step does, or None."""
     row = OPERATIONS[step]
     ufunc = row.ufunc or (OPERATIONS[f"np.{step}"].ufunc if row.operator else None)
     if ufunc is None and isinstance(row.plain, OfScipy):
         ufunc = row.plain.ufunc()
-    served = isinstance(ufunc, np.ufunc) and ufunc.signature is None and step != "power"
+    served = isinstance(ufunc, np.ufunc) and ufunc.signature is None and step not in BY_PLACE
     return ufunc if served else None
 
 
