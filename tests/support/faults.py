@@ -39,6 +39,9 @@ if np.lib.NumpyVersion(np.__version__) < "2.3.0":
     # There even where the cast is refused in the end.
     CAST |= {ERROR + "out of another dtype", ERROR + "out, its second"}
 
+# NumPy's memory for writing floats is a thread's own: without it the C library ends the process.
+repr(np.float64(0.1))
+
 NUMPYS_HANDLER = memory.set_handler(memory.recycling_handler())
 memory.set_handler(NUMPYS_HANDLER)
 

@@ -360,9 +360,9 @@ def matmul_back_first(
     if np.ndim(y) == 1:
         if np.ndim(x) == 1:
             return run["multiply"](g, y)
-        return _summed(run["matmul"](np.expand_dims(g, -1), np.expand_dims(y, 0)), x)
+        return _summed(run["matmul"](g[..., None], np.expand_dims(y, 0)), x)
     if np.ndim(x) == 1:
-        return _summed(np.squeeze(run["matmul"](np.expand_dims(g, -2), _transposed(y)), -2), x)
+        return _summed(run["matmul"](g[..., None, :], _transposed(y))[..., 0, :], x)
     return _summed(run["matmul"](g, _transposed(y)), x)
 
 
@@ -373,9 +373,9 @@ def matmul_back_second(
     if np.ndim(x) == 1:
         if np.ndim(y) == 1:
             return run["multiply"](g, x)
-        return _summed(run["matmul"](np.expand_dims(x, -1), np.expand_dims(g, -2)), y)
+        return _summed(run["matmul"](np.expand_dims(x, -1), g[..., None, :]), y)
     if np.ndim(y) == 1:
-        return _summed(np.squeeze(run["matmul"](_transposed(x), np.expand_dims(g, -1)), -1), y)
+        return _summed(run["matmul"](_transposed(x), g[..., None])[..., 0], y)
     return _summed(run["matmul"](_transposed(x), g), y)
 
 
@@ -475,6 +475,8 @@ def _transposed(x: Any) -> Any:
 
 def _summed(gradient: Any, like: Any) -> Any:
     """Summed over the axes along which an operand was broadcast."""
+    if np.shape(gradient) == np.shape(like):
+        return gradient
     lead = np.ndim(gradient) - np.ndim(like)
     shape = (1,) * lead + np.shape(like)
     axes = tuple([i for i, n in enumerate(shape) if n == 1 != np.shape(gradient)[i]])

@@ -6,6 +6,7 @@ computed at once: that is a pass over memory. All else is a call between passes.
 
 from __future__ import annotations
 
+import functools
 from collections import defaultdict
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any, NamedTuple
@@ -187,6 +188,8 @@ def schedule(builder: Builder) -> list[Part]:
     """
     available = {*range(len(builder.inputs)), *builder.constants, *builder.length_of_rows}
     pending = list(builder.notes)
+    if not {"sum", "reduce"}.isdisjoint(note.kind for note in pending):
+        pending = [as_call(note, builder) if note.kind == "total" else note for note in pending]
     parts = []
     while pending:
         notes = _ready(pending, available)
@@ -197,6 +200,13 @@ def schedule(builder: Builder) -> list[Part]:
         pending = [note for note in pending if id(note) not in taken]
         parts.append(Part(notes))
     return parts
+
+
+def as_call(total: Note, builder: Builder) -> Note:
+    """A sum of all elements that are stored, since its pass adds up others in another order."""
+    if builder.shapes[total.reads[0]] != FULL:
+        raise Unserved("a sum of a number that was only thought of as an array")
+    return total._replace(kind="call", operation="sum")
 
 
 def _ready(pending: Sequence[Note], available: set[int]) -> list[Note]:
@@ -424,9 +434,14 @@ class Plan:
     def _add_call(self, operation: str, reads: Sequence[int], place: int) -> None:
         if any(read not in self._index for read in reads):
             raise Unserved("a value that exists in passes alone")
-        # An error where it would warn: who runs the nodes one by one warns, and once.
-        modes: Any = {"all": "ignore" if place in self._silent else "raise"}
-        function = np.errstate(**modes)(self._run_by[operation])
+        function = self._run_by[operation]
+        if operation == "sum":  # part of a network, which has seen to what NumPy would warn of
+            function = functools.partial(np.add.reduce, axis=None)
+            self._new.add(place)
+        else:
+            # An error where it would warn: who runs the nodes one by one warns, and once.
+            modes: Any = {"all": "ignore" if place in self._silent else "raise"}
+            function = np.errstate(**modes)(function)
         self._add((function, [self._index[read] for read in reads], False), reads, [place])
 
     def _add_passes(self, part: Part) -> None:
@@ -469,8 +484,6 @@ class Plan:
         if all(one.unit for one in results):
             raise Unserved("nothing to compute")
         asked = {one.value for one in results if one.value is not None}
-        if totals and (any(one.like is not None for one in results) or part.of_rows):
-            raise Unserved("a sum of all elements beside others")
         numbers = {place for place in read if not Value(place, builder.shapes[place]).has_axes}
         if not part.of_rows:
             steps = joined(steps, numbers, asked)

@@ -404,7 +404,7 @@ def _sum(builder: Builder, x: Any, axis: Any = None, keepdims: bool = False) -> 
         raise Unserved("a sum of bools, which is a number")
     if axis is None and not keepdims:
         if value.shape != FULL:
-            raise Unserved("a sum of what is repeated")
+            return builder.call("sum", [value], SCALAR)
         name = builder.reducing(np.add)
         result = builder.new(SCALAR)
         builder.notes.append(Note("total", name, (value.place,), result.place, FULL))
