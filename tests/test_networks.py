@@ -262,6 +262,31 @@ def test_integers_and_bools_beside_floats(dtype):
     assert_like_nodes(lambda y, x: np.sum(x[:, 0] * y), y, single)
 
 
+CAST = {  # of a float64 and of a lesser dtype, which is cast wherever it is read
+    "product": lambda x, y: x * y,
+    "the other way": lambda x, y: y * x + x,
+    "mask": lambda x, y: np.where(x > y, np.exp(x) * y, 0),
+    "quotient": lambda x, y: np.maximum(x, y) - x / (x * x + 1) - y / x,
+}
+
+
+@pytest.mark.parametrize("dtype", ["i8", "i4", "u1", "?", "f4", "f2"])
+@pytest.mark.parametrize("name", CAST)
+def test_lesser_dtypes_in_one_pass(name, dtype):
+    x = np.abs(normal((40, 3))) + 1
+    y = np.arange(120).reshape(40, 3).astype(dtype)
+    assert_like_nodes(CAST[name], x, y, passes=1)
+    assert_like_nodes(CAST[name], x.T, y[:3].T.copy("F")[:, :1], passes=None)
+    assert_like_nodes(CAST[name], x, np.broadcast_to(y[0], y.shape))
+
+
+def test_a_scalar_of_a_wider_dtype():
+    x = normal(50, "f4")
+    assert_like_nodes(lambda x, y: x * y - x, x, np.float64(1.1), passes=1)
+    assert_like_nodes(lambda x, y: np.exp(x) * y, x, np.float64(1.1))  # NumPy's in float32
+    assert_like_nodes(lambda x, y: (x + y, x * 2), x, normal(50))
+
+
 WARNING = {
     "divide": lambda x: np.sum(1 / (x - x)),
     "invalid": lambda x: np.log(x - x.max(axis=1, keepdims=True)).sum(axis=1),

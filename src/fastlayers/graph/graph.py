@@ -15,7 +15,7 @@ from .attribution import AtUsersLine
 from .blocks import Task, are_in_blocks, in_blocks
 from .gradients import graph_of_gradients
 from .interpreter import differentiate_nodes, reached
-from .networks import SHAPES, Networks, is_cut, is_network
+from .networks import SHAPES, Networks, is_one_plan, may_be_network
 from .nodes import Nodes
 from .operations import FUNCTIONS, OPERATIONS, WARNING, Operations, scalar
 from .picture import MOST_NODES, Drawing
@@ -154,14 +154,15 @@ class Graph(BaseLayer):
         self._kept: tuple[Any, ...] | None = None
         self._known: Mapping[int, Any] | None = None
         planned = self._operations is FUNCTIONS and core.passes is not None and bool(nodes.nodes)
-        cut = any(is_cut(node) or node.operation == "constant" for node in nodes.nodes)
-        network = planned and is_network(nodes)
+        one_plan = planned and is_one_plan(nodes)
+        network = planned and may_be_network(nodes)
         self._networks = Networks(nodes, FUNCTIONS) if network else None
-        self._stages = Stages(nodes, FUNCTIONS if planned and cut and not network else None)
+        stages = planned and not network and not one_plan
+        self._stages = Stages(nodes, FUNCTIONS if stages else None)
         # What a graph that is one plan is called by: the compiled methods find most of it here.
         self._entries: tuple[Any, ...] = (None,) * 3
         self._both_by: dict[tuple[str, ...], Any] = {}
-        if planned and not cut:
+        if one_plan:
             self._entries = (
                 entry_of(nodes, FUNCTIONS),
                 entry_of(nodes, FUNCTIONS, False, nodes.inputs),
@@ -422,7 +423,7 @@ class Graph(BaseLayer):
             )
         names = self._named(wrt)
         if (on := self._on(operands)) is not None:
-            if on.plain and on.graph._networks:  # what it would do, without asking its plans
+            if on.plain and not on.graph._entries[BOTH]:  # what it would do, without asking them
                 return on.graph._value_and_grad_nodes(operands, dout, wrt, out, False)  # type: ignore[no-any-return]
             if out is not None:
                 value, gradients = _pair_of_outs(out)

@@ -58,12 +58,13 @@ def is_cut(node: Node) -> bool:
     return not OPERATIONS[node.operation].elementwise and node.operation not in SHAPED
 
 
-def is_network(graph: Nodes) -> bool:
-    """Whether a graph is not one plan, and yet may be run by networks."""
-    operations = {node.operation for node in graph.nodes}
-    return operations.isdisjoint({"layer", *TELLING}) and (
-        "constant" in operations or any(map(is_cut, graph.nodes))
-    )
+def is_one_plan(graph: Nodes) -> bool:
+    """Whether a graph is a single pass, or a few without calls, on operands that suit it."""
+    return not any(is_cut(node) or node.operation == "constant" for node in graph.nodes)
+
+
+def may_be_network(graph: Nodes) -> bool:
+    return {"layer", *TELLING}.isdisjoint(node.operation for node in graph.nodes)
 
 
 def may_be_of_rows(node: Node) -> bool:
@@ -96,6 +97,7 @@ KEEPING = REDUCTIONS - {"any", "all"} | {
 CASTING = {
     *("multiply", "add", "subtract", "divide", "maximum", "minimum", "logaddexp"),
     *("np.multiply", "np.add", "np.subtract", "np.divide"),
+    *("less", "less_equal", "greater", "greater_equal", "equal", "not_equal"),
 }
 # They make arrays in the memory order of others.
 IN_ORDER = {"ones_like", "full_like", "np.zeros_like", "zeros_like", "broadcast_to"}
@@ -194,32 +196,18 @@ class Facts:
                 self.scalars.add(place)
 
 
-def castable(graph: Nodes) -> set[int]:
-    """The inputs that may be integers or bools, cast to the dtype of floats before they are read.
+def are_castable(graph: Nodes, places: tuple[int, ...]) -> bool:
+    """Whether inputs of lesser dtypes may be cast to that of the others before they are read.
 
-    All that reads them casts them, and their gradients are floats.
+    So they may if all that reads them casts them: then their gradients are of that dtype, too.
     """
-    found = set(range(len(graph.inputs))) - set(graph.outputs)
-    for node in graph.nodes:
-        if node.operation not in CASTING:
-            found.difference_update(node.operands)
-    floats = Facts(graph, (), found).floats
-    while True:
-        kept = {
-            place
-            for place in found
-            if not reached(graph, [place]).isdisjoint(graph.outputs)
-            and all(
-                not floats.isdisjoint(node.operands)
-                for node in graph.nodes
-                if place in node.operands
-            )
-        }
-        # The others are floats, or nothing is cast.
-        others = Facts(graph, (), kept).floats
-        if kept == found and others == floats:
-            return found
-        found, floats = kept, others
+    readers = [node for node in graph.nodes if not set(places).isdisjoint(node.operands)]
+    floats = Facts(graph, (), places).floats
+    return (
+        set(places).isdisjoint(graph.outputs)
+        and all(not reached(graph, [place]).isdisjoint(graph.outputs) for place in places)
+        and all(one.operation in CASTING and floats.intersection(one.operands) for one in readers)
+    )
 
 
 class Instruction(NamedTuple):
@@ -691,10 +679,9 @@ class Networks:
 
     def __init__(self, graph: Nodes, run: Operations) -> None:
         self._graph, self._run = graph, run
-        facts = Facts(graph)
-        self._indices = facts.indices
-        self._cast = castable(graph)
         self._facts: dict[tuple[int, ...], Facts] = {}  # by the operands that are numbers
+        self._castable: dict[tuple[int, ...], bool] = {}  # by the operands that are to be cast
+        self._one_plan = is_one_plan(graph)
         # What passes compute again is not kept from value to gradient.
         self._kept = [
             place
@@ -705,7 +692,7 @@ class Networks:
         self._outside = [
             (place, node.detail)
             for place, node in enumerate(graph.nodes)
-            if node.operation == "constant" and place not in facts.indices
+            if node.operation == "constant"
         ]
 
     def values(self, operands: tuple[Any, ...]) -> list[Any] | None:
@@ -763,40 +750,67 @@ class Networks:
 
         These are the one dtype of all but numbers, and which are numbers; None if not served.
         """
-        found = None
+        widest = None
+        floats = []
         cast = []
         numbers = []
-        indices = self._indices
+        indices = self._facts_of(()).indices
         for place, one in itertools.chain(enumerate(operands), self._outside):
             if type(one) is np.ndarray:
                 dtype = one.dtype
-                if place in indices and dtype.kind in "iub":
+                if dtype.kind in "iub":
+                    if place not in indices:
+                        cast.append(place)
                     continue
-                if dtype.kind in "iub" and place in self._cast and one.size:
-                    cast.append(place)
-                    continue
-                if dtype.char not in "fd" or not one.size or not dtype.isnative:
-                    return operands, refused("dtype")
+                if dtype.char not in "efd" or not one.size or not dtype.isnative:
+                    return operands, self._refused("dtype")
             elif type(one) in (int, float):
                 numbers.append(place)
                 continue
             elif type(one) in (np.float32, np.float64):
                 dtype = one.dtype
             else:
-                return operands, None if isinstance(one, Placeholder) else refused("operand")
-            if found is not dtype and found is not None:
-                return operands, refused("dtype")
-            found = dtype
-        if found is None:
+                return operands, None if isinstance(one, Placeholder) else self._refused("operand")
+            floats.append((place, dtype))
+            if widest is None or dtype.itemsize > widest.itemsize:
+                widest = dtype
+        if widest is None:
             return operands, None
+        cast += [place for place, dtype in floats if dtype != widest]
         if cast:
-            if any(np.result_type(operands[place], found) != found for place in cast):
-                return operands, refused("dtype")
+            if widest.char == "e" or not self._may_cast(operands, tuple(cast), widest):
+                return operands, self._refused("dtype")
+            if self._one_plan:
+                count_outcome("dtype", -1)  # what the plan has said of them
             given = list(operands)
             for place in cast:
-                given[place] = given[place].astype(found)
+                given[place] = given[place].astype(widest)
             operands = tuple(given)
-        return operands, (found, tuple(numbers))
+        elif self._one_plan:  # which was tried before
+            return operands, None
+        return operands, (widest, tuple(numbers))
+
+    def _refused(self, reason: str) -> Any:
+        """Count a call whose nodes are run one by one."""
+        if not self._one_plan:
+            count_outcome(reason)
+
+    def _may_cast(
+        self, operands: tuple[Any, ...], places: tuple[int, ...], dtype: np.dtype
+    ) -> bool:
+        """Whether NumPy would cast these operands, wherever they are read."""
+        if places not in self._castable:
+            inputs = range(len(operands))
+            self._castable[places] = set(places) <= set(inputs) and are_castable(
+                self._graph, places
+            )
+        return self._castable[places] and all(
+            # The order of what is repeated is that of others.
+            operands[place].size
+            and operands[place].flags.forc
+            and np.result_type(operands[place], dtype) == dtype
+            for place in places
+        )
 
     def _facts_of(self, numbers: tuple[int, ...]) -> Facts:
         if numbers not in self._facts:
@@ -868,11 +882,6 @@ class Networks:
             if what == "gradients" and node.place != GRADIENT
         ]
         return Network(both, self._run, quiet, scalars, numbers)
-
-
-def refused(reason: str) -> Any:
-    """Count a call whose nodes are run one by one."""
-    count_outcome(reason)
 
 
 def stopping() -> Any:

@@ -63,9 +63,9 @@ def count_outcomes():
     return counts[SERVED], dict(zip(REASONS, counts[1:]))
 
 
-def count_outcome(reason):
-    """Count a call that was not served, for one of `REASONS`."""
-    add_size(&outcomes[REASONS.index(reason) + 1], 1)
+def count_outcome(reason, Py_ssize_t count=1):
+    """Count a call that was not served, for one of `REASONS`; or take that back."""
+    add_size(&outcomes[REASONS.index(reason) + 1], count)
 
 
 cdef inline int outcome_of(object results) noexcept:
