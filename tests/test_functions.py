@@ -677,6 +677,33 @@ def test_gradients_that_some_operands_have_not():
     assert "np.cross(x, y)" in caught.value.__notes__[0]
 
 
+NAMED_AGAIN = {
+    "x[i]": lambda x, i, j: (x[i], (i,)),
+    "x[i, j]": lambda x, i, j: (x[i, j], (i, j)),
+    "x[i, j[:, None]]": lambda x, i, j: (x[i[:60], j[:9, None]], (i[:60], j[:9, None])),
+    "take": lambda x, i, j: (np.take(x, i, axis=0), (i,)),
+    "take, axis 1": lambda x, i, j: (np.take(x, j, axis=1), (slice(None), j)),
+}
+
+
+@pytest.mark.parametrize("dtype", ["f4", "f8"])
+@pytest.mark.parametrize("integers", ["i8", "u1", "i2"])
+@pytest.mark.parametrize("name", NAMED_AGAIN)
+def test_gradients_of_elements_that_are_named_again_and_again(name, integers, dtype):
+    """They are added in NumPy's order, also where that is done along one axis."""
+    rng = np.random.default_rng(0)
+    x = rng.standard_normal((9, 5, 4)).astype(dtype)
+    i, j = (rng.integers(0, n, 300).astype(integers) for n in (9, 5))
+    if integers != "u1":
+        i[::3] -= 9
+    value, index = NAMED_AGAIN[name](x, i, j)
+    dout = rng.standard_normal(value.shape).astype(dtype)
+    expected = np.zeros_like(x)
+    np.add.at(expected, index, dout)
+    found = Graph(lambda x: NAMED_AGAIN[name](x, i, j)[0]).value_and_grad(x, dout=dout)[1].x
+    assert found.tobytes() == expected.tobytes()
+
+
 def test_warnings_are_those_of_the_function_and_told_once():
     def function(x):
         return np.log(x) / x

@@ -262,6 +262,23 @@ def test_integers_and_bools_beside_floats(dtype):
     assert_like_nodes(lambda y, x: np.sum(x[:, 0] * y), y, single)
 
 
+def test_gradients_of_the_parts_of_a_split():
+    def some(x, w):
+        first, _, third, fourth = np.split(x @ w, 4, axis=1)
+        return np.tanh(first) * third - fourth
+
+    def twice(x, w):
+        rows = np.split(x @ w, 4)
+        return rows[0] * rows[1] + rows[2] * rows[3] - rows[0]
+
+    x, w = normal((8, 3)), normal((3, 12), seed=1)
+    x[0] = 0
+    for function in some, twice:
+        shape = function(x, w).shape
+        for dout in 1, -0.0, -normal(shape) * np.arange(shape[1]):
+            assert_like_nodes(function, x, w, dout=dout)
+
+
 CAST = {  # of a float64 and of a lesser dtype, which is cast wherever it is read
     "product": lambda x, y: x * y,
     "the other way": lambda x, y: y * x + x,

@@ -573,7 +573,10 @@ def in_parts(graph: Nodes) -> Nodes:
     for node in graph.nodes:
         if node.operation == "add":
             first, second = (nodes[operand] for operand in node.operands)
-            if all(readers[one] == 1 for one in node.operands) and is_part(second):
+            alone = all(readers[one] == 1 for one in node.operands)
+            if alone and (together := of_one_split(first, second)):
+                node = together._replace(place=node.place)
+            elif alone and is_part(second):
                 g, x = second.operands
                 if is_part(first) and first.operands[1] == x and first.detail == second.detail:
                     place = max(node.operands)
@@ -618,6 +621,24 @@ def is_elementwise(node: Node) -> bool:
 def is_part(node: Node) -> bool:
     """Whether a node is the gradient of a part that no arrays choose."""
     return node.operation == "getitem_back" and len(node.operands) == 2
+
+
+def of_one_split(first: Node, second: Node) -> Node | None:
+    """The sum of the gradients of several equal parts of one array; None if it is of others."""
+    options, own = ({**dict(one.detail or ())} for one in (first, second))
+    if first.operation not in ("split_back", "split_parts_back") or (
+        second.operation != "split_back" or type(own["sections"]) is not int
+    ):
+        return None
+    *gradients, x = (
+        first.operands if "index" in options else (*first.operands[1:], first.operands[0])
+    )
+    indices = options.pop("indices", None) or (options.pop("index"),)
+    index = own.pop("index")
+    if options != own or x != second.operands[1] or index in indices:
+        return None
+    detail = (*own.items(), ("indices", (*indices, index)))
+    return Node("split_parts_back", (x, *gradients, second.operands[0]), detail, second.place)
 
 
 def is_own(node: Node) -> bool:

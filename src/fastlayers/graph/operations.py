@@ -818,6 +818,7 @@ for _name in ("getitem", "take", "take_along_axis"):
 # In networks alone, which are not differentiated.
 OPERATIONS["mean_of_sum"] = Operation(adjoints.mean_of_sum, (None, None), like=(1,))
 OPERATIONS["add_part"] = Operation(adjoints.add_part, (None, None, None), like=(2,))
+OPERATIONS["split_parts_back"] = Operation(adjoints.split_parts_back, (), like=(0,))
 for _name in ("pad", "diff", "repeat", "tile", "diag", "diagonal", "trace"):
     _linear(_name)
 
