@@ -8,6 +8,7 @@ Options are those that NumPy's function was given.
 from __future__ import annotations
 
 import copy
+import functools
 import math
 import operator
 from collections.abc import Callable, Mapping, Sequence
@@ -104,20 +105,22 @@ def getitem_back(
     return back if back.ndim else back[()]
 
 
-def box_of(index: tuple[Any, ...], shape: tuple[int, ...]) -> list[tuple[int, int]] | None:
-    """Where a part lies along the first axes; None if it is not all that lies between two ends."""
-    box = []
+@functools.lru_cache(maxsize=1024)
+def regions(index: tuple[Any, ...], shape: tuple[int, ...]) -> list[Any] | None:
+    """What lies outside of a part, in indices that do not meet; None if it has gaps."""
+    outside: list[Any] = []
+    before: tuple[Any, ...] = ()
     for part, length in zip(index, shape, strict=False):
-        if type(part) is Slice:
-            start, stop, step = slice(*part).indices(length)
-            if step != 1:
-                return None
-            box.append((start, max(start, stop)))
-        elif type(part) is int:
-            box.append((part % length, part % length + 1))
-        else:
+        if type(part) is int:
+            part = Slice(part % length, part % length + 1, 1)
+        start, stop, step = slice(*part).indices(length)
+        if step != 1:
             return None
-    return box
+        stop = max(start, stop)
+        outside += [(*before, slice(start))] * (start > 0)
+        outside += [(*before, slice(stop, None))] * (stop < length)
+        before = *before, slice(start, stop)
+    return outside
 
 
 def add_part(
@@ -127,23 +130,21 @@ def add_part(
 
     There the sum with a zero is one, too: it makes of -0.0 a 0.0.
     """
-    box = box_of(index, np.shape(x))
-    fits = (
-        type(gradient) is np.ndarray
+    outside = None
+    if (
+        all(type(one) in (Slice, int) for one in index)
+        and type(gradient) is np.ndarray
         and gradient.flags.writeable
         and gradient.shape == np.shape(x)
         and gradient.dtype.kind == "f"
         and gradient.dtype == np.result_type(part)
-    )
-    if box is None or not fits:
+    ):
+        outside = regions(index, gradient.shape)
+    if outside is None:
         return gradient + getitem_back(part, x, index=index, whole=whole)
-    rest = gradient
-    for axis, (start, stop) in enumerate(box):
-        before: tuple[Any, ...] = (slice(None),) * axis
-        for outside in (rest[(*before, slice(start))], rest[(*before, slice(stop, None))]):
-            if outside.size:
-                np.add(outside, 0.0, out=outside)
-        rest = rest[(*before, slice(start, stop))]
+    for one in outside:
+        rest = gradient[one]
+        np.add(rest, 0.0, out=rest)
     inside = gradient[indexed(index, ())]
     np.add(inside, part, out=inside)
     return gradient
