@@ -160,7 +160,7 @@ def test_more_plans_than_are_kept():
 ONES = np.ones(3)
 REASONS = {
     "operand": lambda: of_two(ONES, [1.0, 2.0, 3.0]),
-    "dtype": lambda: of_two(ONES, ONES.astype("f4")),
+    "dtype": lambda: of_two(ONES, ONES.astype("F")),
     "shape": lambda: of_two(ONES, np.ones(4)),
     "expression": lambda: Graph(lambda x: functools.reduce(np.add, [x] * 2_002))(ONES),
     "layout": lambda: of_two(np.ones((3, 4)), np.ones((4, 3)).T),

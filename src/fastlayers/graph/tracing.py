@@ -31,9 +31,9 @@ CALLED = {"square", "sum_to", "zeros_like", "broadcast_to"}
 LENGTH_OF_ROWS = None if core.operations is None else core.operations.LENGTH_OF_ROWS
 
 # How much work an element is in the loops of ufuncs, where 1 is what a step reads or writes, a
-# third of a product: means of float32 and float64 on 4,096 elements (AMD EPYC with AVX-512, NumPy 2.4).
-# The cheap take 2 to 12, exponentials and the like 6 to 40, those named below 50 to 240, and what
-# SciPy has 50 to 600.
+# third of a product. Means of float32 and float64 on 4,096 elements (AMD EPYC with AVX-512, NumPy
+# 2.4): the cheap take 2 to 12, exponentials and the like 6 to 40, those that are named below 50 to
+# 240, and what SciPy has 50 to 600.
 CHEAP_WEIGHT = 4
 WEIGHT = 15
 DEAR_WEIGHT = 100
