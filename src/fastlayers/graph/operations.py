@@ -516,7 +516,7 @@ def _nanmean_back(g: Any, v: Any, x: Any, **options: Any) -> Any:
 def _numpys(function: Callable[..., Any], takes: str, *gradients: Rule | None, **row: Any) -> None:
     """A row for a function of NumPy's, and for arrays' method of that name."""
     name = function.__name__
-    methods = (name,) if hasattr(np.ndarray, name) else ()
+    methods = (name,) if callable(getattr(np.ndarray, name, None)) else ()
     OPERATIONS[name] = Operation(
         function, gradients, functions=(function,), methods=methods, takes=takes, **row
     )
