@@ -1050,6 +1050,26 @@ def test_every_operator_in_place(sign):
         Graph(space["f"])
 
 
+@pytest.mark.parametrize(
+    "shapes",
+    [((1,), (1, 1, 1, 1)), ((2,), (2, 2)), ((2, 2), (1, 2, 2)), ((3, 2, 2), (1, 1, 2, 2))],
+    ids=str,
+)
+def test_products_in_place_with_what_has_more_axes(shapes):
+    """Of one element, so that NumPy drops them."""
+
+    def multiplied(x, z):
+        y = x * 2
+        y @= z
+        return y
+
+    graph, operands = Graph(multiplied), [some(*shape) for shape in shapes]
+    same(graph(*operands), multiplied(*operands))
+    assert [one.shape for one in graph.value_and_grad(*operands)[1]] == list(shapes)
+    assert gradcheck(graph, *operands)
+    assert gradcheck(graph.grad(*graph.inputs), *operands)
+
+
 IN_PLACE = {
     "x += 1; return x": "y = x.copy()",
     "x[0] = 1; return x": "y = x.copy()",

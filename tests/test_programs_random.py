@@ -77,6 +77,7 @@ MET = {
     "sum([row for row in a])": (F8((3, 2)),),
     "grown": (F8((2, 1, 2)), F8((3, 2))),
     "set_whole(a, b)": (F8((3,)), F8((1, 1, 3))),
+    "multiplied(a, b)": (F8((2, 3)), F8((1, 1, 3, 3))),
 }
 
 
@@ -88,6 +89,8 @@ def test_programs_that_were_met(text):
         lines = ["y = a * 2", "y *= b", "return y"]
     if text.startswith("set_whole"):
         lines = ["y = a.copy()", "y[...] = b", "return y"]
+    if text.startswith("multiplied"):
+        lines = ["y = a * 2", "y @= b", "return y"]
     source = "\n    ".join([f"def f({', '.join('ab'[: len(operands)])}):", *lines]) + "\n"
     check(Program(source, operands, {"C": F4((1, 3))}))
     if isinstance(operands[0], Operand):
