@@ -23,7 +23,7 @@ from ..base import BaseLayer, Placeholder
 from ..callers import PACKAGE, users_frame
 from .calls import FUNCTIONS, METHODS, SPLITTING, NotServed, bind, bind_method, index_of
 from .nodes import Node, Nodes
-from .operations import OPERATIONS, PLAIN
+from .operations import OPERATIONS, PLAIN, OfScipy
 from .trees import filled, leaves
 
 # Only these are known to multiply and add.
@@ -219,10 +219,11 @@ def operation_of(ufunc: Any) -> str | None:
     """The operation that is this ufunc; of SciPy's, which somebody has imported then, by name."""
     if ufunc in UFUNCS:
         return UFUNCS[ufunc]
-    special = sys.modules.get("scipy.special")
     name: str = ufunc.__name__
-    known = name in OPERATIONS and special is not None
-    return name if known and getattr(special, name, None) is ufunc else None
+    scipys = OPERATIONS[name].plain if name in OPERATIONS else None
+    if not isinstance(scipys, OfScipy) or "scipy.special" not in sys.modules:
+        return None
+    return name if scipys.ufunc is ufunc else None
 
 
 def _refusing(what: str, instead: str) -> Callable[..., NoReturn]:
