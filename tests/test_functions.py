@@ -652,6 +652,20 @@ def test_what_is_refused_names_the_line_and_a_way_out(text):
     assert REFUSALS[text] in str(caught.value)
 
 
+@pytest.mark.parametrize("copied", [copy.copy, copy.deepcopy, lambda x: copy.deepcopy([x])[0]])
+def test_pythons_copies_are_refused(copied):
+    """A copy that nobody has recorded would be written into with the value itself."""
+
+    def function(x):
+        y = x * 2
+        z = copied(y)
+        z += 1
+        return y * z
+
+    with pytest.raises(TypeError, match=r"write y = x\.copy\(\)"):
+        Graph(function)
+
+
 def test_what_has_no_rule_is_refused_when_differentiated():
     graph = Graph(lambda x: np.spacing(x) * 2)
     assert graph(1.5) == np.spacing(1.5) * 2

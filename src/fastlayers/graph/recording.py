@@ -254,6 +254,7 @@ REFUSED = (
     ("divmod rdivmod", "divmod()", "write // and %"),
     ("round trunc floor ceil", "Python's rounding", "write np.rint, np.trunc, np.floor or np.ceil"),
     ("call", "a call of a value", "call functions, graphs and layers"),
+    ("copy deepcopy", "Python's copies of a value", "write y = x.copy()"),
 )
 for _names, _what, _instead in REFUSED:
     for _name in _names.split():
@@ -450,8 +451,16 @@ class Recording:
 
     def _ask(self, what: str) -> None:
         """Make the function wait for operands, if it is recorded without."""
-        if self._values is None or self.over:
+        if self.over:
+            raise TypeError(self._too_late(self.place()))
+        if self._values is None:
             raise Asked(what, self.place())
+
+    def _too_late(self, place: str) -> str:
+        return (
+            f"{place}: a symbol of {self.name} is used after its graph was recorded; call the "
+            f"graph instead, with numbers or arrays"
+        )
 
     def member(self, position: int, name: str) -> None:
         """What arrays do not have, but perhaps a tree."""
@@ -596,10 +605,7 @@ class Recording:
             if recording is self and not self.over:
                 return operand._position
             if recording.over:
-                raise TypeError(
-                    f"{place}: a symbol of {recording.name} is used after its graph was recorded; "
-                    f"call the graph instead, with numbers or arrays"
-                )
+                raise TypeError(recording._too_late(place))
             raise TypeError(
                 f"{place}: a symbol of {recording.name} is used while {self.name} is recorded; "
                 f"make it a parameter of {self.name}"
