@@ -40,19 +40,19 @@ class Maker:
     def address(self, loop):
         return ctypes.cast(getattr(self.loops, loop), ctypes.c_void_p)
 
-    def ufunc(self, loop, name=None, data=None):
-        """A ufunc of one float64, with a gradient."""
+    def ufunc(self, loop, name=None, data=None, operands=1):
+        """A ufunc of float64, with gradients."""
         strings, numbers, pointer = ctypes.c_char_p, [ctypes.c_int] * 4, ctypes.c_void_p
         made = ctypes.PYFUNCTYPE(
             ctypes.py_object, *[pointer] * 2, strings, *numbers, *[strings] * 2, ctypes.c_int
         )(self.api[1])  # PyUFunc_FromFuncAndData
         functions = (pointer * 1)(self.address(loop))
         given = (pointer * 1)(ctypes.addressof(data) if data else None)
-        types = bytes([np.dtype("f8").num] * 2)
+        types = bytes([np.dtype("f8").num] * (operands + 1))
         title = (name or loop).encode()
         kept.append((functions, given, types, title, data))
-        ufunc = made(functions, given, types, 1, 1, 1, -1, title, b"", 0)
-        define_gradients(ufunc, lambda g, v, x: g * 2)
+        ufunc = made(functions, given, types, 1, operands, 1, -1, title, b"", 0)
+        define_gradients(ufunc, *[lambda g, v, *operands: g * 2] * operands)
         return ufunc
 
     def replace(self, ufunc, loop):
@@ -117,6 +117,21 @@ def test_ufuncs_of_one_name(maker):
         graph(x), (np.exp(-x), 3 * x + 10 * x, np.maximum(3 * x, 1)), strict=True
     ):
         assert np.array_equal(found, expected)
+
+
+@needs_compiler
+@pytest.mark.parametrize("count", [2, 7, 8, 9, 31])
+def test_loops_of_many_operands(count, maker):
+    """More than a step can have are NumPy's."""
+    ufunc = maker.ufunc("adding", f"adding{count}", ctypes.c_int(count), count)
+    x, y = np.arange(1000.0), np.arange(1000.0)[::-1]
+
+    def function(x, y):
+        return ufunc(y, *[x] * (count - 1)) * 1.5
+
+    graph = Graph(function)
+    assert described(graph(x, y)) == described(function(x, y))
+    assert np.array_equal(sum(graph.value_and_grad(x, y)[1]), np.full(1000, 3.0 * count))
 
 
 @needs_compiler

@@ -51,6 +51,17 @@ LOOP(raising) {
     }
 }
 
+/* Of as many operands as it is given the number of. */
+LOOP(adding) {
+    int count = *(int *)data;
+    for (ptrdiff_t i = 0; i < *n; i++) {
+        double total = 0;
+        for (int k = 0; k < count; k++)
+            total += *(double *)(args[k] + i * steps[k]);
+        *(double *)(args[count] + i * steps[count]) = total;
+    }
+}
+
 /* Which thread computes an element. */
 LOOP(telling) {
     for (ptrdiff_t i = 0; i < *n; i++)

@@ -19,7 +19,7 @@
 cimport numpy as cnp
 from cpython.object cimport PyObject
 from cpython.pycapsule cimport PyCapsule_New
-from cpython.ref cimport Py_INCREF, Py_DECREF
+from cpython.ref cimport Py_INCREF, Py_XDECREF
 from libc.stdint cimport uint8_t, uint64_t
 from libc.string cimport memcpy, memset, strcpy
 
@@ -493,7 +493,7 @@ handler = PyCapsule_New(&handler_struct, "mem_handler", NULL)
 cdef bint is_recycling() except -1:
     """Whether NumPy's own handler or this one is in force: a user's handler is respected."""
     cdef PyObject *current = PyDataMem_GetHandler()
-    Py_DECREF(current)
+    Py_XDECREF(current)
     return current == PyDataMem_DefaultHandler or current == <PyObject *> handler
 
 
@@ -547,7 +547,7 @@ cpdef object set_handler(object new):
     """Make a handler NumPy's current one in this context; return the previous one."""
     cdef PyObject *current = PyDataMem_GetHandler()
     previous = <object> current
-    Py_DECREF(current)
+    Py_XDECREF(current)
     try:
         return PyDataMem_SetHandler(new)
     except MemoryError:

@@ -12,8 +12,8 @@ from .program cimport (
     ELEMENTWISE, EXPAND, FLOAT32, FLOAT64, FOREIGN, FROM_BOOL, FROM_FIRST, FROM_ZERO,
     MAX_INPUTS, MAX_RESULTS, MAX_STEPS, MAX_TEMPORARIES, MAX_TOTALS, MULTIPLY, MULTIPLY_ADD,
     MULTIPLY_BACKWARD, MULTIPLY_SUBTRACT, NEGATIVE, NUMPYS, OPERATIONS, PRODUCT_BACKWARD,
-    REPEATED, ROW_SUM, SCIPYS, SELECT, SUBTRACT, SUBTRACT_PRODUCT, SUBTRACT_PRODUCTS, TOTAL,
-    WHOLE, DType, Engine, Foreign, Form, Layout, Loop, Owner, Program, Step,
+    REPEATED, ROW_SUM, SCIPYS, SELECT, STEP_SLOTS, SUBTRACT, SUBTRACT_PRODUCT,
+    SUBTRACT_PRODUCTS, TOTAL, WHOLE, DType, Engine, Foreign, Form, Layout, Loop, Owner, Program, Step,
 )
 
 import numpy as np
@@ -142,6 +142,8 @@ cdef class UfuncLoops:
         self.foreign.silent = ufunc is getattr(np, ufunc.__name__, None) and (
             ufunc.__name__ in SILENT)
         types = ufunc.types
+        if struct.nargs > STEP_SLOTS:
+            raise LookupError(f"{ufunc.__name__}: it has too many operands for a step")
         if struct.ntypes != len(types) or struct.nin != len(kinds) or struct.nout != 1:
             raise LookupError(f"{ufunc.__name__}: its loops are not where they are looked for")
         found = set()
