@@ -49,6 +49,15 @@ def passed(graph, *operands):
     value, gradients = graph.value_and_grad(*operands)
     return [value, *gradients]
 
+def loss(x, w, t):
+    away = np.tanh(x) @ w
+    away = away - np.max(away, axis=1, keepdims=True)
+    return -np.mean(t * (away - np.log(np.sum(np.exp(away), axis=1, keepdims=True))))
+
+network = fastlayers.Graph(loss)
+SMALL = [np.linspace(-1, 1, 32 * n).reshape(32, n) for n in (32, 16, 16)]
+LEARNT = passed(network, *SMALL)
+
 def work(seed=0):
     rng = np.random.default_rng(seed)
     x, y, dout = (rng.standard_normal({LARGE}) for _ in range(3))
@@ -60,6 +69,7 @@ def work(seed=0):
     assert same([dx, dy], [ones, np.full(500, 400.0)])
     inner = x * y - dout
     assert same(passed(graph, x, y, dout), [inner * x, inner + x * y, x * x, -x])
+    assert same([network(*SMALL), *passed(network, *SMALL)], [loss(*SMALL), *LEARNT])
     return fastlayers.get_num_threads()
 """
 
@@ -139,6 +149,17 @@ print(children(work, 10))
 """,
         "{0}",
     ),
+    # With products that BLAS shares out, too, and a network that is planned meanwhile.
+    "while a network is at work": (
+        """
+fastlayers.set_num_threads(3)
+large = [np.tile(one, (20, 1)) for one in SMALL[::2]]
+def call():
+    passed(fastlayers.Graph(loss), large[0], SMALL[1], large[1])
+print(children(work, 10))
+""",
+        "{0}",
+    ),
     # The recycler's mutex must not be taken in the child.
     "while the recycler is in use": (
         """
@@ -207,6 +228,46 @@ if __name__ == "__main__":
 @needs_openmp
 def test_threads_share_the_recycler_layers_and_graphs_while_knobs_are_turned():
     assert lines_of(str(SUPPORT / "races.py"), "400") == ["18 threads, 0 errors"]
+
+
+def softmax_loss(x, w, t):
+    away = np.tanh(x) @ w
+    away = away - np.max(away, axis=1, keepdims=True)
+    return -np.mean(t * (away - np.log(np.sum(np.exp(away), axis=1, keepdims=True))))
+
+
+def scaled(x):
+    return np.sum(np.exp(x), axis=0) / x.shape[0]
+
+
+@pytest.mark.parametrize("count", [16, 100])
+def test_graphs_are_recorded_planned_and_called_by_all_threads_at_once(count):
+    """A network, and one that waits for shapes: each thread has answers of its own."""
+    network, waiting = fastlayers.Graph(softmax_loss), fastlayers.Graph(scaled)
+    barrier, steps = threading.Barrier(count), 320 // count
+
+    def operands(number):
+        rows, dtype = number % 7 + 1, ("f4", "f8")[number % 2]
+        shapes = (rows, 40), (40, 9), (rows, 9)
+        return [np.random.default_rng(number).standard_normal(s).astype(dtype) for s in shapes]
+
+    def answers(graphs, x, w, t):
+        value, gradients = graphs[0].value_and_grad(x, w, t, wrt=("w", "x"))
+        other, (gradient,) = graphs[1].value_and_grad(x)
+        own = fastlayers.Graph(lambda x: np.sum(x * len(t)))(x)
+        return [one.tobytes() for one in (value, *gradients, other, gradient, own)]
+
+    def work(number):
+        barrier.wait()
+        given = operands(number)
+        return [answers((network, waiting), *given) for _ in range(steps)]
+
+    sys.setswitchinterval(1e-5)
+    with ThreadPoolExecutor(count) as pool:
+        found = list(pool.map(work, range(count)))
+    for number, several in enumerate(found):
+        alone = fastlayers.Graph(softmax_loss), fastlayers.Graph(scaled)
+        assert several == [answers(alone, *operands(number))] * steps
 
 
 def test_blocks_are_given_to_one_thread_at_a_time():
@@ -298,6 +359,7 @@ signal.signal(signal.SIGINT, signal.default_int_handler)
         "fastlayers.multiply_backward(z, z, z)",
         "graph.value_and_grad(x, y[:1], x)",
         "count(w, out=w)",
+        "network.value_and_grad(*SMALL)",
     ],
 )
 def test_interrupts(call, tmp_path):

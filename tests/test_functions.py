@@ -652,6 +652,20 @@ def test_what_is_refused_names_the_line_and_a_way_out(text):
     assert REFUSALS[text] in str(caught.value)
 
 
+@pytest.mark.parametrize("copied", [copy.copy, copy.deepcopy, lambda x: copy.deepcopy([x])[0]])
+def test_pythons_copies_are_refused(copied):
+    """A copy that nobody has recorded would be written into with the value itself."""
+
+    def function(x):
+        y = x * 2
+        z = copied(y)
+        z += 1
+        return y * z
+
+    with pytest.raises(TypeError, match=r"write y = x\.copy\(\)"):
+        Graph(function)
+
+
 def test_what_has_no_rule_is_refused_when_differentiated():
     graph = Graph(lambda x: np.spacing(x) * 2)
     assert graph(1.5) == np.spacing(1.5) * 2
@@ -1077,6 +1091,26 @@ def test_every_operator_in_place(sign):
     exec(f"def f(x, z):\n    x {sign}= z\n    return x", space)
     with pytest.raises(TypeError, match=r"y = x.copy\(\)"):
         Graph(space["f"])
+
+
+@pytest.mark.parametrize(
+    "shapes",
+    [((1,), (1, 1, 1, 1)), ((2,), (2, 2)), ((2, 2), (1, 2, 2)), ((3, 2, 2), (1, 1, 2, 2))],
+    ids=str,
+)
+def test_products_in_place_with_what_has_more_axes(shapes):
+    """Of one element, so that NumPy drops them."""
+
+    def multiplied(x, z):
+        y = x * 2
+        y @= z
+        return y
+
+    graph, operands = Graph(multiplied), [some(*shape) for shape in shapes]
+    same(graph(*operands), multiplied(*operands))
+    assert [one.shape for one in graph.value_and_grad(*operands)[1]] == list(shapes)
+    assert gradcheck(graph, *operands)
+    assert gradcheck(graph.grad(*graph.inputs), *operands)
 
 
 IN_PLACE = {

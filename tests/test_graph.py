@@ -319,7 +319,18 @@ def test_symbol_after_its_recording():
         return x * 2
 
     Graph(keeping)
-    for use in (lambda: kept[0] * 2, lambda: -kept[0], lambda: MulLayer().forward(2, kept[0])):
+    for use in (
+        lambda: kept[0] * 2,
+        lambda: -kept[0],
+        lambda: MulLayer().forward(2, kept[0]),
+        lambda: np.sum(kept[0], axis=0),
+        lambda: kept[0].shape,
+        lambda: len(kept[0]),
+        lambda: list(kept[0]),
+        lambda: kept[0][1:],
+        lambda: Graph(lambda x: x * kept[0].shape[0])(np.ones(3)),
+        lambda: Graph(keeping)(kept[0]),
+    ):
         with pytest.raises(TypeError, match="a symbol of keeping is used after its graph was rec"):
             use()
     with pytest.raises(TypeError, match="a symbol of keeping is used after"):

@@ -12,6 +12,7 @@ from graphs import Relu, normal, shop
 from outcome import described
 
 from fastlayers import Graph
+from fastlayers.graph.adjoints import Place, Slice
 
 relu = Relu()
 
@@ -178,11 +179,62 @@ for name, changed in {
     BROKEN[name] = NODES._replace(nodes=(*NODES.nodes[:2], changed, *NODES.nodes[3:]))
 
 
+NETWORK = Graph(lambda x, y: np.sum(x * y, axis=1, keepdims=True)[1:] @ y).__getstate__()["_nodes"]
+PLACES = {node.operation: place for place, node in enumerate(NETWORK.nodes)}
+
+for name, (operation, change) in {
+    "an operand that is the node itself": ("matmul", {"operands": (PLACES["matmul"], 1)}),
+    "a reduction of a later value": ("sum", {"operands": (PLACES["getitem"],)}),
+    "options that are no pairs": ("sum", {"detail": ("axis", 1)}),
+    "options by no names": ("sum", {"detail": ((1, 1),)}),
+    "options that are a dict": ("sum", {"detail": {"axis": 1}}),
+    "options of another operation": ("multiply", {"detail": (("axis", 1),)}),
+    "axes that cannot be compared": ("sum", {"detail": (("axis", [1]),)}),
+    "axes that are kept somehow": ("sum", {"detail": (("axis", 1), ("keepdims", "yes"))}),
+    "an index of nothing": ("getitem", {"operands": ()}),
+    "no index": ("getitem", {"detail": None}),
+    "an index that is none": ("getitem", {"detail": (("index", 3),)}),
+    "an index of more operands": ("getitem", {"detail": (("index", (Place(),)),)}),
+    "a constant that is none": ("getitem", {"operation": "constant", "operands": ()}),
+}.items():
+    nodes = list(NETWORK.nodes)
+    nodes[PLACES[operation]] = nodes[PLACES[operation]]._replace(**change)
+    BROKEN[name] = NETWORK._replace(nodes=tuple(nodes))
+
+
 @pytest.mark.parametrize("nodes", BROKEN.values(), ids=BROKEN)
 def test_pickle_that_was_changed(nodes):
     graph = Graph.__new__(Graph)
     with pytest.raises(ValueError, match=r"^this graph was changed after .* of another version"):
         graph.__setstate__({"_nodes": nodes, "_kept": None, "_known": None})
+
+
+# Which only NumPy can refuse, when the graph is run.
+UNFIT = {
+    "an axis that is no int": ("sum", (("axis", "x"),)),
+    "an axis that is a float": ("sum", (("axis", 1.0),)),
+    "an axis that is too large": ("sum", (("axis", 10**30),)),
+    "an axis that is not there": ("sum", (("axis", 7),)),
+    "rows that are not there": ("getitem", (("index", (99,)),)),
+    "an index of text": ("getitem", (("index", ("x",)),)),
+    "a slice of no step": ("getitem", (("index", (Slice(0, 1, 0),)),)),
+}
+
+
+@pytest.mark.parametrize("name", UNFIT)
+def test_pickle_with_options_that_do_not_fit(name):
+    operation, detail = UNFIT[name]
+    nodes = list(NETWORK.nodes)
+    nodes[PLACES[operation]] = nodes[PLACES[operation]]._replace(detail=detail)
+    graph = Graph.__new__(Graph)
+    graph.__setstate__({"_nodes": NETWORK._replace(nodes=tuple(nodes))})
+    x, y = normal((3, 2)), normal((3, 2), seed=1)
+    for call in (graph, graph.forward, graph.value_and_grad):
+        with pytest.raises((TypeError, ValueError, IndexError, OverflowError)) as caught:
+            call(x, y)
+        assert f"node t{PLACES[operation] - 2}" in caught.value.__notes__[0]
+    assert str(graph)
+    assert str(graph.draw())
 
 
 @pytest.mark.parametrize("state", [None, [NODES], ({}, {"_nodes": NODES}), {}])

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import inspect
+import sys
 import tracemalloc
 import warnings
 
@@ -400,6 +402,31 @@ def test_backward_reads_operands_at_their_current_values():
     graph.forward(x)
     x *= 2
     assert np.array_equal(graph.backward(1).x, 2 * x)
+
+
+def deep(x, w):
+    """A thousand nodes, each of which reads the one before."""
+    for _ in range(100):
+        x = np.tanh(x @ w * 0.5 + 0.1) * 1.5 - 0.01
+        x = x - np.max(x, axis=-1, keepdims=True)
+    return np.sum(x)
+
+
+def test_long_graphs_need_no_recursion():
+    x, w = normal((4, 5)), normal((5, 5), seed=1)
+    squared_error(x, x)  # imports what NumPy imports late
+    limit, depth = sys.getrecursionlimit(), len(inspect.stack(0))
+    sys.setrecursionlimit(depth + 100)
+    try:
+        graph, nodes = Graph(deep), NodesGraph(deep)
+        found = graph.value_and_grad(x, w)
+        graph.forward(x, w)
+        later = graph.backward(1)
+        expected = nodes.value_and_grad(x, w)
+    finally:
+        sys.setrecursionlimit(limit)
+    same(found, expected)
+    same(tuple(later), tuple(expected[1]))
 
 
 @pytest.mark.skipif(not NATIVE, reason="node by node nothing is given back early")

@@ -2,15 +2,17 @@
 
 from __future__ import annotations
 
+import itertools
 import warnings
 from contextlib import nullcontext
+from functools import partial
 
 import numpy as np
 import pytest
 import scipy.special  # noqa: F401
 from graphs import in_passes
 from outcome import described, outcome
-from paths import PATHS, taken
+from paths import LEVELS, PATHS, Path, taken
 
 import fastlayers
 from fastlayers import Graph
@@ -28,7 +30,7 @@ UFUNCS = {
     if (row.ufunc or row.operator or row.elementwise)
     and not (callable(row.gradients) or row.in_place or name.startswith("np."))
     and ufunc_of(name) is not None
-    and "dd->d" in ufunc_of(name).types + [one[1:] for one in ufunc_of(name).types]
+    and not {"d->d", "dd->d"}.isdisjoint(ufunc_of(name).types)
 }
 SPECIAL = [0.0, -0.0, 1.0, -1.0, 0.5, np.inf, -np.inf, np.nan, 1e-45, 1e-310, 3e38, 88.8, 710.0]
 
@@ -146,6 +148,64 @@ def test_no_warning_is_lost_and_none_invented(name, mode, capfd):
                 heard.clear()
                 assert capfd.readouterr() == written
             assert described(x[place]) == described(np.float64(value))
+
+
+CANDIDATES = [*SPECIAL, 2.5, -2.5, -740.0, 800.0, 1e-200, 1e200, 1.7e308]
+ORDINARY = [0.5, 1.5]
+# What lies before the function and after it; some loops clear the flags as they end.
+AMONG = {
+    "alone": lambda f, x, *y: f(x, *y) * 1.0,
+    "after what clears them": lambda f, x, *y: f(np.maximum(x, -np.inf), *y) * 1.0,
+    "before what clears them": lambda f, x, *y: np.maximum(f(x, *y), -np.inf) * 1.0,
+}
+# Of the first step, the second tile, the second thread, and in the end.
+ELEMENTS = (0, 300, 1_600, 2_998)
+
+
+def flags_of(ufunc, *values):
+    """The flags that a ufunc leaves, and NumPy tells of."""
+    told = []
+    with np.errstate(all="call", call=lambda kind, flags: told.append(kind)):
+        ufunc(*[np.array([value]) for value in values])
+    return frozenset(told)
+
+
+def raising(name):
+    """An ordinary value for a function, and others that raise flags, for each set of these."""
+    ufunc, count = ufunc_of(name), UFUNCS[name]
+    ordinary = next(one for one in ORDINARY if not flags_of(ufunc, *[one] * count))
+    found = {}
+    for values in itertools.product(CANDIDATES, repeat=count):
+        found.setdefault(flags_of(ufunc, *values), values)
+    return ordinary, list(found.values())
+
+
+def graph_among(among, name):
+    """A function among others, and its graph."""
+    function = partial(AMONG[among], ufunc_of(name))
+    if UFUNCS[name] == 1:
+        return function, Graph(lambda x: function(x))
+    return function, Graph(lambda x, y: function(x, y))
+
+
+@pytest.mark.parametrize("path", [None, Path(LEVELS[0], 2)], ids=str)
+@pytest.mark.parametrize("name", UFUNCS)
+def test_flags_wherever_they_are_raised(name, path):
+    """Of each function, in each mode: for what is returned, written elsewhere, and in place."""
+    ordinary, others = raising(name)
+    for among, element in zip([*AMONG, "alone"], ELEMENTS, strict=True):
+        function, graph = graph_among(among, name)
+        for values, mode in itertools.product(others, ("ignore", "warn", "raise", "call", "log")):
+            x, *rest = (np.full(2_999, ordinary) for _ in values)
+            for one, value in zip((x, *rest), values, strict=True):
+                one[element] = value
+            errstate, own = {"all": mode}, x.copy()
+            expected = outcome(function, x, *rest, errstate=errstate)
+            with taken(path):
+                for given, out in ((x, None), (x, np.empty_like(x)), (own, own)):
+                    found = outcome(graph, given, *rest, out=out, errstate=errstate)
+                    assert found == expected, (among, values, mode)
+            assert not expected.exception or described(own) == described(x)
 
 
 @pytest.mark.parametrize("name", FLAGS)

@@ -119,6 +119,13 @@ def network(x, w, gamma):
 
 
 @fastlayers.Graph
+def products(x, w):
+    """Without what NumPy itself does not survive if an allocation fails: see faults.py."""
+    hidden = np.tanh(x @ w)
+    return np.mean(hidden @ w * hidden), np.exp(hidden).sum(axis=1)
+
+
+@fastlayers.Graph
 def squared(x, y):
     return np.mean((x - y) ** 2), np.sum(x[1:] - x[:-1])
 
@@ -221,6 +228,11 @@ FALLEN_THROUGH = {
     "a network": lambda o: network.value_and_grad(o.x, o.weights, 1.5)[1],
     "a network of short rows": lambda o: network.value_and_grad(o.short, o.weights[:4, :9], 0.5)[1],
     "a network's step": lambda o: network_step(network, o.x, o.weights, 1.5),
+    "a network of products": lambda o: products.value_and_grad(o.x, o.weights)[1],
+    "products, a step": lambda o: network_step(products, o.x, o.weights),
+    "products of a new network": lambda o: network_step(
+        fastlayers.Graph(lambda x, w: np.sum(np.tanh(x @ w) * x)), o.x, o.weights
+    ),
     "sums of all": lambda o: squared.value_and_grad(o.x, o.y)[1],
     "sums of all, a step": lambda o: network_step(squared, o.stepped, o.y),
     "a network that warns": lambda o: muted(network.value_and_grad, o.huge, o.weights * 1e9, 1.5)[

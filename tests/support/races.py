@@ -63,6 +63,7 @@ shared = operands(rows=20)
 layer = fastlayers.MulLayer()
 NAMES = [name for name in SERVED if name != "knobs"]
 NAMES += ["complex", "a graph", "a graph that sums", "a graph of rows and columns"]
+NAMES += ["a network", "a network of products", "sums of all"]
 expected: dict[str, object] = {}
 
 

@@ -17,6 +17,8 @@ from typing import Any
 import numpy as np
 import scipy.special
 from operands import NAMES, Literal, Operand
+from paths import PATHS, Path
+from random_graphs import ERRSTATES, Window
 
 DTYPES = [*["f8"] * 12, *["f4"] * 6, "i8", "i4", "?", "f2", "i8", "u1"]
 LAYOUTS = [*["C"] * 8, "F", "F", "rotated", "reversed", "mirrored", "stepped", "rows", "gate"]
@@ -71,28 +73,38 @@ class Program:
     """A function as source, and what it is called with.
 
     ``operands`` may be lists, tuples and dicts of these. A ``dout`` of None stands for 1.
+    ``places`` chooses where each output, and then each gradient, is written: see `out_for`.
     """
 
     source: str
     operands: tuple[Any, ...]
     constants: dict[str, Operand | Literal] = field(default_factory=dict)
     dout: int | None = None
+    path: Path | None = None
+    errstate: dict[str, str] = field(default_factory=dict)
+    places: tuple[int, ...] = ()
 
     def build(self) -> tuple[Any, ...]:
         found: list[Any] = []
+        wholes: dict[Operand, Any] = {}
         for one in self.operands:
-            found.append(one.on(found) if isinstance(one, View) else built(one))
+            found.append(one.on(found) if isinstance(one, View) else built(one, wholes))
         return tuple(found)
 
     def function(self, **names: Any) -> Callable[..., Any]:
         return function_of(self.source, self.constants, **names)
 
 
-def built(operand: Any) -> Any:
+def built(operand: Any, wholes: dict[Operand, Any]) -> Any:
+    """What is described; ``wholes`` are the arrays that windows share."""
     if isinstance(operand, list | tuple):
-        return type(operand)(map(built, operand))
+        return type(operand)([built(one, wholes) for one in operand])
     if isinstance(operand, dict):
-        return {key: built(one) for key, one in operand.items()}
+        return {key: built(one, wholes) for key, one in operand.items()}
+    if isinstance(operand, Window):
+        if operand.whole not in wholes:
+            wholes[operand.whole] = operand.whole.build()
+        return operand.of(wholes[operand.whole])
     return operand.build()
 
 
@@ -140,6 +152,7 @@ class Drawing:
         shape = choose(LARGE) if large else self.shape()
         self.common, self.large = shape, large
         self.dtypes = [choose(DTYPES)] if self.random.random() < 0.6 else DTYPES
+        self.buffer = self.shared_buffer() if self.random.random() < 0.2 else None
         operands = []
         parameters = list("abcd"[: choose([1, 2, 2, 2, 3, 3, 4])])
         for name in parameters:
@@ -159,7 +172,21 @@ class Drawing:
             [f"def f({', '.join(parameters)}):", *self.lines, f"return {self.returned(parameters)}"]
         )
         dout = self.random.randrange(1000) if self.random.random() < 0.4 else None
-        return Program(source + "\n", tuple(operands), dict(self.constants), dout)
+        return Program(
+            source + "\n",
+            tuple(operands),
+            dict(self.constants),
+            dout,
+            choose([None, *PATHS]),
+            choose(ERRSTATES),
+            tuple([choose([0, self.random.randrange(100)]) for _ in range(8)]),
+        )
+
+    def shared_buffer(self) -> Operand:
+        """The array that operands are parts of."""
+        length = 2 * math.prod(self.common) + self.random.choice([0, 1, 3, 64])
+        dtype, values = self.random.choice(self.dtypes), self.random.choice(VALUES)
+        return Operand(dtype, (length,), "C", values, self.random.randrange(10_000))
 
     def shape(self) -> tuple[int, ...]:
         return tuple(
@@ -185,8 +212,12 @@ class Drawing:
                 self.values[one] = leaf.build()
                 self.symbols.append(one)
             return tree
-        one = Literal(random.choice(SCALARS)) if random.random() < 0.12 else self.array()
-        self.values[name] = one.build()
+        one: Any = Literal(random.choice(SCALARS)) if random.random() < 0.12 else self.array()
+        if type(one) is Operand and self.buffer and random.random() < 0.7:
+            room = self.buffer.shape[0] - math.prod(one.shape)
+            if room >= 0 and 0 not in one.shape:
+                one = Window(self.buffer, random.randint(0, room), one.shape)
+        self.values[name] = built(one, {})
         self.symbols.append(name)
         return one
 

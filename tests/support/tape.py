@@ -527,6 +527,8 @@ def turned(x: Any) -> Any:
 
 def stacks(gradient: Any, like: Any) -> Any:
     """Summed over the axes of stacks along which an operand was repeated."""
+    if np.ndim(gradient) < np.ndim(like):  # of `x @= y`, where y has more axes, of one element
+        gradient = gradient[(None,) * (np.ndim(like) - np.ndim(gradient))]
     lead = np.ndim(gradient) - np.ndim(like)
     shape = (1,) * lead + np.shape(like)
     axes = [i for i, n in enumerate(np.shape(gradient)) if i < lead or n != shape[i]]

@@ -49,7 +49,7 @@ cdef extern from "numpy/arrayobject.h":
     ctypedef struct ArrayFields "PyArrayObject_fields":
         PyObject *mem_handler
     PyObject *PyDataMem_DefaultHandler
-    PyObject *PyDataMem_GetHandler()
+    PyObject *PyDataMem_GetHandler() except NULL
     object PyDataMem_SetHandler(object)
     void PyArray_ENABLEFLAGS(cnp.ndarray, int)
     void *PyArray_DATA(cnp.ndarray)
@@ -493,8 +493,6 @@ handler = PyCapsule_New(&handler_struct, "mem_handler", NULL)
 cdef bint is_recycling() except -1:
     """Whether NumPy's own handler or this one is in force: a user's handler is respected."""
     cdef PyObject *current = PyDataMem_GetHandler()
-    if current == NULL:
-        return -1  # with NumPy's exception set
     Py_XDECREF(current)
     return current == PyDataMem_DefaultHandler or current == <PyObject *> handler
 
@@ -547,12 +545,17 @@ cdef bint find_out_whether_blocks_can_be_owned() except -1:
 
 cpdef object set_handler(object new):
     """Make a handler NumPy's current one in this context; return the previous one."""
+    cdef PyObject *current = PyDataMem_GetHandler()
+    previous = <object> current
+    Py_XDECREF(current)
     try:
         return PyDataMem_SetHandler(new)
     except MemoryError:
-        # Restoring a handler must not fail: the other one would stay in force.
+        # Restoring a handler must not fail: the other one would stay in force. NumPy has put the
+        # new one in force, perhaps, and found no memory to say so.
         give_back_all()
-        return PyDataMem_SetHandler(new)
+        PyDataMem_SetHandler(new)
+        return previous
 
 
 def recycle():

@@ -511,6 +511,8 @@ def _summed(gradient: Any, like: Any) -> Any:
     if np.shape(gradient) == np.shape(like):
         return gradient
     lead = np.ndim(gradient) - np.ndim(like)
+    if lead < 0:  # of `x @= y`, whose value lacks the axes of one element that y has more than x
+        gradient, lead = np.reshape(gradient, (1,) * -lead + np.shape(gradient)), 0
     shape = (1,) * lead + np.shape(like)
     axes = tuple([i for i, n in enumerate(shape) if n == 1 != np.shape(gradient)[i]])
     if lead or axes:

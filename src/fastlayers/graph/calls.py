@@ -99,6 +99,8 @@ def _default(name: str, value: Any) -> bool:
 
 def option(name: str, value: Any) -> Any:
     """An option's value as one that can be compared and stored."""
+    if name == "keepdims" and not isinstance(value, Placeholder):
+        return bool(operator.index(value))  # as NumPy's functions in C have it
     if isinstance(value, Placeholder):
         raise NotServed(
             f"with a value as {name}", f"make {name} a number that is known without running"

@@ -184,12 +184,12 @@ class Graph(BaseLayer):
                 raise ValueError(f"its nodes are {nodes!r:.80}")
             if waiting is None:
                 nodes.check()
-        except (AttributeError, TypeError, ValueError) as error:
+            self._keep(nodes, waiting)  # which looks at options, too
+        except (AttributeError, LookupError, TypeError, ValueError) as error:
             raise ValueError(
                 f"this graph was changed after it was stored, or is of another version of "
                 f"fastlayers: {error}"
             ) from None
-        self._keep(nodes, waiting)
         # What a graph keeps, and what its user has set: no method, nor what belongs to a class.
         own = {"_kept", "_known", "__doc__"}
         self.__dict__.update(

@@ -9,6 +9,7 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from ..base import BaseLayer, number_text
+from .adjoints import Place
 from .calls import written, written_option
 from .operations import OPERATIONS
 
@@ -167,6 +168,10 @@ def _is_node(node: Any, position: int, inputs: int) -> bool:
         return hasattr(node.detail, "__array__") and count == 0
     if node.operation not in OPERATIONS or not _are_options(node.detail):
         return False
+    if node.operation in ("getitem", "setitem"):
+        index = dict(node.detail or ()).get("index")
+        arrays = count - (1 if node.operation == "getitem" else 2)
+        return isinstance(index, tuple) and [type(part) for part in index].count(Place) == arrays
     gradients = OPERATIONS[node.operation].gradients
     return count > 0 if callable(gradients) else count == len(gradients)
 
@@ -175,6 +180,7 @@ def _are_options(detail: Any) -> bool:
     return detail is None or (
         isinstance(detail, tuple)
         and all(isinstance(one, tuple) and len(one) == 2 and type(one[0]) is str for one in detail)
+        and isinstance(dict(detail).get("keepdims", False), bool)
     )
 
 

@@ -6,6 +6,7 @@ graphs and checks pickles reads this table. To add an operation is to add a row.
 
 from __future__ import annotations
 
+import functools
 import importlib
 import math
 import operator
@@ -72,6 +73,8 @@ class Operation(NamedTuple):
         Whether the value may share memory with the first operand.
     in_place : bool
         Whether the value has the shape and the dtype of the first operand.
+    owner : str
+        Whose ufunc it is: "numpy", "scipy", or "anybody", who may have loops that raise.
     """
 
     plain: Callable[..., Any]
@@ -90,6 +93,7 @@ class Operation(NamedTuple):
     step: str = ""
     view: bool = False
     in_place: bool = False
+    owner: str = "numpy"
 
 
 class _Of:
@@ -932,16 +936,20 @@ OPERATIONS |= {
 
 
 class OfScipy:
-    """A function of scipy.special, imported when it is first called."""
+    """A function of scipy.special, imported when it is first called.
+
+    It stays that one, whatever becomes of the module: plans and nodes must have the same.
+    """
 
     def __init__(self, name: str) -> None:
         self.name = name
 
+    @functools.cached_property
     def ufunc(self) -> Any:
         return getattr(importlib.import_module("scipy.special"), self.name)
 
     def __call__(self, *operands: Any) -> Any:
-        return self.ufunc()(*operands)
+        return self.ufunc(*operands)
 
 
 TWO_BY_ROOT_PI, ROOT_TWO_PI = 2 / math.sqrt(math.pi), math.sqrt(2 * math.pi)
@@ -961,7 +969,7 @@ SCIPYS: dict[str, tuple[Rule, ...]] = {
     "entr": (lambda g, v, x: -(g * (np.log(x) + 1)),),
 }
 for _name, _scipys in SCIPYS.items():
-    OPERATIONS[_name] = Operation(OfScipy(_name), _scipys, elementwise=True)
+    OPERATIONS[_name] = Operation(OfScipy(_name), _scipys, elementwise=True, owner="scipy")
 
 # ---- what follows ----
 

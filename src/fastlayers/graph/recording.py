@@ -23,7 +23,7 @@ from ..base import BaseLayer, Placeholder
 from ..callers import PACKAGE, users_frame
 from .calls import FUNCTIONS, METHODS, SPLITTING, NotServed, bind, bind_method, index_of
 from .nodes import Node, Nodes
-from .operations import OPERATIONS, PLAIN
+from .operations import OPERATIONS, PLAIN, OfScipy
 from .trees import filled, leaves
 
 # Only these are known to multiply and add.
@@ -219,10 +219,11 @@ def operation_of(ufunc: Any) -> str | None:
     """The operation that is this ufunc; of SciPy's, which somebody has imported then, by name."""
     if ufunc in UFUNCS:
         return UFUNCS[ufunc]
-    special = sys.modules.get("scipy.special")
     name: str = ufunc.__name__
-    known = name in OPERATIONS and special is not None
-    return name if known and getattr(special, name, None) is ufunc else None
+    scipys = OPERATIONS[name].plain if name in OPERATIONS else None
+    if not isinstance(scipys, OfScipy) or "scipy.special" not in sys.modules:
+        return None
+    return name if scipys.ufunc is ufunc else None
 
 
 def _refusing(what: str, instead: str) -> Callable[..., NoReturn]:
@@ -253,6 +254,7 @@ REFUSED = (
     ("divmod rdivmod", "divmod()", "write // and %"),
     ("round trunc floor ceil", "Python's rounding", "write np.rint, np.trunc, np.floor or np.ceil"),
     ("call", "a call of a value", "call functions, graphs and layers"),
+    ("copy deepcopy", "Python's copies of a value", "write y = x.copy()"),
 )
 for _names, _what, _instead in REFUSED:
     for _name in _names.split():
@@ -449,8 +451,16 @@ class Recording:
 
     def _ask(self, what: str) -> None:
         """Make the function wait for operands, if it is recorded without."""
-        if self._values is None or self.over:
+        if self.over:
+            raise TypeError(self._too_late(self.place()))
+        if self._values is None:
             raise Asked(what, self.place())
+
+    def _too_late(self, place: str) -> str:
+        return (
+            f"{place}: a symbol of {self.name} is used after its graph was recorded; call the "
+            f"graph instead, with numbers or arrays"
+        )
 
     def member(self, position: int, name: str) -> None:
         """What arrays do not have, but perhaps a tree."""
@@ -595,10 +605,7 @@ class Recording:
             if recording is self and not self.over:
                 return operand._position
             if recording.over:
-                raise TypeError(
-                    f"{place}: a symbol of {recording.name} is used after its graph was recorded; "
-                    f"call the graph instead, with numbers or arrays"
-                )
+                raise TypeError(recording._too_late(place))
             raise TypeError(
                 f"{place}: a symbol of {recording.name} is used while {self.name} is recorded; "
                 f"make it a parameter of {self.name}"

@@ -235,7 +235,7 @@ class Builder(dict[str, Callable[..., Any]]):
             return self._noted("step", step, values, shape)
         ufunc = ufunc_of(step)
         if ufunc is not None:
-            found = self._step_of(ufunc, values, shape)
+            found = self._step_of(step, ufunc, values, shape)
             if found is not None:
                 return found
         if not bools or all(one.shape == NUMBER or one.place in self.bools for one in values):
@@ -258,7 +258,9 @@ class Builder(dict[str, Callable[..., Any]]):
             self.notes.append(Note(kind, operation, reads, result.place, shape))
         return self._made[key]
 
-    def _step_of(self, ufunc: Any, values: Sequence[Value], shape: Shape) -> Value | None:
+    def _step_of(
+        self, step: str, ufunc: Any, values: Sequence[Value], shape: Shape
+    ) -> Value | None:
         """The value of a ufunc whose loops can be steps; None if they cannot."""
         kinds = "".join(
             [
@@ -266,10 +268,10 @@ class Builder(dict[str, Callable[..., Any]]):
                 for one in values
             ]
         )
-        name = f"{ufunc.__name__} {kinds}"
+        name = f"{step} {kinds}"  # several ufuncs may have one name
         if name not in self.loops:
             try:
-                loops = UfuncLoops(ufunc, kinds, weight_of(ufunc))
+                loops = UfuncLoops(ufunc, kinds, weight_of(step), OPERATIONS[step].owner)
             except LookupError:
                 return None
             self.loops[name] = loops
@@ -282,7 +284,7 @@ class Builder(dict[str, Callable[..., Any]]):
         """The name of a ufunc's loops, as they reduce arrays."""
         name = f"{ufunc.__name__} xx"
         if name not in self.loops:
-            self.loops[name] = UfuncLoops(ufunc, "xx", CHEAP_WEIGHT)
+            self.loops[name] = UfuncLoops(ufunc, "xx", CHEAP_WEIGHT, "numpy")
         return name
 
     def call(self, operation: str, values: Sequence[Value], shape: Shape) -> Value:
@@ -324,17 +326,16 @@ def ufunc_of(step: str) -> Any:
     row = OPERATIONS[step]
     ufunc = row.ufunc or (OPERATIONS[f"np.{step}"].ufunc if row.operator else None)
     if ufunc is None and isinstance(row.plain, OfScipy):
-        ufunc = row.plain.ufunc()
+        ufunc = row.plain.ufunc
     served = isinstance(ufunc, np.ufunc) and ufunc.signature is None and step not in BY_PLACE
     return ufunc if served else None
 
 
-def weight_of(ufunc: Any) -> int:
-    """How much work an element is."""
-    if ufunc.__name__ in CHEAP:
+def weight_of(step: str) -> int:
+    """How much work an element is in the loops of a ufunc."""
+    if step in CHEAP:
         return CHEAP_WEIGHT
-    known = ufunc is getattr(np, ufunc.__name__, None) or ufunc is CLIP
-    return WEIGHT if known and ufunc.__name__ not in DEAR else DEAR_WEIGHT
+    return DEAR_WEIGHT if step in DEAR or OPERATIONS[step].owner != "numpy" else WEIGHT
 
 
 def _multiply(builder: Builder, x: Any, y: Any) -> Value:
@@ -520,7 +521,7 @@ def _power(builder: Builder, x: Any, y: Any) -> Value:
     if values[0].has_axes and type(number) in (int, float) and number == 2:
         return builder.note("multiply", values[0], values[0])  # as NumPy's operator has it
     served = POWER_BY_STRIDE and values[0].has_axes and values[1].shape == NUMBER
-    found = builder._step_of(np.power, values, shape) if served else None
+    found = builder._step_of("power", np.power, values, shape) if served else None
     if found is None:
         raise Unserved("a power whose loop depends on strides")
     return found
@@ -555,7 +556,7 @@ def _clip(builder: Builder, x: Any, *limits: Any, bounds: str) -> Value:
         return builder.note("maximum" if bounds == "l" else "minimum", x, *limits)
     values = [builder.value_of(one) for one in (x, *limits)]
     served = values[0].has_axes and all(one.shape == NUMBER for one in values[1:])
-    found = builder._step_of(CLIP, values, values[0].shape) if served and CLIP else None
+    found = builder._step_of("clip", CLIP, values, values[0].shape) if served and CLIP else None
     if found is None:
         raise Unserved("limits that are arrays")
     return found

@@ -200,7 +200,7 @@ cdef inline void prepare_tiles(
         tile_step = &tiles.steps[i]
         tile_step.flags = 0
         if step.operation == FOREIGN:
-            tile_step.loop = job.program.foreigns[i].loops[job.dtype]
+            tile_step.loop = job.program.foreigns[i].loops[job.dtype][0]
             tile_step.its_own = job.program.foreigns[i].its_own[job.dtype]
             tile_step.flags = FROM_UFUNC | (SILENT if job.program.foreigns[i].silent else 0)
             # Of the first step, for the tile before.
@@ -352,6 +352,8 @@ cdef inline Py_ssize_t tile_by_tile(
     cdef int slot, i, j, done, flags
     cdef int raised = 0
     cdef char *data_of_its_own[STEP_SLOTS]
+    cdef Py_ssize_t strides_of_its_own[STEP_SLOTS]
+    cdef Py_ssize_t length_of_its_own
     cdef Py_ssize_t rows
     cdef TileStep *step = tiles.steps
     if job.program.foreign:
@@ -386,9 +388,11 @@ cdef inline Py_ssize_t tile_by_tile(
             else:
                 if step.flags & TAKE_BEFORE:
                     raised |= fp_take()
-                # Some go through their operands by these pointers.
+                # Some go through their operands by these pointers, and count down.
                 memcpy(data_of_its_own, step.data, step.slot_count * sizeof(char *))
-                step.loop(data_of_its_own, &length, step.strides, step.its_own)
+                memcpy(strides_of_its_own, step.strides, step.slot_count * sizeof(Py_ssize_t))
+                length_of_its_own = length
+                step.loop(data_of_its_own, &length_of_its_own, strides_of_its_own, step.its_own)
                 flags = fp_take()
                 if not step.flags & SILENT:
                     raised |= flags
@@ -414,13 +418,14 @@ cdef inline Py_ssize_t tile_by_tile(
 cdef inline void run_rows(const Job *job, const TileStep *step, Py_ssize_t rows) noexcept nogil:
     """Run a step of a pass over whole rows that reduces them, expands them, or is for each one."""
     cdef char *data[STEP_SLOTS]
-    cdef Py_ssize_t strides[3]
+    cdef Py_ssize_t strides[STEP_SLOTS]
     cdef Py_ssize_t item = job.item_bytes
     cdef Py_ssize_t columns = job.columns
     cdef Py_ssize_t row
     memcpy(data, step.data, step.slot_count * sizeof(char *))
     if step.form == ELEMENTWISE:
-        step.loop(data, &rows, step.strides, step.its_own)
+        memcpy(strides, step.strides, step.slot_count * sizeof(Py_ssize_t))
+        step.loop(data, &rows, strides, step.its_own)
         return
     if step.form == ROW_SUM:
         sum_rows(job, data[0], data[1], rows)

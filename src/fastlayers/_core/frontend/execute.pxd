@@ -1,13 +1,14 @@
 """A program run on what was given: operands described, results placed, a job filled in and run."""
 
+from cpython.exc cimport PyErr_Clear, PyErr_Occurred
 from cpython.object cimport PyObject
 from cpython.tuple cimport PyTuple_New
 
 from ..memory cimport free_block
 from ..program.operations cimport COLUMNS
 from ..program.program cimport (
-    BY_ROW, DROPPED, MAX_DIMS, MAX_INPUTS, MAX_RESULTS, MAX_SUBTREES, REPEATED, UNSERVED, WHOLE,
-    DType, Job, Layout, Program, Share,
+    BY_ROW, DROPPED, MAX_DIMS, MAX_INPUTS, MAX_RESULTS, MAX_SUBTREES, NUMPYS, REPEATED, UNSERVED,
+    WHOLE, DType, Job, Layout, Program, Share,
 )
 from .dtypes cimport (
     Operand, array_dtype, describe, describe_shape, dtypes, has_axes, store_number,
@@ -276,6 +277,11 @@ cdef inline bint run_call(Call *call, Given *given) except -1:
     cdef int raised = run(&call.job)
     given.dtype = call.dtype
     given.elements = call.job.size
+    if call.program.owner != NUMPYS and PyErr_Occurred() != NULL:
+        if call.job.in_place:  # where operands are no longer what they were
+            return -1
+        PyErr_Clear()
+        return True  # NumPy raises it again, of the node
     return raised != 0 and not is_ignored(raised)
 
 

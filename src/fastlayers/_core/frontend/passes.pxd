@@ -17,6 +17,7 @@ cdef class Pass:
     cdef int count_to[MAX_RESULTS]
     cdef bint is_total[MAX_RESULTS]
     cdef tuple constants
+    cdef list steps             # whose ufuncs must stay
     cdef int constant_count
     cdef public object numbers
 

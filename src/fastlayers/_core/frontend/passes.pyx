@@ -70,6 +70,7 @@ cdef class Pass:
         if not (names or None in results) or len(results) > MAX_RESULTS:
             raise ValueError("no results, or too many for one pass")
         assemble(&self.program, inputs, names, steps, layouts)
+        self.steps = steps
         find_dtypes_of(&self.program)
         self.program.shaped = True
         self.program.ordered = ordered

@@ -9,7 +9,9 @@ from cpython.pycapsule cimport PyCapsule_GetPointer
 
 from ..memory cimport ANYWHERE, free_block, new_block
 from ..program.operations cimport find_dtypes
-from ..program.program cimport MAX_SHARES, STACK_BYTES, capsule_name
+from ..program.program cimport MAX_SHARES, NUMPYS, SCIPYS, STACK_BYTES, Owner, capsule_name
+
+import sys
 
 cdef extern from "threads.h" nogil:
     const bint HAVE_OPENMP
@@ -218,12 +220,20 @@ def seem_to_have_taken(double seconds):
     remember(seconds, 0)
 
 
+cdef bint may_be_shared(Owner owner) except -1:
+    """Whether several threads may run the loops of ufuncs."""
+    if owner == SCIPYS:
+        special = sys.modules.get("scipy.special")
+        return special is None or set(special.geterr().values()) == {"ignore"}
+    return owner == NUMPYS
+
+
 cdef int run_large(Job *job, Py_ssize_t work) except -1:
     cdef Py_ssize_t threaded = load_size(&thresholds.threads)
     cdef Py_ssize_t bytes = job.engine.workspace_bytes(job)
     cdef int raised
     # Give each thread at least half the work that justifies two. Sums are shared out by chunks.
-    if work < threaded:
+    if work < threaded or not may_be_shared(job.program.owner):
         job.threads = job.team = 1
     else:
         share_out(job, job.chunks or job.subtrees or 2 * work // max(threaded, 1))

@@ -8,12 +8,12 @@ cimport numpy  # no-cython-lint: the header below needs its own before it
 from libc.string cimport memset
 
 from .program cimport (
-    ADD, ADD_PRODUCTS, ADD_PRODUCTS_BACKWARD, BY_ROW, COPY_TWICE, DROPPED, DTYPES, ELEMENTWISE,
-    EXPAND, FLOAT32, FLOAT64, FOREIGN, FROM_BOOL, FROM_FIRST, FROM_ZERO, MAX_INPUTS, MAX_RESULTS,
-    MAX_STEPS, MAX_TEMPORARIES, MAX_TOTALS, MULTIPLY, MULTIPLY_ADD, MULTIPLY_BACKWARD,
-    MULTIPLY_SUBTRACT, NEGATIVE, OPERATIONS, PRODUCT_BACKWARD, REPEATED, ROW_SUM, SELECT, SUBTRACT,
-    SUBTRACT_PRODUCT, SUBTRACT_PRODUCTS, TOTAL, WHOLE, DType, Engine, Foreign, Form, Layout, Loop,
-    Program, Step,
+    ADD, ADD_PRODUCTS, ADD_PRODUCTS_BACKWARD, ANYBODYS, BY_ROW, COPY_TWICE, DROPPED, DTYPES,
+    ELEMENTWISE, EXPAND, FLOAT32, FLOAT64, FOREIGN, FROM_BOOL, FROM_FIRST, FROM_ZERO,
+    MAX_INPUTS, MAX_RESULTS, MAX_STEPS, MAX_TEMPORARIES, MAX_TOTALS, MULTIPLY, MULTIPLY_ADD,
+    MULTIPLY_BACKWARD, MULTIPLY_SUBTRACT, NEGATIVE, NUMPYS, OPERATIONS, PRODUCT_BACKWARD,
+    REPEATED, ROW_SUM, SCIPYS, SELECT, STEP_SLOTS, SUBTRACT, SUBTRACT_PRODUCT,
+    SUBTRACT_PRODUCTS, TOTAL, WHOLE, DType, Engine, Foreign, Form, Layout, Loop, Owner, Program, Step,
 )
 
 import numpy as np
@@ -96,6 +96,9 @@ SILENT = {
 }
 
 
+OWNERS = {"numpy": NUMPYS, "scipy": SCIPYS, "anybody": ANYBODYS}
+
+
 cdef class UfuncLoops:
     """NumPy's inner loops of a ufunc, for operands of one dtype, or bools.
 
@@ -107,6 +110,8 @@ cdef class UfuncLoops:
         A letter for each operand: "x" for an array, "?" for bools, "n" for a Python number.
     weight : int
         How much work an element is; a slot of the engine's own steps is 1.
+    owner : str
+        Whose it is: "numpy", "scipy" or "anybody".
 
     Attributes
     ----------
@@ -123,17 +128,22 @@ cdef class UfuncLoops:
     cdef readonly int weight
     cdef readonly bint makes_bools
     cdef readonly str name
+    cdef object ufunc       # which has the loops
 
-    def __init__(self, object ufunc, str kinds, int weight):
+    def __init__(self, object ufunc, str kinds, int weight, str owner):
         cdef UFunc *struct = <UFunc *> ufunc
         cdef int row
         memset(&self.foreign, 0, sizeof(self.foreign))
+        self.ufunc = ufunc
+        self.foreign.owner = <Owner> <int> OWNERS[owner]
         self.reads = ufunc.nin
         self.name = ufunc.__name__
         self.weight = weight
         self.foreign.silent = ufunc is getattr(np, ufunc.__name__, None) and (
             ufunc.__name__ in SILENT)
         types = ufunc.types
+        if struct.nargs > STEP_SLOTS:
+            raise LookupError(f"{ufunc.__name__}: it has too many operands for a step")
         if struct.ntypes != len(types) or struct.nin != len(kinds) or struct.nout != 1:
             raise LookupError(f"{ufunc.__name__}: its loops are not where they are looked for")
         found = set()
@@ -152,9 +162,9 @@ cdef class UfuncLoops:
             if made not in (np.dtype(bool), np.dtype(numpys)):
                 raise LookupError(f"{ufunc.__name__}: of {given} it makes {made}")
             found.add(made == np.dtype(bool))
-            self.foreign.loops[<int> dtype] = <Loop> struct.functions[row]
+            self.foreign.loops[<int> dtype] = <Loop *> &struct.functions[row]
             self.foreign.its_own[<int> dtype] = struct.data[row] if struct.data != NULL else NULL
-            if self.foreign.loops[<int> dtype] == NULL:
+            if struct.functions[row] == NULL:
                 raise LookupError(f"{ufunc.__name__}: no loop for {given}")
         if not found:
             raise LookupError(f"{ufunc.__name__}: no loop for one dtype")
@@ -233,6 +243,7 @@ cdef int assemble(
             step.operation = FOREIGN
             program.foreign = True
             program.foreigns[i] = (<UfuncLoops> operation).foreign
+            program.owner = max(program.owner, program.foreigns[i].owner)
             *reads, out = its_names if form != TOTAL else (*its_names, "")
             sources[out] = 0
             for name in reads:
@@ -305,7 +316,9 @@ cdef void find_dtypes_of(Program *program) noexcept:
 
 cdef Loop loop_of(const Program *program, const Engine *engine, int step, DType dtype) noexcept:
     if program.steps[step].operation == FOREIGN:
-        return program.foreigns[step].loops[dtype]
+        if program.foreigns[step].loops[dtype] == NULL:
+            return NULL
+        return program.foreigns[step].loops[dtype][0]
     return engine.loops[program.steps[step].operation][dtype]
 
 

@@ -90,11 +90,19 @@ cdef struct Step:
     unsigned int by_row     # a bit for each of the slots that has an element for each row
     bint once               # for each row, not for each element
 
-# A ufunc's loops, and what they are given.
+# Who may run a ufunc's loops: a Python error is set for the thread that they run on, and found
+# there alone.
+cdef enum Owner:
+    NUMPYS          # which set none
+    SCIPYS          # which set one if scipy.special.errstate says so
+    ANYBODYS        # which may, and may keep a state that no two threads should change
+
+# A ufunc's loops, where it has them, for they may be replaced; and what they are given.
 cdef struct Foreign:
-    Loop loops[DTYPES]
+    Loop *loops[DTYPES]
     void *its_own[DTYPES]
     bint silent             # whatever flags they leave, NumPy does not warn
+    Owner owner
 
 # Slots are numbered: inputs, constants, results, temporaries.
 cdef struct Program:
@@ -105,6 +113,7 @@ cdef struct Program:
     int step_count
     int weight              # of all steps: of the engine's, how many slots they read and write
     bint foreign            # whether there are steps of ufuncs
+    Owner owner             # the strangest of these
     bint direct             # one step, whose slots are the operands in their order
     bint shaped             # all results have the shape of the inputs, be they read or not
     bint ordered            # serve C order alone: what is computed has it, whatever it is read from
