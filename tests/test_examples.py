@@ -1,4 +1,4 @@
-"""The examples; flat_field.py, which takes longer, is `make demo`."""
+"""The examples, in small; flat_field.py in full is `make demo`."""
 
 from __future__ import annotations
 
@@ -40,6 +40,16 @@ def test_apple_shop():
 
 
 # These compare with plain NumPy themselves, and fail if they differ.
+
+
+def test_flat_field(tmp_path):
+    picture = tmp_path / "flat_field.png"
+    options = "--epochs", "2", "--exposures", "3", "--output", str(picture)
+    lines = lines_of_example("flat_field.py", *options)
+    assert "6 steps: all losses, gains and offsets are equal, bit for bit" in lines
+    psnr = re.search(r"raw (\S+) dB, corrected (\S+) dB", "\n".join(lines)).groups()
+    assert float(psnr[1]) > float(psnr[0]) + 3
+    assert picture.stat().st_size > 100_000
 
 
 def test_digits(tmp_path):
