@@ -17,6 +17,19 @@ Times = Mapping[tuple[str, str], float]  # seconds by contestant and size
 OURS, PLAIN, FLOOR = "fastlayers", "plain", "C"
 COMPILERS = OURS, "JAX", "torch.compile"
 
+# The READMEs' table: these cases, each at one size, and those who compute them.
+README = {
+    "lstm-float32": "262k",
+    "black-scholes-float64": "1M",
+    "cross-entropy-float32": "10000x100",
+    "layer-norm-float32": "10000x256",
+    "mixture-float64": "10000x8",
+    "regression-float64": "100000x30",
+    "network-float32": "256x784",
+    "rosenbrock-float64": "100",
+}
+README_COLUMNS = OURS, "autograd", "JAX", "torch.compile"
+
 # Of the kinds of which every case is given a table of its own, what is computed.
 WHAT = {"layer": "equal shapes", "graph": "value and gradients", "update": "in place"}
 
@@ -32,6 +45,7 @@ def report(result: Mapping[str, Any]) -> str:
     if functions:
         sections += ["## Functions and networks", preface(result, functions, FUNCTION_STEPS)]
         sections += filter(None, [first_steps(result), *function_tables(functions)])
+        sections.append(readme_table(result, functions))
     return "\n\n".join(sections)
 
 
@@ -168,20 +182,47 @@ def sum_table(cases: Mapping[str, Times]) -> str:
 
 
 def first_steps(result: Mapping[str, Any]) -> str:
-    """Say how long compiling takes: what a first step takes longer than later ones."""
-    extra: dict[str, dict[tuple[str, str], float]] = {name: {} for name in COMPILERS}
-    for figure in result["figures"]:
-        if CASES[figure["case"]].kind in FUNCTIONS and figure["contestant"] in COMPILERS:
-            known, key = extra[figure["contestant"]], (figure["case"], figure["size"])
-            # Of the rounds the longest: the others may find what the first one compiled.
-            known[key] = max(known.get(key, 0), figure["first"] - figure["median"])
+    """Say how long compiling takes."""
     texts = [
-        f"{name} {readable(median(known.values()))} (at most {readable(max(known.values()))})"
-        for name, known in extra.items()
-        if known
+        f"{name} {readable(median(known))} (at most {readable(max(known))})"
+        for name in COMPILERS
+        if (known := compiling(result, name))
     ]
     text = "Until the first result, for each shape, besides the step: "
     return f"{text}{', '.join(texts)}." if texts else ""
+
+
+def compiling(result: Mapping[str, Any], name: str) -> list[float]:
+    """Return what first steps of functions take longer than later ones, for each shape."""
+    extra: dict[tuple[str, str], float] = {}
+    for figure in result["figures"]:
+        if CASES[figure["case"]].kind in FUNCTIONS and figure["contestant"] == name:
+            key = figure["case"], figure["size"]
+            # Of the rounds the longest: the others may find what the first one compiled.
+            extra[key] = max(extra.get(key, 0), figure["first"] - figure["median"])
+    return [*extra.values()]
+
+
+def readme_table(result: Mapping[str, Any], cases: Mapping[str, Times]) -> str:
+    """Return the table of README.md and README.zh-CN.md, to be pasted into both."""
+    rows = []
+    for case, size in README.items():
+        times = cases.get(case, {})
+        gains = (gain_cell(times, name, size) for name in README_COLUMNS)
+        about = f"{CASES[case].title}, {size} {CASES[case].dtype}" if case in CASES else case
+        rows.append([about, readable(times.get((PLAIN, size))), *gains])
+    every = [(times, size) for case, times in cases.items() for size in CASES[case].sizes]
+    means, faster, first = ["geometric mean of all", ""], ["faster than fastlayers", ""], []
+    for name in README_COLUMNS:
+        gains = [gain for times, size in every if (gain := ratio(times, PLAIN, name, size))]
+        ours = [gain for times, size in every if (gain := ratio(times, name, OURS, size))]
+        extra = compiling(result, name)
+        means.append(f"{ratio_cell(geometric_mean(gains))} ({len(gains)})" if gains else "-")
+        faster.append("" if name == OURS else f"{sum(gain < 1 for gain in ours)} of {len(ours)}")
+        first.append(readable(median(extra)) if extra else "-")
+    rows += [means, faster, ["until the first result", "", *first]]
+    heads = ["", "NumPy by hand", *README_COLUMNS]
+    return f"### For the READMEs\n\n{markdown(heads, rows)}"
 
 
 def function_tables(cases: Mapping[str, Times]) -> Iterator[str]:

@@ -2,11 +2,15 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
 import numpy as np
 import pytest
 from cases import CASES, FUNCTIONS, make_operands
-from report import report
+from report import readme_table, report
 from runner import flat
+
+ROOT = Path(__file__).parent.parent
 
 # In place of a case's own sizes: rows of so many columns, as its function wants them.
 SMALL = {
@@ -61,3 +65,17 @@ def test_losses_are_reported():
     assert any(line.endswith("| 1 ms | 2 ms: **0.50** | 500 µs: *2.00* |") for line in lines)
     assert "| JAX | **0.25** | **0.25** (GELU, tanh form, float32, 1k) | 2 of 2 |" in lines
     assert any("JAX 100 ms (at most 100 ms)" in line for line in lines)
+    # The table that both READMEs show.
+    readme = lines[lines.index("### For the READMEs") + 2 :]
+    assert "| geometric mean of all |  | **0.50** (2) | - | 2.00 (2) | - |" in readme
+    assert "| faster than fastlayers |  |  | 0 of 0 | 2 of 2 | 0 of 0 |" in readme
+    assert "| until the first result |  | 100 ms | - | 100 ms | - |" in readme
+
+
+def test_readmes_show_that_table():
+    head, _, *rows = readme_table({"figures": []}, {}).splitlines()[2:]
+    named = [row.split(" | ")[0] for row in rows]
+    for page in "README.md", "README.zh-CN.md":
+        lines = (ROOT / page).read_text(encoding="utf-8").splitlines()
+        shown = lines[lines.index(head) + 2 :][: len(rows)]
+        assert [line.split(" | ")[0] for line in shown] == named

@@ -109,15 +109,23 @@ def test_links_of_the_installed_readme_are_absolute():
     assert relative == LINK.findall((ROOT / "README.md").read_text(encoding="utf-8"))
     pictures = [link for link in found if link.startswith(folder("raw"))]
     assert pictures == [link for link in found if link.endswith(".svg")]
-    assert len(pictures) == 3
+    assert len(pictures) == 1
 
 
-def test_picture_in_the_readme_is_what_draw_gives():
+@pytest.mark.parametrize(
+    ("page", "graph", "operands"),
+    [("README.md", "loss", ()), ("docs/graph.md", "shop", (100, 2, 150, 3, 1.1))],
+)
+def test_pictures_are_what_draw_gives(page, graph, operands):
     names: dict[str, Any] = {}
-    shop = blocks(ROOT / "README.md")[1].content
-    exec(compile(shop, "shop.py", "exec"), names)  # the picture's nodes name their line
-    picture = str(names["shop"].draw(100, 2, 150, 3, 1.1))
-    assert picture == (ROOT / "docs" / "shop.svg").read_text(encoding="utf-8")
+    block = blocks(ROOT / page)[0].content
+    exec(compile(block, f"{graph}.py", "exec"), names)  # the picture's nodes name their line
+    picture = str(names[graph].draw(*operands))
+    assert picture == (ROOT / "docs" / f"{graph}.svg").read_text(encoding="utf-8")
+
+
+def test_the_readme_is_short():
+    assert len((ROOT / "README.md").read_text(encoding="utf-8").splitlines()) <= 120
 
 
 # In a process of its own: other tests define gradients.

@@ -1,4 +1,4 @@
-"""The examples; flat_field.py, which takes longer, is `make demo`."""
+"""The examples, in small; flat_field.py in full is `make demo`."""
 
 from __future__ import annotations
 
@@ -42,6 +42,16 @@ def test_apple_shop():
 # These compare with plain NumPy themselves, and fail if they differ.
 
 
+def test_flat_field(tmp_path):
+    picture = tmp_path / "flat_field.png"
+    options = "--epochs", "2", "--exposures", "3", "--output", str(picture)
+    lines = lines_of_example("flat_field.py", *options)
+    assert "6 steps: all losses, gains and offsets are equal, bit for bit" in lines
+    psnr = re.search(r"raw (\S+) dB, corrected (\S+) dB", "\n".join(lines)).groups()
+    assert float(psnr[1]) > float(psnr[0]) + 3
+    assert picture.stat().st_size > 100_000
+
+
 def test_digits(tmp_path):
     picture = tmp_path / "digits.png"
     lines = lines_of_example("digits.py", "--steps", "40", "--output", str(picture))
@@ -70,6 +80,42 @@ def test_blend(tmp_path):
     )
     assert last < first / 10
     assert picture.stat().st_size > 10_000
+
+
+def printed_by(name, tmp_path, *options):
+    """What an example prints that has also drawn a picture."""
+    picture = tmp_path / "picture.png"
+    lines = lines_of_example(name, *options, "--output", str(picture))
+    assert picture.stat().st_size > 10_000
+    return "\n".join(lines)
+
+
+def test_logistic(tmp_path):
+    printed = printed_by("logistic.py", tmp_path)
+    assert len(set(re.findall(r"loss (\S+) after", printed))) == 1  # of both methods
+    assert "mean radius        4.58 ± 0.58" in printed
+    assert "93.5% of 569 tumours" in printed
+
+
+def test_options(tmp_path):
+    printed = printed_by("options.py", tmp_path, "--options", "20000")
+    assert "prices are equal, bit for bit" in printed
+    off = [float(one) for one in re.findall(r"at most (\S+) from", printed)]
+    assert len(off) == 2
+    assert max(off) < 1e-12
+
+
+def test_mixture(tmp_path):
+    printed = printed_by("mixture.py", tmp_path)
+    assert "loss 1.0459 at first, -0.7459 after" in printed
+    assert "96% of 150 flowers" in printed
+
+
+def test_bodies(tmp_path):
+    printed = printed_by("bodies.py", tmp_path, "--bodies", "8", "--steps", "200")
+    off, drift = map(float, re.search(r"within (\S+) of .*off by (\S+)%", printed, re.S).groups())
+    assert off < 1e-14
+    assert drift < 1
 
 
 EXECUTE = f"""

@@ -1,4 +1,4 @@
-"""Drop-in, C-accelerated layers for neural networks written by hand on NumPy."""
+"""Gradients of plain NumPy code, and C-accelerated graphs and layers that match it in every bit."""
 
 import warnings as _warnings
 
