@@ -304,6 +304,8 @@ def test_a_scalar_of_a_wider_dtype():
     assert_like_nodes(lambda x, y: x * y - x, x, np.float64(1.1), passes=1)
     assert_like_nodes(lambda x, y: np.exp(x) * y, x, np.float64(1.1))  # NumPy's in float32
     assert_like_nodes(lambda x, y: (x + y, x * 2), x, normal(50))
+    assert_like_nodes(lambda x, y, n: x - n * y, normal(50), x, 0.1)  # n * y is of float32
+    assert_like_nodes(lambda x, y, n: x - n * y, normal(50), x, np.float64(0.1), passes=1)
 
 
 WARNING = {

@@ -196,13 +196,13 @@ class Facts:
                 self.scalars.add(place)
 
 
-def are_castable(graph: Nodes, places: tuple[int, ...]) -> bool:
+def are_castable(graph: Nodes, places: tuple[int, ...], numbers: tuple[int, ...]) -> bool:
     """Whether inputs of lesser dtypes may be cast to that of the others before they are read.
 
     So they may if all that reads them casts them: then their gradients are of that dtype, too.
     """
     readers = [node for node in graph.nodes if not set(places).isdisjoint(node.operands)]
-    floats = Facts(graph, (), places).floats
+    floats = Facts(graph, (), places + numbers).floats
     return (
         set(places).isdisjoint(graph.outputs)
         and all(not reached(graph, [place]).isdisjoint(graph.outputs) for place in places)
@@ -319,7 +319,7 @@ class Network:
             lines.append("".join(f"v{place} = " for place in one.dropped) + "found = None")
         lines.append(f"return [*{listed(self.graph.outputs)}]")
         exec("def run(operands, by_nodes):\n    " + "\n    ".join(lines), names)
-        return names["run"]
+        return names.pop("run")  # no cycle
 
     def _by_nodes(self, i: int, given: tuple[Any, ...]) -> list[Any]:
         """The values of a plan that is not served."""
@@ -701,7 +701,8 @@ class Networks:
     def __init__(self, graph: Nodes, run: Operations) -> None:
         self._graph, self._run = graph, run
         self._facts: dict[tuple[int, ...], Facts] = {}  # by the operands that are numbers
-        self._castable: dict[tuple[int, ...], bool] = {}  # by the operands that are to be cast
+        # By the operands that are to be cast, and those that are numbers.
+        self._castable: dict[tuple[tuple[int, ...], ...], bool] = {}
         self._one_plan = is_one_plan(graph)
         # What passes compute again is not kept from value to gradient.
         self._kept = [
@@ -798,8 +799,9 @@ class Networks:
         if widest is None:
             return operands, None
         cast += [place for place, dtype in floats if dtype != widest]
+        kinds = widest, tuple(numbers)
         if cast:
-            if widest.char == "e" or not self._may_cast(operands, tuple(cast), widest):
+            if widest.char == "e" or not self._may_cast(operands, tuple(cast), kinds[1], widest):
                 return operands, self._refused("dtype")
             if self._one_plan:
                 count_outcome("dtype", -1)  # what the plan has said of them
@@ -809,7 +811,7 @@ class Networks:
             operands = tuple(given)
         elif self._one_plan:  # which was tried before
             return operands, None
-        return operands, (widest, tuple(numbers))
+        return operands, kinds
 
     def _refused(self, reason: str) -> Any:
         """Count a call whose nodes are run one by one."""
@@ -817,15 +819,18 @@ class Networks:
             count_outcome(reason)
 
     def _may_cast(
-        self, operands: tuple[Any, ...], places: tuple[int, ...], dtype: np.dtype
+        self,
+        operands: tuple[Any, ...],
+        places: tuple[int, ...],
+        numbers: tuple[int, ...],
+        dtype: np.dtype,
     ) -> bool:
         """Whether NumPy would cast these operands, wherever they are read."""
-        if places not in self._castable:
-            inputs = range(len(operands))
-            self._castable[places] = set(places) <= set(inputs) and are_castable(
-                self._graph, places
-            )
-        return self._castable[places] and all(
+        key = places, numbers
+        if key not in self._castable:
+            given = set(places) <= set(range(len(operands)))
+            self._castable[key] = given and are_castable(self._graph, *key)
+        return self._castable[key] and all(
             # The order of what is repeated is that of others.
             operands[place].size
             and operands[place].flags.forc

@@ -767,6 +767,6 @@ def function_of_numbers(
     )
     names: dict[str, Any] = {f"v{place}": number for place, number in builder.constants.items()}
     exec(source, names)
-    function: Any = names["run"]
+    function: Any = names.pop("run")  # no cycle
     function.only = None  # as a plan
     return function

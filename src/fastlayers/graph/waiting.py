@@ -9,6 +9,8 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any, NamedTuple
 
+import numpy as np
+
 from .gradients import graph_of_gradients
 from .nodes import Nodes
 from .recording import FromFunction, Recording
@@ -133,7 +135,9 @@ class Waiting:
 
     def on(self, operands: tuple[Any, ...]) -> OnTrees:
         """The recording for some operands."""
-        structures = tuple([structure(operand) for operand in operands])
+        structures = tuple(
+            [LEAF if type(one) is np.ndarray else structure(one) for one in operands]
+        )
         plain = all(one is LEAF for one in structures)
         flat = operands
         if not plain:
