@@ -7,6 +7,7 @@ import functools
 import itertools
 import math
 import pickle
+import types
 import warnings
 from collections import OrderedDict, defaultdict
 from fractions import Fraction
@@ -19,7 +20,10 @@ from outcome import described, differences, outcome
 from plain_graph import copied
 
 from fastlayers import BaseLayer, Graph, define_gradients, gradcheck
+from fastlayers.graph.networks import GIVEN
 from fastlayers.graph.operations import OPERATIONS, no_rule
+from fastlayers.graph.rules import RESERVED
+from fastlayers.graph.tracing import STEPS
 
 RNG = np.random.default_rng(0)
 
@@ -715,6 +719,20 @@ def test_define_gradients_of_anybodys_ufunc():
     assert copy.deepcopy(graph)(0.0) == pickle.loads(pickle.dumps(graph.grad("x")))(
         0.0
     ) * 2 * math.log(2)
+
+
+@pytest.mark.parametrize("name", [*sorted(RESERVED), "sum", "expand"])
+def test_define_gradients_of_what_is_called_like_something_else(name):
+    """As an input, or a step of passes."""
+    function = types.FunctionType((lambda x: x * 7.0).__code__, {}, name)
+    sevenfold = np.frompyfunc(function, 1, 1)
+    define_gradients(sevenfold, lambda g, v, x: g * 7)
+    assert Graph(lambda x: sevenfold(x) * 2).value_and_grad(1.0) == (14.0, (14.0,))
+    assert Graph(lambda x: sevenfold(x) * 2)(np.ones(3)).tolist() == [14.0] * 3
+
+
+def test_names_that_mean_something_are_no_ufuncs():
+    assert set(GIVEN) | set(STEPS) | {"layer"} <= RESERVED | set(OPERATIONS)
 
 
 def test_define_gradients_of_scipys():

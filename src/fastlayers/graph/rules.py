@@ -131,6 +131,14 @@ def recorded(
     return Rule(steps, result._position, frozenset(reads), summed)
 
 
+# To nodes and plans these mean something else, though they are no operations.
+RESERVED = {
+    *("input", "number", "constant", "layer", "from_bool", "multiply_backward", "add_products"),
+    *("subtract_products", "multiply_add", "multiply_subtract", "subtract_product"),
+    *("product_backward", "add_products_backward"),
+}
+
+
 def define_gradients(ufunc: np.ufunc, *rules: Callable[..., Any] | None) -> None:
     """Say how a ufunc is differentiated, so that graphs can record it.
 
@@ -200,7 +208,7 @@ def define_gradients(ufunc: np.ufunc, *rules: Callable[..., Any] | None) -> None
         raise ValueError(f"it is known how {ufunc.__name__} is differentiated")
     if name is None:
         name = ufunc.__name__.removesuffix(" (vectorized)")  # as np.frompyfunc has it
-        while name in OPERATIONS:
+        while name in OPERATIONS or name in RESERVED:
             name += "_"
     OPERATIONS[name] = Operation(ufunc, rules, ufunc=ufunc, elementwise=True, owner="anybody")
     try:
