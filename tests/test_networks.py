@@ -264,6 +264,15 @@ def test_integers_and_bools_beside_floats(dtype):
     assert_like_nodes(lambda y, x: np.sum(x[:, 0] * y), y, single)
 
 
+@pytest.mark.parametrize("shape", [(17,), (1, 17), (5, 1, 17), (3, 1)])
+def test_integers_that_are_repeated(shape):
+    """Their memory order is that of their strides, and so is that of what is made of them."""
+    y, row = np.broadcast_to(np.arange(np.prod(shape)).reshape(shape), (5, 3, 17)), normal(17)
+    for function in (lambda y: y * row, lambda y: np.exp(y * row) + row):
+        same(Graph(function)(y), function(y))
+        same(Graph(function)(y.T[::-1].T), function(y.T[::-1].T))
+
+
 WARNING = {
     "divide": lambda x: np.sum(1 / (x - x)),
     "invalid": lambda x: np.log(x - x.max(axis=1, keepdims=True)).sum(axis=1),

@@ -779,7 +779,7 @@ class Networks:
                 return operands, refused("dtype")
             given = list(operands)
             for place in cast:
-                given[place] = given[place].astype(found)
+                given[place] = cast_to(given[place], found)
             operands = tuple(given)
         return operands, (found, tuple(numbers))
 
@@ -853,6 +853,14 @@ class Networks:
             if what == "gradients" and node.place != GRADIENT
         ]
         return Network(both, self._run, quiet, scalars, numbers)
+
+
+def cast_to(x: Any, dtype: np.dtype[Any]) -> Any:
+    """An array in another dtype: what is repeated stays so, for memory orders depend on it."""
+    if 0 not in x.strides:
+        return x.astype(dtype)
+    part = x[tuple([slice(None if stride else 1) for stride in x.strides])]
+    return np.broadcast_to(part.astype(dtype), x.shape)
 
 
 def refused(reason: str) -> Any:
