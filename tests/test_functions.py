@@ -16,6 +16,7 @@ import mpmath
 import numpy as np
 import pytest
 import scipy.special
+from graphs import NodesGraph
 from outcome import described, differences, outcome
 from plain_graph import copied
 
@@ -654,6 +655,22 @@ def test_what_is_refused_names_the_line_and_a_way_out(text):
     with pytest.raises(TypeError, match=r"refused\.py:2") as caught:
         Graph(space["f"])
     assert REFUSALS[text] in str(caught.value)
+
+
+def test_options_that_are_equal_and_yet_not_the_same():
+    """What NumPy refuses spoils nothing for what it takes."""
+    x = np.ones((2, 3, 1, 1, 4))
+    with pytest.raises(TypeError, match="float"):
+        Graph(lambda x: np.sum(x, axis=4.0)).value_and_grad(x)
+    refused = Graph(lambda x: np.sum(x, axis=3)).__getstate__()["_nodes"]
+    node = refused.nodes[-1]._replace(detail=(("axis", 3.0),))
+    graph = Graph.__new__(Graph)
+    graph.__setstate__({"_nodes": refused._replace(nodes=(*refused.nodes[:-1], node))})
+    with pytest.raises(TypeError, match="float"):
+        graph.value_and_grad(x)
+    for function in (lambda x: np.sum(x, axis=3), lambda x: np.sum(x, axis=4)):
+        nodes = NodesGraph(function)
+        same(nodes.value_and_grad(x)[1].x, x)
 
 
 @pytest.mark.parametrize("copied", [copy.copy, copy.deepcopy, lambda x: copy.deepcopy([x])[0]])

@@ -68,11 +68,14 @@ MISSING = Rule(None, 0, frozenset(), False)
 
 def rules_of(node: Node) -> tuple[Rule | None, ...]:
     """The rule for each operand of a node; None if no gradient passes to it."""
-    return _rules_of(node.operation, len(node.operands), node.detail or ())
+    options = node.detail or ()
+    # 1 equals 1.0, which is no axis: their texts tell them apart.
+    text = repr(options) if options else ""
+    return _rules_of(node.operation, len(node.operands), options, text)
 
 
 @functools.lru_cache(maxsize=4096)
-def _rules_of(operation: str, count: int, options: Options) -> tuple[Rule | None, ...]:
+def _rules_of(operation: str, count: int, options: Options, _: str) -> tuple[Rule | None, ...]:
     gradients = OPERATIONS[operation].gradients
     named = dict(options)
     if callable(gradients):
