@@ -228,6 +228,12 @@ def test_outputs_of_a_graph_that_waits_for_shapes():
     assert found is value
     assert gradients.x is gradient
     same((value, gradient), (np.sum(x * x, axis=0) / 4, graph.value_and_grad(x)[1].x))
+    for call in (graph, graph.forward):
+        for given, named in (((x,), {}), ((), {"x": x})):
+            value[:] = 0
+            assert call(*given, **named, out=value) is value
+            same(value, np.sum(x * x, axis=0) / 4)
+    assert graph.backward(1, out=(gradient,)).x is gradient
 
 
 def test_operands_of_several_dtypes():
