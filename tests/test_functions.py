@@ -7,6 +7,7 @@ import functools
 import itertools
 import math
 import pickle
+import types
 import warnings
 from collections import OrderedDict, defaultdict
 from fractions import Fraction
@@ -15,11 +16,15 @@ import mpmath
 import numpy as np
 import pytest
 import scipy.special
+from graphs import NodesGraph
 from outcome import described, differences, outcome
 from plain_graph import copied
 
 from fastlayers import BaseLayer, Graph, define_gradients, gradcheck
+from fastlayers.graph.networks import GIVEN
 from fastlayers.graph.operations import OPERATIONS, no_rule
+from fastlayers.graph.rules import RESERVED
+from fastlayers.graph.tracing import STEPS
 
 RNG = np.random.default_rng(0)
 
@@ -652,6 +657,22 @@ def test_what_is_refused_names_the_line_and_a_way_out(text):
     assert REFUSALS[text] in str(caught.value)
 
 
+def test_options_that_are_equal_and_yet_not_the_same():
+    """What NumPy refuses spoils nothing for what it takes."""
+    x = np.ones((2, 3, 1, 1, 4))
+    with pytest.raises(TypeError, match="float"):
+        Graph(lambda x: np.sum(x, axis=4.0)).value_and_grad(x)
+    refused = Graph(lambda x: np.sum(x, axis=3)).__getstate__()["_nodes"]
+    node = refused.nodes[-1]._replace(detail=(("axis", 3.0),))
+    graph = Graph.__new__(Graph)
+    graph.__setstate__({"_nodes": refused._replace(nodes=(*refused.nodes[:-1], node))})
+    with pytest.raises(TypeError, match="float"):
+        graph.value_and_grad(x)
+    for function in (lambda x: np.sum(x, axis=3), lambda x: np.sum(x, axis=4)):
+        nodes = NodesGraph(function)
+        same(nodes.value_and_grad(x)[1].x, x)
+
+
 @pytest.mark.parametrize("copied", [copy.copy, copy.deepcopy, lambda x: copy.deepcopy([x])[0]])
 def test_pythons_copies_are_refused(copied):
     """A copy that nobody has recorded would be written into with the value itself."""
@@ -744,6 +765,20 @@ def test_define_gradients_of_anybodys_ufunc():
     assert copy.deepcopy(graph)(0.0) == pickle.loads(pickle.dumps(graph.grad("x")))(
         0.0
     ) * 2 * math.log(2)
+
+
+@pytest.mark.parametrize("name", [*sorted(RESERVED), "sum", "expand"])
+def test_define_gradients_of_what_is_called_like_something_else(name):
+    """As an input, or a step of passes."""
+    function = types.FunctionType((lambda x: x * 7.0).__code__, {}, name)
+    sevenfold = np.frompyfunc(function, 1, 1)
+    define_gradients(sevenfold, lambda g, v, x: g * 7)
+    assert Graph(lambda x: sevenfold(x) * 2).value_and_grad(1.0) == (14.0, (14.0,))
+    assert Graph(lambda x: sevenfold(x) * 2)(np.ones(3)).tolist() == [14.0] * 3
+
+
+def test_names_that_mean_something_are_no_ufuncs():
+    assert set(GIVEN) | set(STEPS) | {"layer"} <= RESERVED | set(OPERATIONS)
 
 
 def test_define_gradients_of_scipys():

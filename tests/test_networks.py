@@ -228,6 +228,12 @@ def test_outputs_of_a_graph_that_waits_for_shapes():
     assert found is value
     assert gradients.x is gradient
     same((value, gradient), (np.sum(x * x, axis=0) / 4, graph.value_and_grad(x)[1].x))
+    for call in (graph, graph.forward):
+        for given, named in (((x,), {}), ((), {"x": x})):
+            value[:] = 0
+            assert call(*given, **named, out=value) is value
+            same(value, np.sum(x * x, axis=0) / 4)
+    assert graph.backward(1, out=(gradient,)).x is gradient
 
 
 def test_operands_of_several_dtypes():
@@ -306,6 +312,15 @@ def test_a_scalar_of_a_wider_dtype():
     assert_like_nodes(lambda x, y: (x + y, x * 2), x, normal(50))
     assert_like_nodes(lambda x, y, n: x - n * y, normal(50), x, 0.1)  # n * y is of float32
     assert_like_nodes(lambda x, y, n: x - n * y, normal(50), x, np.float64(0.1), passes=1)
+
+
+@pytest.mark.parametrize("shape", [(17,), (1, 17), (5, 1, 17), (3, 1)])
+def test_integers_that_are_repeated(shape):
+    """Their memory order is that of their strides, and so is that of what is made of them."""
+    y, row = np.broadcast_to(np.arange(np.prod(shape)).reshape(shape), (5, 3, 17)), normal(17)
+    for function in (lambda y: y * row, lambda y: np.exp(y * row) + row):
+        same(Graph(function)(y), function(y))
+        same(Graph(function)(y.T[::-1].T), function(y.T[::-1].T))
 
 
 WARNING = {

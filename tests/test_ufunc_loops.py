@@ -10,13 +10,13 @@ from functools import partial
 import numpy as np
 import pytest
 import scipy.special  # noqa: F401
-from graphs import in_passes
+from graphs import NodesGraph, in_passes
 from outcome import described, outcome
 from paths import LEVELS, PATHS, Path, taken
 
 import fastlayers
 from fastlayers import Graph
-from fastlayers.graph.operations import OPERATIONS
+from fastlayers.graph.operations import OPERATIONS, no_rule
 from fastlayers.graph.tracing import POWER_BY_STRIDE, ufunc_of
 
 if fastlayers.IMPLEMENTATION != "native":
@@ -206,6 +206,25 @@ def test_flags_wherever_they_are_raised(name, path):
                     found = outcome(graph, given, *rest, out=out, errstate=errstate)
                     assert found == expected, (among, values, mode)
             assert not expected.exception or described(own) == described(x)
+
+
+@pytest.mark.parametrize("mode", ["warn", "raise"])
+def test_flags_of_gradients(mode):
+    """With a dout that overflows, too: those of the nodes one by one."""
+    for name in UFUNCS:
+        if no_rule in OPERATIONS[name].gradients:
+            continue
+        ordinary, others = raising(name)
+        _, graph = graph_among("alone", name)
+        nodes = NodesGraph(graph)
+        for values, dout in itertools.product(others, (1, 1e300)):
+            operands = [np.full(2_999, ordinary) for _ in values]
+            for one, value in zip(operands, values, strict=True):
+                one[1_600] = value
+            told = {"dout": dout, "errstate": {"all": mode}}
+            with taken(Path(LEVELS[0], 2)):
+                found = outcome(graph.value_and_grad, *operands, **told)
+            assert found == outcome(nodes.value_and_grad, *operands, **told), (name, values)
 
 
 @pytest.mark.parametrize("name", FLAGS)

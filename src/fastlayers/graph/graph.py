@@ -251,7 +251,7 @@ class Graph(BaseLayer):
             Arrays that share memory with nothing else.
         """
         operands = self._bound(operands, named)
-        value = self._tried(self._entries[VALUE], operands, None, self._outs(out))
+        value = self._tried(self._entries[VALUE], operands, None, lambda: self._outs(out))
         if value is None or value is WARNS:
             return self._call_nodes(operands, out, value is WARNS)
         return value
@@ -276,7 +276,7 @@ class Graph(BaseLayer):
         too; nothing else is.
         """
         operands = self._bound(operands, named)
-        value = self._tried(self._entries[VALUE], operands, None, self._outs(out))
+        value = self._tried(self._entries[VALUE], operands, None, lambda: self._outs(out))
         if value is None or value is WARNS:
             return self._forward_nodes(operands, out, value is WARNS)
         self._kept = operands
@@ -333,8 +333,12 @@ class Graph(BaseLayer):
         if self._kept is None:
             raise RuntimeError(f"{self._name}.backward: call forward first; it keeps the operands")
         operands = self._kept
-        outs = self._outs(out, self.inputs, values=False)
-        passed = self._tried(self._entries[GRADIENTS], operands, dout, outs)
+        passed = self._tried(
+            self._entries[GRADIENTS],
+            operands,
+            dout,
+            lambda: self._outs(out, self.inputs, values=False),
+        )
         if passed is None or passed is WARNS:
             return self._backward_nodes(operands, dout, out, passed is WARNS)
         return passed
@@ -397,7 +401,7 @@ class Graph(BaseLayer):
         both = None
         if entry:
             names = self._named(wrt) if out is not None else ()
-            both = self._tried(entry, operands, dout, self._outs(out, names))
+            both = self._tried(entry, operands, dout, lambda: self._outs(out, names))
         if both is None or both is WARNS:
             return self._value_and_grad_nodes(operands, dout, wrt, out, both is WARNS)
         return both  # type: ignore[no-any-return]
@@ -645,10 +649,10 @@ class Graph(BaseLayer):
         entry: Any,
         operands: tuple[Any, ...],
         dout: Any,
-        outs: tuple[Any, ...] | None,
+        outs: Callable[[], tuple[Any, ...] | None],
     ) -> Any:
-        """What an entry returns; None if there is none."""
-        return entry.run(operands, dout, outs) if entry else None
+        """What an entry returns; None if there is none, as where the graph waits for operands."""
+        return entry.run(operands, dout, outs()) if entry else None
 
     def _outs(
         self, out: Any, names: tuple[str, ...] | None = None, values: bool = True

@@ -807,7 +807,7 @@ class Networks:
                 count_outcome("dtype", -1)  # what the plan has said of them
             given = list(operands)
             for place in cast:
-                given[place] = given[place].astype(widest)
+                given[place] = cast_to(given[place], widest)
             operands = tuple(given)
         elif self._one_plan:  # which was tried before
             return operands, None
@@ -831,10 +831,7 @@ class Networks:
             given = set(places) <= set(range(len(operands)))
             self._castable[key] = given and are_castable(self._graph, *key)
         return self._castable[key] and all(
-            # The order of what is repeated is that of others.
-            operands[place].size
-            and operands[place].flags.forc
-            and np.result_type(operands[place], dtype) == dtype
+            operands[place].size and np.result_type(operands[place], dtype) == dtype
             for place in places
         )
 
@@ -908,6 +905,14 @@ class Networks:
             if what == "gradients" and node.place != GRADIENT
         ]
         return Network(both, self._run, quiet, scalars, numbers)
+
+
+def cast_to(x: Any, dtype: np.dtype[Any]) -> Any:
+    """An array in another dtype: what is repeated stays so, for memory orders depend on it."""
+    if 0 not in x.strides:
+        return x.astype(dtype)
+    part = x[tuple([slice(None if stride else 1) for stride in x.strides])]
+    return np.broadcast_to(part.astype(dtype), x.shape)
 
 
 def stopping() -> Any:

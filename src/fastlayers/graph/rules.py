@@ -68,11 +68,14 @@ MISSING = Rule(None, 0, frozenset(), False)
 
 def rules_of(node: Node) -> tuple[Rule | None, ...]:
     """The rule for each operand of a node; None if no gradient passes to it."""
-    return _rules_of(node.operation, len(node.operands), node.detail or ())
+    options = node.detail or ()
+    # 1 equals 1.0, which is no axis: their texts tell them apart.
+    text = repr(options) if options else ""
+    return _rules_of(node.operation, len(node.operands), options, text)
 
 
 @functools.lru_cache(maxsize=4096)
-def _rules_of(operation: str, count: int, options: Options) -> tuple[Rule | None, ...]:
+def _rules_of(operation: str, count: int, options: Options, _: str) -> tuple[Rule | None, ...]:
     gradients = OPERATIONS[operation].gradients
     named = dict(options)
     if callable(gradients):
@@ -129,6 +132,14 @@ def recorded(
     )
     summed = OPERATIONS[operation].elementwise and count > 1 and not shaped
     return Rule(steps, result._position, frozenset(reads), summed)
+
+
+# To nodes and plans these mean something else, though they are no operations.
+RESERVED = {
+    *("input", "number", "constant", "layer", "from_bool", "multiply_backward", "add_products"),
+    *("subtract_products", "multiply_add", "multiply_subtract", "subtract_product"),
+    *("product_backward", "add_products_backward"),
+}
 
 
 def define_gradients(ufunc: np.ufunc, *rules: Callable[..., Any] | None) -> None:
@@ -200,7 +211,7 @@ def define_gradients(ufunc: np.ufunc, *rules: Callable[..., Any] | None) -> None
         raise ValueError(f"it is known how {ufunc.__name__} is differentiated")
     if name is None:
         name = ufunc.__name__.removesuffix(" (vectorized)")  # as np.frompyfunc has it
-        while name in OPERATIONS:
+        while name in OPERATIONS or name in RESERVED:
             name += "_"
     OPERATIONS[name] = Operation(ufunc, rules, ufunc=ufunc, elementwise=True, owner="anybody")
     try:
