@@ -119,7 +119,7 @@ class Net:
     def __init__(self) -> None:
         self.mul, self.add, self.relu = MulLayer(), AddLayer(), Relu()
 
-    def forward(self, x: Float64s, w: Float64s, b: Float64s) -> Any:
+    def forward(self, x: Float64s, w: Any, b: Any) -> Any:
         return self.relu(self.add.forward(self.mul.forward(x, w), b))
 
 
@@ -136,7 +136,8 @@ def graphs(f64: Float64s) -> None:
     gradients = graph.backward(np.ones_like(value), out=(None, f64, None))
     total: Float64s = gradients.x + gradients[1] + w + v
     value, gradients = graph.value_and_grad(total, 2, 3, dout=1, wrt=("x",), out=(f64, None))
-    assert_type(Graph(graph).grad("x").grad(), Graph)
+    slope: Graph = Graph(graph).grad("x").grad()
+    assert_type(slope(f64, 2.0, 3.0), Any)
     assert_type(graph.inputs, tuple[str, ...])
     graph.toString()
     graph.draw(f64, 2, b=3).save("net.svg")
@@ -170,8 +171,7 @@ def dawsn_back(g: Any, v: Any, x: Any) -> Any:
 def functions(f64: Float64s) -> None:
     value, gradients = attention.value_and_grad(f64, f64, b=f64, wrt="x", dout=(f64, 1))
     pair: tuple[Float64s, Float64s] = value
-    slope = network.grad("x")
-    assert_type(slope, Graph)
+    slope: Graph[[list[tuple[Any, Any]], Any], Any] = network.grad("x")
     total: Float64s = slope([(f64, f64)], f64, out=f64) + gradients.x + pair[0]
     number: float = network.forward([(f64, f64)], total)
     (dw, _), *_ = network.backward(number).layers
@@ -191,8 +191,23 @@ def transforms(f64: Float64s) -> None:
     _, gradients = fastlayers.value_and_grad(loss, wrt=["w", "x"])(total, 2.0)
     print(gradients.w, gradients.x)
     fastlayers.value_and_grad(momentum, "w")(f64, f64, f64, 0.9, 0.1)
-    assert_type(fastlayers.grad(loss), Graph)
-    assert_type(fastlayers.grad(fastlayers.grad(loss, "w", "x")), Graph)
+    slope: Graph = fastlayers.grad(fastlayers.grad(loss, "w", "x"))
+    print(slope(f64, x=2.0), fastlayers.grad(loss)(f64, 2.0))
+
+
+@Graph
+def mean(x: Float64s, weight: float) -> np.float64:
+    return np.float64(weight * x.mean())
+
+
+def signatures(f64: Float64s) -> None:
+    # Operands and the value are those of the function.
+    assert_type(mean(f64, 1.0), np.float64)
+    assert_type(mean.forward(x=f64, weight=2.0), np.float64)
+    assert_type(mean.value_and_grad(f64, 2.0)[0], np.float64)
+    assert_type(mean.value_and_grad(f64, 1.0, wrt="x", out=(None, (f64,)))[0], np.float64)
+    assert_type(fastlayers.value_and_grad(mean)(f64, 1.0)[0], np.float64)
+    assert_type(Graph(mean)(f64, weight=2.0), np.float64)
 
 
 def knobs(f64: Float64s) -> None:

@@ -35,7 +35,7 @@ def graphs(x: NDArray[np.float64]) -> None:
     graph = Graph(multiply)
     graph.backward()  # type: ignore[call-arg]
     graph.grad(1)  # type: ignore[arg-type]
-    graph.value_and_grad(x, wrt=1)  # type: ignore[arg-type]
+    graph.value_and_grad(x, wrt=1)  # type: ignore[call-overload]
     graph.inputs = ("x",)  # type: ignore[misc]
     graph.grad(wrt="x")  # type: ignore[call-arg]
     graph.backward(x, wrt="x")  # type: ignore[call-arg]
@@ -49,6 +49,20 @@ def step(w: NDArray[np.float64], dw: NDArray[np.float64]) -> NDArray[np.float64]
     print(dw @ "w")  # type: ignore[operator]
     print(np.exp(w, axis=1))  # type: ignore[call-overload]
     return w - dw
+
+
+def operands(x: NDArray[np.float64]) -> None:
+    step(x)  # type: ignore[call-overload]
+    step(x, x, x)  # type: ignore[call-overload]
+    step(x, dv=x)  # type: ignore[call-overload]
+    step(x, "w")  # type: ignore[call-overload]
+    step.forward(x)  # type: ignore[call-overload]
+    step.value_and_grad(x)  # type: ignore[call-overload]
+    step.grad("w")(x)  # type: ignore[call-overload]
+    fastlayers.grad(step)(x)  # type: ignore[call-overload]
+    fastlayers.value_and_grad(step)(x)  # type: ignore[call-arg]
+    number: float = step(x, x)  # type: ignore[assignment]
+    print(number)
 
 
 def transforms(x: NDArray[np.float64]) -> None:

@@ -3,10 +3,10 @@
 from collections.abc import Callable, Sequence
 from typing import Any
 
-from .graph import Graph
+from .graph import Graph, P, R
 
 
-def grad(function: Callable[..., Any], *names: str) -> Graph:
+def grad(function: Callable[P, Any], *names: str) -> Graph[P, Any]:
     """Return the graph of the gradient of the sum of a function's values.
 
     Parameters
@@ -34,8 +34,8 @@ def grad(function: Callable[..., Any], *names: str) -> Graph:
 
 
 def value_and_grad(
-    function: Callable[..., Any], wrt: str | Sequence[str] | None = None
-) -> Callable[..., tuple[Any, Any]]:
+    function: Callable[P, R], wrt: str | Sequence[str] | None = None
+) -> Callable[P, tuple[R, Any]]:
     """Return a function that gives the value and the gradient of another one.
 
     Parameters

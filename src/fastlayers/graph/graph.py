@@ -4,7 +4,7 @@ from collections.abc import Callable, Collection, Mapping, Sequence
 from inspect import Parameter, Signature
 from numbers import Number
 from types import DynamicClassAttribute, FunctionType, MethodType
-from typing import Any, NamedTuple, Self, cast
+from typing import TYPE_CHECKING, Any, Generic, NamedTuple, Self, cast, overload
 
 import numpy as np
 
@@ -37,6 +37,19 @@ if core.passes is not None:
 else:
     WARNS = None
 
+# What a graph takes and returns, for type checkers: what its function does. They alone know of
+# defaults before Python 3.13, so that Graph in an annotation is any graph.
+if TYPE_CHECKING:
+    from typing_extensions import ParamSpec, TypeVar
+
+    P = ParamSpec("P", default=...)
+    R = TypeVar("R", default=Any)
+else:
+    from typing import ParamSpec, TypeVar
+
+    P = ParamSpec("P")
+    R = TypeVar("R")
+
 # Attributes that follow from the nodes, and that belong to this process: plans.
 DERIVED = {"_elementwise", "_reached", "_stages", "_entries", "_both_by"}
 DERIVED |= {"_waiting", "_on_trees", "_networks"}
@@ -47,7 +60,7 @@ NOTHING = Nodes("", (), (), (), False)
 VALUE, GRADIENTS, BOTH = range(3)  # of `_entries`
 
 
-class Graph(BaseLayer):
+class Graph(BaseLayer, Generic[P, R]):
     """A function in plain NumPy as one layer, with its gradients: recorded once, run on operands.
 
     Parameters
@@ -115,7 +128,7 @@ class Graph(BaseLayer):
     # The functions that run the nodes.
     _operations = FUNCTIONS
 
-    def __init__(self, function: Callable[..., Any]) -> None:
+    def __init__(self, function: Callable[P, R]) -> None:
         if isinstance(function, Graph):
             self._keep(function._nodes, function._waiting)
         else:
@@ -234,6 +247,12 @@ class Graph(BaseLayer):
 
     # ---- running ----
 
+    # No parameter may stand between P's: each option that is given has an overload of its own,
+    # which knows nothing of the operands.
+    @overload
+    def __call__(self, /, *operands: P.args, **named: P.kwargs) -> R: ...
+    @overload
+    def __call__(self, /, *operands: Any, out: Any, **named: Any) -> R: ...
     def __call__(self, /, *operands: Any, out: Any = None, **named: Any) -> Any:
         """Return the value of the expression; keep nothing.
 
@@ -269,6 +288,10 @@ class Graph(BaseLayer):
             return self._returned(found)
         return self._values(operands, outs, self._run(warns))[0]
 
+    @overload
+    def forward(self, /, *operands: P.args, **named: P.kwargs) -> R: ...
+    @overload
+    def forward(self, /, *operands: Any, out: Any, **named: Any) -> R: ...
     def forward(self, /, *operands: Any, out: Any = None, **named: Any) -> Any:
         """Return the value as a call does, and keep the operands for `backward`.
 
@@ -361,7 +384,25 @@ class Graph(BaseLayer):
         gradients = self._gradients(execution, operands, self._douts(dout), names)
         return gradients_of(names, stored(gradients, outs))
 
+    @overload
+    def value_and_grad(self, /, *operands: P.args, **named: P.kwargs) -> tuple[R, Any]: ...
+    @overload
     def value_and_grad(
+        self,
+        /,
+        *operands: Any,
+        dout: Any = ...,
+        wrt: str | Sequence[str] | None,
+        out: Any = ...,
+        **named: Any,
+    ) -> tuple[R, Any]: ...
+    @overload
+    def value_and_grad(
+        self, /, *operands: Any, dout: Any, out: Any = ..., **named: Any
+    ) -> tuple[R, Any]: ...
+    @overload
+    def value_and_grad(self, /, *operands: Any, out: Any, **named: Any) -> tuple[R, Any]: ...
+    def value_and_grad(  # type: ignore[misc]  # one named wrt is given by position
         self,
         /,
         *operands: Any,
@@ -448,7 +489,7 @@ class Graph(BaseLayer):
         count = len(self._nodes.outputs)
         return self._returned(results[:count]), gradients_of(names, results[count:])
 
-    def grad(self, *names: str) -> Self:
+    def grad(self, *names: str) -> "Graph[P, Any]":
         """Return the graph of the gradients of the sum of all values.
 
         Parameters
@@ -775,6 +816,9 @@ class Graph(BaseLayer):
     def _returned(self, results: Sequence[Any]) -> Any:
         return results[0] if self._nodes.single else tuple(results)
 
+
+# What `help` shows: within the class its name is only a text.
+Graph.grad.__annotations__["return"] = Graph
 
 if core.passes is not None:
     quicken(Graph)  # forward, backward, value_and_grad and the call
