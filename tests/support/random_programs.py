@@ -300,13 +300,13 @@ class Drawing:
     def forbid(self, names: set[str]) -> None:
         """Write no longer to what has these names."""
         values = [self.values.get(name) for name in names]
-        # Of numbers with several names a graph cannot tell which is viewed.
-        number = any(not isinstance(value, np.ndarray) for value in values)
+        # Of a number with several names a graph cannot tell which is viewed, nor which became an
+        # array.
         self.own -= {
             n
             for n in self.own
             if any(self.values[n] is value for value in values)
-            or (number and not isinstance(self.values[n], np.ndarray))
+            or not isinstance(self.values[n], np.ndarray)
         }
 
     def fresh(self) -> str:
