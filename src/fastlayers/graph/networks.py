@@ -348,28 +348,43 @@ class Network:
             while self._make_calls(pending):
                 pending = sorted(self._calls - self._at_hand)
             wanted = [place for place in self.graph.outputs if place not in self._at_hand]
+            waiting = self._waiting()
             targets = []
             for place in pending:
                 like = nodes[place].like
                 operands = nodes[place].operands
-                if all(self._missing([operand]) is not None for operand in operands):
+                if waiting.isdisjoint(operands):
                     targets += [
                         operand
                         for i, operand in enumerate(operands)
                         if i not in like or not self._can_be_shaped(place, operand)
                     ]
-            targets += [place for place in wanted if self._missing([place]) is not None]
+            targets += [place for place in wanted if place not in waiting]
             if len(self._calls - self._at_hand) > len(pending):
                 pending = sorted(self._calls - self._at_hand)
                 continue
             targets = [one for one in dict.fromkeys(targets) if one not in self._at_hand]
             if not targets:
                 break
-            self._compute([*targets, *self._beside(targets, pending)])
+            self._compute([*targets, *self._beside(targets, pending, waiting)])
         if pending or wanted:
             raise RuntimeError("a graph whose nodes wait for each other")
 
-    def _beside(self, targets: Sequence[int], pending: Sequence[int]) -> list[int]:
+    def _waiting(self) -> set[int]:
+        """The values that depend on calls which are not made yet."""
+        found: set[int] = set()
+        for place, node in enumerate(self.graph.nodes):
+            if place in self._at_hand:
+                continue
+            if node.operation in IN_ORDER and node.operands[-1] in self._at_hand:
+                self._calls.add(place)  # a pass would not look at it, nor at its order
+            if place in self._calls or not found.isdisjoint(node.operands):
+                found.add(place)
+        return found
+
+    def _beside(
+        self, targets: Sequence[int], pending: Sequence[int], waiting: set[int]
+    ) -> list[int]:
         """What later calls read, and a pass for these values computes in part anyway."""
         inside = set(self._missing(targets) or ())
         found = []
@@ -378,7 +393,7 @@ class Network:
             for i, operand in enumerate(node.operands):
                 if i in node.like or operand in self._at_hand or operand in inside:
                     continue
-                if not inside.isdisjoint(self._missing([operand]) or ()):
+                if operand not in waiting and not inside.isdisjoint(self._missing([operand]) or ()):
                     found.append(operand)
         return found
 
