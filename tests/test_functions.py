@@ -712,6 +712,16 @@ def test_gradients_that_some_operands_have_not():
     assert "np.cross(x, y)" in caught.value.__notes__[0]
 
 
+@pytest.mark.parametrize("dtype", ["i4", "i8", "f4", "f8"])
+@pytest.mark.parametrize("exponent", [0, 1, 2, 3, 1.0, 2.0, 3.0, 0.5])
+def test_powers_of_integers_are_of_the_dtype_that_numpy_says(exponent, dtype):
+    x = np.arange(1, 40).astype(dtype)
+    graph = Graph(lambda x: x**exponent)
+    assert outcome(graph, x) == outcome(lambda x: x**exponent, x)
+    value, gradients = graph.value_and_grad(x)
+    assert (value.dtype, gradients.x.dtype) == ((x**exponent).dtype,) * 2
+
+
 NAMED_AGAIN = {
     "x[i]": lambda x, i, j: (x[i], (i,)),
     "x[i, j]": lambda x, i, j: (x[i, j], (i, j)),

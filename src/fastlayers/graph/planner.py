@@ -609,7 +609,7 @@ class Plan:
             )
         except ValueError:
             return False
-        if self._builder.loops:
+        if self._builder.loops or self._builder.of_floats:
             fused.refuse_integers()
         likes = [result.like for result in results if result.like is not None]
         start = len(self._index)

@@ -153,6 +153,8 @@ class Builder(dict[str, Callable[..., Any]]):
         Those of the steps that are ufuncs, by the steps' names.
     ordered : bool
         Whether the steps are right for arrays in C order alone.
+    of_floats : bool
+        Whether there are steps of the engine's that are not right for integers.
 
     Parameters
     ----------
@@ -166,7 +168,7 @@ class Builder(dict[str, Callable[..., Any]]):
 
     def __init__(self, shapes: Sequence[Shape], ones: set[int], axes: int) -> None:
         self.axes = axes
-        self.ordered = False
+        self.ordered = self.of_floats = False
         self.length_of_rows: set[int] = set()  # its place, once it has one
         self.inputs = [Value(place, shape) for place, shape in enumerate(shapes)]
         self.ones = ones
@@ -519,6 +521,7 @@ def _power(builder: Builder, x: Any, y: Any) -> Value:
         return builder.note("power", *values)
     number: Any = builder.constants.get(values[1].place)
     if values[0].has_axes and type(number) in (int, float) and number == 2:
+        builder.of_floats |= type(number) is float  # which would make floats of integers
         return builder.note("multiply", values[0], values[0])  # as NumPy's operator has it
     served = POWER_BY_STRIDE and values[0].has_axes and values[1].shape == NUMBER
     found = builder._step_of("power", np.power, values, shape) if served else None
