@@ -305,6 +305,13 @@ def test_lesser_dtypes_in_one_pass(name, dtype):
     assert_like_nodes(CAST[name], x, np.broadcast_to(y[0], y.shape))
 
 
+def test_signalling_nan_is_told_of_where_it_is_read():
+    x = np.array([0x7F800001, 0x3F800000], "u4").view("f4")
+    for function in (lambda x, y: x + y, lambda x, y: np.sum(x * y)):
+        y = normal(2)
+        assert outcome(Graph(function), x, y) == outcome(function, x, y)
+
+
 def test_a_scalar_of_a_wider_dtype():
     x = normal(50, "f4")
     assert_like_nodes(lambda x, y: x * y - x, x, np.float64(1.1), passes=1)

@@ -13,6 +13,7 @@ from __future__ import annotations
 import argparse
 import math
 import os
+import re
 import sys
 import warnings
 from dataclasses import replace
@@ -110,8 +111,12 @@ def reproducer(program: Program) -> str:
 
 
 def shortened(program: Program) -> Program:
-    """The program without those lines that make no difference."""
+    """The program without those lines that make no difference, and that no other needs."""
     for line in reversed(range(1, program.source.count("\n") - 1)):
+        made, *later = program.source.splitlines()[line:]
+        names = set(re.findall(r"\w+", made.partition(" = ")[0])) if " = " in made else set()
+        if names.intersection(re.findall(r"\w+", " ".join(later))):
+            continue
         shorter = without(program, line)
         try:
             check(shorter)

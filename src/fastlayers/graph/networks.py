@@ -818,11 +818,15 @@ class Networks:
         if cast:
             if widest.char == "e" or not self._may_cast(operands, tuple(cast), kinds[1], widest):
                 return operands, self._refused("dtype")
+            given = list(operands)
+            try:
+                with np.errstate(all="raise"):  # of a signalling NaN NumPy tells where it is read
+                    for place in cast:
+                        given[place] = cast_to(given[place], widest)
+            except FloatingPointError:
+                return operands, self._refused("warning")
             if self._one_plan:
                 count_outcome("dtype", -1)  # what the plan has said of them
-            given = list(operands)
-            for place in cast:
-                given[place] = cast_to(given[place], widest)
             operands = tuple(given)
         elif self._one_plan:  # which was tried before
             return operands, None
