@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import ctypes
 import platform
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -20,6 +21,9 @@ needs_compiler = pytest.mark.skipif(
     platform.libc_ver()[0] != "glibc", reason="the loops are compiled as on Linux"
 )
 ALL_PATHS = [*PATHS, None]
+by_proc = pytest.mark.skipif(
+    not Path("/proc/self/task").exists(), reason="threads are counted by /proc"
+)
 PLACES = (0, 5_000, 9_999)
 
 LOOPS = ("doubling", "locking", "changing", "raising", "telling")
@@ -240,6 +244,34 @@ def test_modules_that_are_gone():
 
 
 # ------------------------------------------------------------------------- SciPy's state of errors
+
+TEAM = """
+import os
+import numpy as np
+import scipy.special
+import fastlayers
+
+fastlayers._core.frontend.schedule.set_thresholds(late=1e6)
+fastlayers.set_cache_limit(0)  # nor is there a thread that watches over it
+fastlayers.set_num_threads(4)
+graph = fastlayers.Graph(lambda x: scipy.special.expit(x) * x)
+x = np.linspace(-2, 2, 1_000_000)
+
+def started(**modes):
+    before = len(os.listdir("/proc/self/task"))
+    with scipy.special.errstate(**modes):
+        graph(x)
+    return len(os.listdir("/proc/self/task")) - before
+
+print(started(domain="warn"), started())
+"""
+
+
+@by_proc
+@pytest.mark.skipif(not NATIVE, reason="plain NumPy starts no threads")
+def test_threads_share_the_loops_of_scipys():
+    """Unless it is to tell of errors: its state, then, is that of one thread."""
+    assert lines_of("-c", TEAM) == ["0 3"]
 
 
 @pytest.mark.parametrize("path", ALL_PATHS, ids=str)
