@@ -586,6 +586,7 @@ class Plan:
             places = {*read, *(place for step in steps for place in (*step.reads, *step.writes))}
             layouts = {str(place): layout_of(self._builder.shapes[place]) for place in places}
         named: Any = dict.fromkeys(length, LENGTH_OF_ROWS)
+        singles = [str(place) for place in read if self._builder.is_single(place)]
         try:
             fused = Pass(
                 tuple(map(str, read)),
@@ -606,6 +607,7 @@ class Plan:
                 self.constants,
                 layouts,
                 self._builder.ordered,
+                frozenset(singles),
             )
         except ValueError:
             return False

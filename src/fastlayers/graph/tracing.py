@@ -312,6 +312,13 @@ class Builder(dict[str, Callable[..., Any]]):
         number = self.constants.get(value.place)
         return -1 if type(number) is int and number == -1 else 0
 
+    def is_single(self, place: int) -> bool:
+        """Whether a value has one element, however large the others are."""
+        shape = self.shapes[place]
+        if shape in (NUMBER, SCALAR):
+            return True
+        return not shape.dropped and shape.repeated.bit_count() >= max(self.axes, 1)
+
     def is_plain(self, value: Value) -> bool:
         """Whether a value is an int or a float: those that are given are, and their products."""
         numbers = (type(number) for number in self.constants.values())

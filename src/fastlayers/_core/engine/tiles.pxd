@@ -4,8 +4,8 @@ from cython cimport floating
 from libc.string cimport memcpy, memset
 
 from ..program.program cimport (
-    ELEMENTWISE, EXPAND, FOREIGN, FROM_ZERO, MAX_INPUTS, MAX_OPERANDS, MAX_RESULTS, MAX_SLOTS,
-    REPEATED, ROW_SUM, STEP_SLOTS, TOTAL, Form, Job, Loop, Step, Sum,
+    COMPILED, ELEMENTWISE, EXPAND, FOREIGN, FROM_ZERO, MAX_INPUTS, MAX_OPERANDS, MAX_RESULTS,
+    MAX_SLOTS, REPEATED, ROW_SUM, STEP_SLOTS, TOTAL, Form, Job, Loop, Step, Sum,
 )
 from .kernels cimport LANES, SEGMENT, SHORT_ROW
 from .totals cimport Total, add_to_total, begin_total
@@ -40,8 +40,9 @@ cdef enum:
     MOST_ROWS = 2 * TILE_BYTES // 4     # of a tile
 
 
-# A step on the tile at hand. All of it lies together: with arrays for all steps, these were 4 KiB
-# apart, where a load waits for a store that it only seems to need.
+# A step on the tile at hand. What changes lies together, the arrays of one step behind those of the
+# one before: with arrays for all steps, these were 4 KiB apart, where a load waits for a store that
+# it only seems to need.
 cdef struct TileStep:
     Loop loop
     void *its_own                       # what a ufunc's loop is given
@@ -52,10 +53,9 @@ cdef struct TileStep:
     Total *total
     int slot_count
     int buffered                        # how many results that go through a buffer are then done
-    int slots[STEP_SLOTS]
-    char *data[STEP_SLOTS]
-    Py_ssize_t strides[STEP_SLOTS]      # bytes from an element to the next
-    Py_ssize_t advances[STEP_SLOTS]     # bytes from a tile to the next, 0 in a buffer
+    char **data                         # for each slot
+    Py_ssize_t *strides                 # bytes from an element to the next
+    Py_ssize_t *advances                # bytes from a tile to the next, 0 in a buffer
 
 # What becomes of the floating-point flags at a ufunc's step. Its loop may clear them: what was
 # raised before is taken before, and again after it, where x87's are, too; that of some does not
@@ -114,7 +114,18 @@ cdef inline Py_ssize_t tile_of(const Job *job) noexcept nogil:
     cdef Py_ssize_t most = TILE_BYTES // job.item_bytes
     if job.columns:
         return max(<Py_ssize_t> 1, 2 * most // job.columns) * job.columns
-    return SEGMENT if job.chunks else most
+    if job.chunks:
+        return SEGMENT
+    if job.program.step_count == 1 and job.single_row and not (job.streaming or job.in_place):
+        return max(most, job.size)  # nothing is left in the caches for another step
+    return most
+
+
+cdef inline Py_ssize_t step_bytes(const Job *job) noexcept nogil:
+    """How much memory the steps of tiles take."""
+    return (
+        job.program.step_count * <Py_ssize_t> sizeof(TileStep)
+        + job.program.slot_count * <Py_ssize_t> (sizeof(char *) + 2 * sizeof(Py_ssize_t)))
 
 
 cdef inline Py_ssize_t count_workspace_bytes(const Job *job) noexcept nogil:
@@ -126,7 +137,7 @@ cdef inline Py_ssize_t count_workspace_bytes(const Job *job) noexcept nogil:
     if not job.single_row or job.columns:
         buffers += job.first_result
     return (
-        tiles * job.program.step_count * <Py_ssize_t> sizeof(TileStep)
+        tiles * step_bytes(job)
         + buffers * (max(<Py_ssize_t> TILE_BYTES, tile_of(job) * job.item_bytes) + CACHE_LINE)
         + 2 * CACHE_LINE  # for two places that begin with a line
         + job.program.totals * <Py_ssize_t> sizeof(Total)
@@ -135,7 +146,7 @@ cdef inline Py_ssize_t count_workspace_bytes(const Job *job) noexcept nogil:
 
 cdef inline void prepare(Workspace *workspace, const Job *job, char *memory) noexcept nogil:
     """Work out the tiles, if the job needs any; ``memory`` is for their steps and buffers."""
-    cdef Py_ssize_t steps = job.program.step_count * sizeof(TileStep)
+    cdef Py_ssize_t steps = step_bytes(job)
     cdef int result
     if is_tiled(job):
         workspace.stored.steps = <TileStep *> memory
@@ -168,6 +179,7 @@ cdef inline void prepare_tiles(
     cdef TileStep *tile_step
     cdef unsigned int buffered = 0      # a bit for each result
     cdef unsigned long long noncontiguous = find_noncontiguous(job)
+    cdef char *arrays = <char *> (tiles.steps + job.program.step_count)
     cdef int count = 0
     cdef int slot, result, i, j
     tiles.most = tile_of(job)
@@ -199,7 +211,14 @@ cdef inline void prepare_tiles(
         step = &job.program.steps[i]
         tile_step = &tiles.steps[i]
         tile_step.flags = 0
-        if step.operation == FOREIGN:
+        tile_step.data = <char **> arrays
+        tile_step.strides = <Py_ssize_t *> (tile_step.data + step.slot_count)
+        tile_step.advances = tile_step.strides + step.slot_count
+        arrays = <char *> (tile_step.advances + step.slot_count)
+        if step.operation == COMPILED:
+            tile_step.loop = job.program.foreigns[i].loops[job.dtype][0]
+            tile_step.its_own = NULL
+        elif step.operation == FOREIGN:
             tile_step.loop = job.program.foreigns[i].loops[job.dtype][0]
             tile_step.its_own = job.program.foreigns[i].its_own[job.dtype]
             tile_step.flags = FROM_UFUNC | (SILENT if job.program.foreigns[i].silent else 0)
@@ -215,7 +234,7 @@ cdef inline void prepare_tiles(
         tile_step.once = step.once
         tile_step.slot_count = step.slot_count
         for j in range(step.slot_count):
-            slot = tile_step.slots[j] = step.slots[j]
+            slot = step.slots[j]
             tile_step.strides[j] = 1 if step.bools >> j & 1 else job.item_bytes
             tile_step.advances[j] = 0
             if tiles.buffers[slot] == NULL and step.by_row >> j & 1:
@@ -283,7 +302,9 @@ cdef inline unsigned long long find_noncontiguous(const Job *job) noexcept nogil
             if slot < job.operands and found >> slot & 1:
                 one = slot
                 its_own += 1
-        if its_own > 1 or (its_own == 1 and step.slot_count > 5):
+        if step.operation == COMPILED:
+            met += 3 * its_own      # it is no vector loop for them
+        elif its_own > 1 or (its_own == 1 and step.slot_count > 5):
             met += step.slot_count
         elif its_own == 1 and strides[one]:
             met += 2
@@ -362,7 +383,7 @@ cdef inline Py_ssize_t tile_by_tile(
     for i in range(tiles.step_count):
         step = &tiles.steps[i]
         for j in range(step.slot_count):
-            slot = step.slots[j]
+            slot = job.program.steps[i].slots[j]
             step.data[j] = data[slot] if tiles.buffers[slot] == NULL else tiles.buffers[slot]
     while start < n:
         length = min(tiles.most, n - start)

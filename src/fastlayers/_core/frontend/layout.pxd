@@ -7,6 +7,9 @@ from .ndarray cimport NPY_ARRAY_C_CONTIGUOUS, NPY_ARRAY_F_CONTIGUOUS
 cdef extern from "Python.h":
     const Py_ssize_t PY_SSIZE_T_MAX
 
+cdef extern from "shared.h" nogil:
+    void *load_pointer(void **variable)
+
 # A call on its way to the engine: its operands, and the job that they become.
 cdef struct Call:
     const Program *program
@@ -23,7 +26,10 @@ cdef struct Call:
 
 cdef inline void begin_job(Call *call) noexcept:
     cdef Job *job = &call.job
-    job.program = call.program
+    job.program = <const Program *> load_pointer(
+        <void **> &call.program.compiled[call.dtype])
+    if job.program == NULL:
+        job.program = call.program
     job.dtype = call.dtype
     job.first_result = call.input_count
     job.operands = call.input_count + call.program.results

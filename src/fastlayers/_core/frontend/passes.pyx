@@ -9,23 +9,58 @@ from libc.string cimport memset
 
 from ..program.operations cimport assemble, find_dtypes_of
 from ..program.program cimport (
-    FLOAT32, FLOAT64, MAX_RESULTS, MAX_SHARES, MAX_SUBTREES, MAX_TOTALS, Share,
+    FLOAT32, FLOAT64, MAX_RESULTS, MAX_SHARES, MAX_SUBTREES, MAX_TOTALS, UNSERVED, DType, Share,
 )
-from .dtypes cimport Operand, describe_shape
+from .dtypes cimport Operand, array_dtype, describe_shape, has_axes
 from .execute cimport Given, begin, execute
 from .fp cimport UNSTOPPABLE, exceptions_to_stop_before
-from .ndarray cimport PyTuple_GET_ITEM, set_item
+from .ndarray cimport Array, PyTuple_GET_ITEM, set_item
 from .results cimport sum_of_units
 
 cnp.import_array()
 
 import numpy as np
 
+from ..program import operations
+
+cdef extern from "clock.h" nogil:
+    double clock_seconds()
+
+cdef extern from "shared.h" nogil:
+    double load_double(double *variable)
+    void store_double(double *variable, double value)
+    void store_pointer(void **variable, void *value)
+
+# Who compiles loops for passes, if anybody does: called with a pass and the letter of a dtype.
+# Whether before the first call, or once a pass has taken as many seconds a step as compiling takes.
+cdef object compiler = None
+cdef bint at_once = False
+cdef double seconds_a_step = 0
+
+
+def set_compiler(function, bint immediately=False):
+    """Have loops compiled, or not if that is None; return who did so before, and when."""
+    global compiler, at_once
+    before = compiler, at_once
+    compiler = function
+    at_once = immediately
+    return before
+
+
+def set_compile_seconds(double seconds):
+    """Note how long it takes to compile a step."""
+    store_double(&seconds_a_step, seconds)
+
+
 SCALARS = {FLOAT32: np.float32, FLOAT64: np.float64}
 
 # What a pass returns if NumPy must warn, for which the nodes are run one by one: the pass itself
 # would do the same again, where it returns None with other outputs.
 WARNS = object()
+
+
+cdef class CompiledProgram:
+    """The program of a pass, with loops that were compiled while the program runs."""
 
 
 cdef class Pass:
@@ -49,6 +84,8 @@ cdef class Pass:
         Of a pass over whole rows: how the values lie, see `assemble`.
     ordered : bool, optional
         Whether to serve arrays in C order alone.
+    singles : frozenset of str, optional
+        The inputs that have one element.
 
     Attributes
     ----------
@@ -59,7 +96,7 @@ cdef class Pass:
 
     def __init__(
         self, tuple inputs, tuple results, list steps, sources, sum_to, tuple constants,
-        dict layouts=None, bint ordered=False,
+        dict layouts=None, bint ordered=False, frozenset singles=frozenset(),
     ):
         cdef int slot
         self.numbers = None
@@ -70,7 +107,15 @@ cdef class Pass:
         if not (names or None in results) or len(results) > MAX_RESULTS:
             raise ValueError("no results, or too many for one pass")
         assemble(&self.program, inputs, names, steps, layouts)
+        self.inputs = inputs
+        self.names = names
         self.steps = steps
+        self.layouts = layouts
+        self.singles = singles
+        self.compiled = []
+        self.offered = 0
+        self.spent = 0
+        self.timed = compiler is not None and len(steps) > 1
         find_dtypes_of(&self.program)
         self.program.shaped = True
         self.program.ordered = ordered
@@ -95,6 +140,49 @@ cdef class Pass:
         """Serve floats alone: of integers something that the pass does not compute is a float."""
         self.program.dtypes &= <unsigned int> 1 << FLOAT32 | <unsigned int> 1 << FLOAT64
 
+    def take_compiled(self, str letter, list steps):
+        """From now on, run these steps instead, for a dtype: they give the same bits."""
+        cdef CompiledProgram made = CompiledProgram()
+        cdef tuple numbers = tuple([
+            self.program.constant[slot] for slot in range(self.program.constants)])
+        cdef int dtype = operations.FLOATS[letter]
+        assemble(&made.program, self.inputs, self.names, steps, self.layouts, numbers)
+        made.program.foreign = self.program.foreign
+        made.program.owner = self.program.owner
+        made.program.shaped = self.program.shaped
+        made.program.ordered = self.program.ordered
+        made.steps = steps
+        self.compiled.append(made)
+        store_pointer(<void **> &self.program.compiled[dtype], &made.program)
+
+    cdef int note_call(self, DType dtype, double start) except -1:
+        """Note how long a call took, and have the steps compiled if that is worth it by now."""
+        if dtype not in (FLOAT32, FLOAT64) or self.offered >> dtype & 1 or compiler is None:
+            return 0
+        if not self.timed:  # which ended with another dtype
+            self.timed = True
+            return 0
+        self.spent += clock_seconds() - start
+        if self.spent > self.program.step_count * load_double(&seconds_a_step):
+            self.offer(dtype)
+        return 0
+
+    cdef int offer(self, DType dtype) except -1:
+        if compiler is not None and not self.offered >> dtype & 1:
+            self.offered |= <unsigned int> 1 << dtype
+            self.timed = False
+            self.spent = 0
+            compiler(self, "f" if dtype == FLOAT32 else "d")
+        return 0
+
+    cdef DType dtype_of(self, PyObject **values) noexcept:
+        """That of the first array among the inputs."""
+        cdef int slot
+        for slot in range(self.program.inputs):
+            if has_axes(values[self.sources[slot]]):
+                return array_dtype(<Array *> values[self.sources[slot]])
+        return UNSERVED
+
     def run(self, list values, outs=None, list rest=None):
         """Return the results, a tuple; None where the pass is not served, `WARNS` where NumPy must.
 
@@ -117,7 +205,15 @@ cdef class Pass:
         cdef Share shares[MAX_SHARES]
         cdef double totals[MAX_TOTALS][MAX_SUBTREES]
         cdef bint warned = False
+        cdef double start = 0
+        cdef DType dtype
         cdef int slot
+        if at_once and self.program.step_count > 1:
+            dtype = self.dtype_of(values)
+            if dtype == FLOAT32 or dtype == FLOAT64:
+                self.offer(dtype)
+        if self.timed:
+            start = clock_seconds()
         begin(&given)
         given.summing = self.summing
         given.totals = totals
@@ -139,6 +235,8 @@ cdef class Pass:
         results = execute(&self.program, &given, &warned)
         if results is None:
             return None
+        if not self.offered >> given.dtype & 1 and self.program.step_count > 1:
+            self.note_call(given.dtype, start)
         if warned:
             if given.shares != NULL:
                 for slot in range(MAX_SHARES):

@@ -11,7 +11,7 @@ cdef enum:
     COLUMNS = -0x40000000
 
 cdef int assemble(
-    Program *program, tuple inputs, tuple results, list steps, dict layouts=*
+    Program *program, tuple inputs, tuple results, list steps, dict layouts=*, tuple numbers=*
 ) except -1
 cdef void find_dtypes(const Engine *engine) noexcept
 cdef void find_dtypes_of(Program *program) noexcept

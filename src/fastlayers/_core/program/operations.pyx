@@ -8,12 +8,12 @@ cimport numpy  # no-cython-lint: the header below needs its own before it
 from libc.string cimport memset
 
 from .program cimport (
-    ADD, ADD_PRODUCTS, ADD_PRODUCTS_BACKWARD, ANYBODYS, BY_ROW, COPY_TWICE, DROPPED, DTYPES,
-    ELEMENTWISE, EXPAND, FLOAT32, FLOAT64, FOREIGN, FROM_BOOL, FROM_FIRST, FROM_ZERO, MAX_INPUTS,
-    MAX_RESULTS, MAX_STEPS, MAX_TEMPORARIES, MAX_TOTALS, MULTIPLY, MULTIPLY_ADD, MULTIPLY_BACKWARD,
-    MULTIPLY_SUBTRACT, NEGATIVE, NUMPYS, OPERATIONS, PRODUCT_BACKWARD, REPEATED, ROW_SUM, SCIPYS,
-    SELECT, STEP_SLOTS, SUBTRACT, SUBTRACT_PRODUCT, SUBTRACT_PRODUCTS, TOTAL, WHOLE, DType, Engine,
-    Foreign, Form, Layout, Loop, Owner, Program, Step,
+    ADD, ADD_PRODUCTS, ADD_PRODUCTS_BACKWARD, ANYBODYS, BY_ROW, COMPILED, COPY_TWICE, DROPPED,
+    DTYPES, ELEMENTWISE, EXPAND, FLOAT32, FLOAT64, FOREIGN, FROM_BOOL, FROM_FIRST, FROM_ZERO,
+    MAX_INPUTS, MAX_RESULTS, MAX_STEPS, MAX_TEMPORARIES, MAX_TOTALS, MULTIPLY, MULTIPLY_ADD,
+    MULTIPLY_BACKWARD, MULTIPLY_SUBTRACT, NEGATIVE, NUMPYS, OPERATIONS, PRODUCT_BACKWARD, REPEATED,
+    ROW_SUM, SCIPYS, SELECT, STEP_SLOTS, SUBTRACT, SUBTRACT_PRODUCT, SUBTRACT_PRODUCTS, TOTAL,
+    WHOLE, DType, Engine, Foreign, Form, Layout, Loop, Owner, Program, Step,
 )
 
 import numpy as np
@@ -128,7 +128,7 @@ cdef class UfuncLoops:
     cdef readonly int weight
     cdef readonly bint makes_bools
     cdef readonly str name
-    cdef object ufunc       # which has the loops
+    cdef readonly object ufunc      # which has the loops
 
     def __init__(self, object ufunc, str kinds, int weight, str owner):
         cdef UFunc *struct = <UFunc *> ufunc
@@ -173,22 +173,72 @@ cdef class UfuncLoops:
         self.makes_bools = True in found
 
 
-cdef int assemble(
-    Program *program, tuple inputs, tuple results, list steps, dict layouts=None
-) except -1:
-    """Make a program of steps: each is an operation, or the loops of a ufunc, then the names of
-    what it reads and writes.
+# By the letters that NumPy has for them.
+FLOATS = {"f": FLOAT32, "d": FLOAT64}
 
-    A number that is read is a constant. A name that is neither an input nor a result is a
-    temporary. In a pass over whole rows ``layouts`` has those of all names but the numbers', and
-    an operation may be a pair: loops and the form in which they reduce rows.
+
+cdef class CompiledLoop:
+    """A loop that was compiled while the program runs, for one dtype.
+
+    Parameters
+    ----------
+    address : int
+        Of the machine code.
+    dtype : str
+        "f" or "d".
+    reads : int
+        How many operands it reads; it writes one for each of ``depends``.
+    depends : sequence of sequence of int
+        Which of the operands that it reads what it writes depends on.
+    bools : sequence of int
+        Which of what it writes are bools.
+    weight : int
+        As that of `UfuncLoops`.
+    code : object
+        What must stay as long as the loop is called.
+    """
+
+    cdef Loop loop
+    cdef Foreign foreign
+    cdef readonly int reads
+    cdef readonly int weight
+    cdef readonly tuple depends
+    cdef readonly tuple bools
+    cdef readonly size_t address
+    cdef readonly object code
+    cdef object __weakref__
+
+    def __init__(self, size_t address, str dtype, int reads, depends, bools, int weight, code):
+        memset(&self.foreign, 0, sizeof(self.foreign))
+        self.loop = <Loop> address
+        self.foreign.loops[<int> FLOATS[dtype]] = &self.loop
+        self.reads = reads
+        self.depends = tuple(depends)
+        self.bools = tuple(bools)
+        self.weight = weight
+        self.address = address
+        self.code = code
+
+
+cdef int assemble(
+    Program *program, tuple inputs, tuple results, list steps, dict layouts=None,
+    tuple numbers=None,
+) except -1:
+    """Make a program of steps: each is an operation, or the loops of a ufunc, or a compiled one,
+    then the names of what it reads and writes.
+
+    A number that is read is a constant; ``numbers`` has them in their order, if that is given. A
+    name that is neither an input nor a result is a temporary. In a pass over whole rows ``layouts``
+    has those of all names but the numbers', and an operation may be a pair: loops and the form in
+    which they reduce rows.
     """
     cdef Step *step
     cdef int i, j
     cdef Form form
     memset(program, 0, sizeof(program[0]))
     read = [name for operation, *names in steps for name in names[:count_reads(operation)]]
-    constants = list(dict.fromkeys(name for name in read if not isinstance(name, str)))
+    constants = [*dict.fromkeys(name for name in read if not isinstance(name, str))]
+    constants = constants if numbers is None else [*numbers]
     names = [*inputs, *constants, *results]
     slot = {name: number for number, name in enumerate(names)}
     temporaries = place_temporaries(slot, steps)
@@ -204,7 +254,7 @@ cdef int assemble(
     program.temporaries = temporaries
     program.step_count = len(steps)
     program.weight = sum([
-        one.weight if isinstance(one, UfuncLoops) else len(its_names)
+        one.weight if isinstance(one, (UfuncLoops, CompiledLoop)) else len(its_names)
         for one, *its_names in steps])
     program.of_rows = layouts is not None
     layouts = layouts or {}
@@ -217,6 +267,7 @@ cdef int assemble(
     for i, (operation, *its_names) in enumerate(steps):
         step = &program.steps[i]
         step.slot_count = len(its_names)
+        program.slot_count += step.slot_count
         form = ELEMENTWISE
         if isinstance(operation, tuple):
             operation, form = operation[0], <Form> <int> operation[1]
@@ -233,6 +284,8 @@ cdef int assemble(
             layouts.get(its_names[len(its_names) - 1]) in (BY_ROW, DROPPED))
         if isinstance(operation, UfuncLoops) and operation.makes_bools:
             bools.update(its_names[operation.reads:])
+        if isinstance(operation, CompiledLoop):
+            bools.update([its_names[operation.reads + j] for j in operation.bools])
         for j, name in enumerate(its_names):
             step.slots[j] = slot[name]
             if name in bools:
@@ -249,6 +302,14 @@ cdef int assemble(
             for name in reads:
                 sources[out] |= sources.get(name, 0)
             continue
+        if isinstance(operation, CompiledLoop):
+            step.operation = COMPILED
+            program.foreigns[i] = (<CompiledLoop> operation).foreign
+            for name, its_sources in zip(its_names[operation.reads:], operation.depends):
+                sources[name] = 0
+                for j in its_sources:
+                    sources[name] |= sources.get(its_names[j], 0)
+            continue
         step.operation = operation
         reads, writes = READS[operation]
         given = dict(zip(reads, its_names))
@@ -260,7 +321,8 @@ cdef int assemble(
         raise ValueError("a result of bools")
     for i, name in enumerate(results):
         program.read_by[i] = sources[name]
-    program.direct = len(steps) == 1 and list(its_names) == names and not program.foreign
+    program.direct = (
+        len(steps) == 1 and list(its_names) == names and step.operation < OPERATIONS)
     return 0
 
 
@@ -268,7 +330,7 @@ cdef int count_reads(object operation) except -1:
     """How many of a step's names it reads."""
     if isinstance(operation, tuple) or operation in OF_ROWS:
         return 1
-    if isinstance(operation, UfuncLoops):
+    if isinstance(operation, (UfuncLoops, CompiledLoop)):
         return operation.reads
     return len(READS[operation][0])
 
@@ -315,7 +377,7 @@ cdef void find_dtypes_of(Program *program) noexcept:
 
 
 cdef Loop loop_of(const Program *program, const Engine *engine, int step, DType dtype) noexcept:
-    if program.steps[step].operation == FOREIGN:
+    if program.steps[step].operation >= OPERATIONS:
         if program.foreigns[step].loops[dtype] == NULL:
             return NULL
         return program.foreigns[step].loops[dtype][0]

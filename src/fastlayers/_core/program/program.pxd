@@ -28,7 +28,8 @@ cdef enum:
     SELECT             # condition, x, y -> out
     FROM_BOOL          # condition -> out, 1 or 0
     OPERATIONS         # how many there are
-    FOREIGN = OPERATIONS
+    FOREIGN = OPERATIONS    # a ufunc's loop
+    COMPILED                # a loop that was compiled while the program runs
 
 ctypedef int DType
 cdef enum:
@@ -47,7 +48,7 @@ cdef enum:
     MAX_TEMPORARIES = 32
     MAX_SLOTS = 80
     MAX_STEPS = 128
-    STEP_SLOTS = 8          # the most that an operation reads and writes
+    STEP_SLOTS = 32         # the most that a step reads and writes: a bit for each fits an int
     MAX_SHARES = 64         # of a job that works in place
     MAX_TOTALS = 4
     MAX_SUBTREES = 64       # of what a total adds up
@@ -78,9 +79,9 @@ cdef enum Layout:
 ctypedef void (*Loop)(
     char **data, const Py_ssize_t *n, const Py_ssize_t *strides, void *its_own) noexcept nogil
 
-# A step is one of the engine's loops, or a ufunc's.
+# A step is one of the engine's loops, or one from elsewhere.
 cdef struct Step:
-    Operation operation     # FOREIGN: a ufunc's
+    Operation operation
     int slot_count
     int slots[STEP_SLOTS]   # those it reads, then those it writes
     unsigned int bools      # a bit for each of these that has one byte; only temporaries have
@@ -97,7 +98,8 @@ cdef enum Owner:
     SCIPYS          # which set one if scipy.special.errstate says so
     ANYBODYS        # which may, and may keep a state that no two threads should change
 
-# A ufunc's loops, where it has them, for they may be replaced; and what they are given.
+# Loops from elsewhere. A ufunc's are where it has them, for they may be replaced; and what they are
+# given.
 cdef struct Foreign:
     Loop *loops[DTYPES]
     void *its_own[DTYPES]
@@ -111,6 +113,7 @@ cdef struct Program:
     int results
     int temporaries
     int step_count
+    int slot_count          # of all steps
     int weight              # of all steps: of the engine's, how many slots they read and write
     bint foreign            # whether there are steps of ufuncs
     Owner owner             # the strangest of these
@@ -125,6 +128,7 @@ cdef struct Program:
     unsigned int read_by[MAX_RESULTS]   # a bit for each input that the result depends on
     unsigned int dtypes                 # a bit for each dtype that all steps have a loop for
     Foreign foreigns[MAX_STEPS]
+    const Program *compiled[DTYPES]     # NULL, or the same with compiled loops, of this dtype alone
 
 # A result that is summed over the axes along which its strides are 0. Until the end, each element
 # is kept as two doubles: the sum, and what rounding took from it; of integers as an int64 in
