@@ -11,6 +11,9 @@ from hypothesis import settings
 # More threads than cores, for microseconds of work: one that waits must not keep a core from the
 # others. OpenMP reads it as it is loaded.
 os.environ.setdefault("OMP_WAIT_POLICY", "passive")
+# When a pass is compiled depends on the time: see tests/test_compiler.py. With "always", all
+# tests run on compiled passes.
+os.environ.setdefault("FASTLAYERS_COMPILE", "0")
 
 from implementations import INSTALLED, REFERENCE
 from outcome import Described, Outcome, differences

@@ -58,6 +58,7 @@ def _facts() -> dict[str, dict[str, Any]]:
     import numpy as np
 
     from . import __version__
+    from .graph.compiler import info
 
     facts: dict[str, dict[str, Any]] = {
         "fastlayers": {
@@ -89,6 +90,7 @@ def _facts() -> dict[str, dict[str, Any]]:
                 "in_use": core.simd.in_use(),
             },
             "thresholds": core.schedule.get_thresholds(),
+            "compiled": info()._asdict(),
         }
         facts["threads"] |= {
             "openmp": openmp,

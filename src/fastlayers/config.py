@@ -258,6 +258,7 @@ VARIABLES = (
     "FASTLAYERS_NUM_THREADS",
     "FASTLAYERS_CACHE_LIMIT",
     "FASTLAYERS_SIMD",
+    "FASTLAYERS_COMPILE",
 )
 
 
@@ -270,6 +271,19 @@ def _threads_from_environment() -> int | None:
             f"FASTLAYERS_NUM_THREADS is {text!r}; it must be an integer from 1 to {MAX_THREADS}"
         )
     return int(text)
+
+
+COMPILE_MODES = "0", "1", "always"
+
+
+def _compile_mode_from_environment() -> str:
+    mode = os.environ.get("FASTLAYERS_COMPILE") or "1"
+    if mode not in COMPILE_MODES:
+        raise ValueError(
+            f"FASTLAYERS_COMPILE is {mode!r}; it must be {', '.join(COMPILE_MODES[:-1])} "
+            f"or {COMPILE_MODES[-1]}"
+        )
+    return mode
 
 
 # Powers of 2, as in systemd's MemoryMax, Docker's --memory and joblib's limits. "MB" is left out:
@@ -296,6 +310,10 @@ def _limit_from_environment() -> int | None:
 _cpu_quota = limits.cpu_quota()
 _threads = _threads_from_environment()
 _limit = _limit_from_environment()
+
+# Whether passes are compiled where llvmlite is installed: "0" for never, "1" for once that is worth
+# it, "always" for before the first call, which waits.
+compile_mode = _compile_mode_from_environment()
 
 if schedule is not None:
     schedule.set_thread_count(0, _cpu_quota)

@@ -43,6 +43,8 @@ def environment(**variables):
     path = os.pathsep.join(
         [str(SUPPORT), str(SUPPORT.parent), *filter(None, [os.environ.get("PYTHONPATH")])]
     )
+    # A thread that compiles would be met where threads are counted.
+    kept["FASTLAYERS_COMPILE"] = os.environ.get("FASTLAYERS_COMPILE", "0")
     return kept | {"OMP_WAIT_POLICY": "passive", "PYTHONPATH": path} | variables
 
 

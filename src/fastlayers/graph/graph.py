@@ -11,6 +11,7 @@ import numpy as np
 from .. import core
 from ..base import BaseLayer
 from ..callers import warn
+from . import compiler
 from .attribution import AtUsersLine
 from .blocks import Task, are_in_blocks, in_blocks
 from .gradients import graph_of_gradients
@@ -840,10 +841,13 @@ class GraphInfo(NamedTuple):
         does not broadcast, or nothing with axes; an ``"expression"`` that no pass can compute on
         such operands; a ``"layout"``, as memory orders that differ; a ``"warning"`` that only NumPy
         can give.
+    compiled : int
+        Passes for which loops were compiled; with llvmlite alone.
     """
 
     passes: int
     nodes: dict[str, int]
+    compiled: int
 
 
 def graph_info() -> GraphInfo:
@@ -852,8 +856,8 @@ def graph_info() -> GraphInfo:
     Returns
     -------
     GraphInfo
-        A named tuple (passes, nodes); on the reference implementation, which has no passes and
-        counts nothing, 0 and an empty dictionary.
+        A named tuple (passes, nodes, compiled); on the reference implementation, which has no
+        passes and counts nothing, 0 and an empty dictionary.
 
     Examples
     --------
@@ -866,7 +870,8 @@ def graph_info() -> GraphInfo:
     >>> fastlayers.graph_info().passes >= before
     True
     """
-    return GraphInfo(*count_outcomes()) if core.passes is not None else GraphInfo(0, {})
+    passes, nodes = (0, {}) if core.passes is None else count_outcomes()
+    return GraphInfo(passes, nodes, compiler.info().passes)
 
 
 def _pair_of_outs(out: Any) -> tuple[Any, Any]:
