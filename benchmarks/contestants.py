@@ -138,11 +138,15 @@ class Layer:
 
 @dataclass(frozen=True)
 class Fastlayers(Contestant):
+    """Without llvmlite, or with chains of steps compiled before the first step is run."""
+
     implementation: str = "native"
+    compile: str = "0"
 
     @property
     def package(self) -> Any:
         os.environ["FASTLAYERS_IMPLEMENTATION"] = self.implementation
+        os.environ["FASTLAYERS_COMPILE"] = self.compile
         return import_module("fastlayers")
 
     def layer(self, case: Case, *operands: Any) -> tuple[Any, Any]:
@@ -411,6 +415,10 @@ CONTESTANTS: dict[str, Contestant] = {
     contestant.name: contestant
     for contestant in (
         Fastlayers("fastlayers", "fastlayers", ALL, "#D55E00", process_per_size=True),
+        Fastlayers(
+            "with llvmlite", "llvmlite", ("graph", "update", *FUNCTIONS), "#882255",
+            process_per_size=True, compile="always",
+        ),
         Plain(
             "plain", "numpy", ("layer", "layout", "graph", "update", *FUNCTIONS),
             process_per_size=True,
