@@ -110,6 +110,25 @@ def test_warnings_of_special_values(name, dtype, mode):
         assert not expected.exception or described(own) == described(x)
 
 
+@pytest.mark.parametrize("path", [None, Path(PATHS[0].simd, 2)], ids=str)
+@pytest.mark.parametrize("mode", ["ignore", "warn"])
+@pytest.mark.parametrize("dtype", ["f4", "f8"])
+def test_averages_in_place(dtype, mode, path):
+    """Where no flag is asked for, they are written where they are read, and nothing twice."""
+
+    def function(m, v, g):
+        return 0.9 * m + 0.1 * g, 0.999 * v + 0.001 * (g * g)
+
+    graph = Graph(function)
+    for n in (*range(1, 70), 255, 257, 1_000, 9_001):
+        m, v, g = (values(n, dtype, seed) for seed in range(3))
+        expected = function(m, v, g)
+        with np.errstate(all=mode), taken(path):
+            found = graph(m, v, g, out=(m, v))
+        assert found[0] is m
+        assert described(found) == described(expected), n
+
+
 @pytest.mark.parametrize("path", [*PATHS, None], ids=str)
 @pytest.mark.parametrize("dtype", ["f4", "f8"])
 def test_layouts_on_all_paths(path, dtype):

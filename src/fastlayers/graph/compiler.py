@@ -398,7 +398,8 @@ class Compiler:
             raise OSError(f"nothing is compiled on {triple}")
         features = llvm.get_host_cpu_features()
         self._target = llvm.Target.from_triple(triple), features.flatten()
-        self._bytes = 64 if features.get("avx512f") else 32 if features.get("avx") else 16
+        width = 64 if features.get("avx512f") else 32 if features.get("avx") else 16  # bytes
+        self._lanes = {"f": width // 4, "d": width // 8}
         self._ways: dict[tuple[str, str], Write | None] = {}
         self._loops: Any = weakref.WeakValueDictionary()
 
@@ -413,8 +414,7 @@ class Compiler:
     def _compile(self, chains: Sequence[tuple[Chain, Mapping[str, Any]]]) -> list[Any]:
         parts, declared = [], set()
         for number, (chain, ways) in enumerate(chains):
-            lanes = self._bytes // (4 if chain.letter == "f" else 8)
-            text, its = _text_of(chain, f"@chain{number}", lanes, ways)
+            text, its = _text_of(chain, f"@chain{number}", self._lanes[chain.letter], ways)
             parts.append(text)
             declared |= its
         parts += [*sorted(declared), "attributes #0 = { strictfp nounwind }"]
@@ -430,6 +430,7 @@ class Compiler:
             CompiledLoop(
                 engine.get_function_address(f"chain{number}"),
                 chain.letter,
+                self._lanes[chain.letter],
                 len(chain.reads),
                 chain.depends(),
                 [j for j, i in enumerate(chain.writes) if chain.kinds()[i] == "?"],

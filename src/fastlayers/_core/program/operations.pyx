@@ -186,6 +186,8 @@ cdef class CompiledLoop:
         Of the machine code.
     dtype : str
         "f" or "d".
+    lanes : int
+        How many elements it computes at once; of an end that is shorter it computes some twice.
     reads : int
         How many operands it reads; it writes one for each of ``depends``.
     depends : sequence of sequence of int
@@ -208,10 +210,13 @@ cdef class CompiledLoop:
     cdef readonly object code
     cdef object __weakref__
 
-    def __init__(self, size_t address, str dtype, int reads, depends, bools, int weight, code):
+    def __init__(
+        self, size_t address, str dtype, int lanes, int reads, depends, bools, int weight, code,
+    ):
         memset(&self.foreign, 0, sizeof(self.foreign))
         self.loop = <Loop> address
         self.foreign.loops[<int> FLOATS[dtype]] = &self.loop
+        self.foreign.lanes = lanes
         self.reads = reads
         self.depends = tuple(depends)
         self.bools = tuple(bools)

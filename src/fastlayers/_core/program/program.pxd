@@ -103,6 +103,7 @@ cdef enum Owner:
 cdef struct Foreign:
     Loop *loops[DTYPES]
     void *its_own[DTYPES]
+    int lanes               # of a compiled one: how many elements a vector has
     bint silent             # whatever flags they leave, NumPy does not warn
     Owner owner
 
