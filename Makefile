@@ -48,6 +48,9 @@ test-numpys: $(BIN)/pip-upgraded
 			"with NumPy", numpy.__version__ + ":", sys.argv[1])' $$result >> build/tested; \
 	done
 
+# When a pass is compiled depends on the time: never here, or, with "always", before its first call.
+fuzz-calls fuzz-graphs fuzz-functions leaks memcheck races: export FASTLAYERS_COMPILE ?= 0
+
 # More threads than cores would spin through each other's turns.
 fuzz-calls fuzz-graphs fuzz-functions: export OMP_WAIT_POLICY = passive
 fuzz: fuzz-calls fuzz-graphs fuzz-functions

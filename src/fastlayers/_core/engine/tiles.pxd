@@ -206,7 +206,8 @@ cdef inline void prepare_tiles(
         tiles.buffers[slot] = NULL
         if slot < job.operands:
             if result < 0 or not (
-                streaming or is_summed(job, result) or (is_aside(job) and job.in_place >> result & 1)
+                streaming or is_summed(job, result)
+                or (is_aside(job) and job.in_place >> result & 1)
                 or noncontiguous >> slot & 1
             ):
                 continue
