@@ -484,3 +484,16 @@ def test_peak_memory_is_that_of_the_program_by_hand():
 
     found = peak(lambda: graph.value_and_grad(x, t, w, b, v, c, wrt=("w", "b", "v", "c")))
     assert found <= 1.1 * peak(by_hand)
+
+
+def test_gradients_of_numbers_beside_sums_are_numbers():
+    c = normal((2, 3))
+
+    def function(a):
+        return np.exp(-np.sum(a * a)) + (a * a) * c
+
+    for graph in (Graph(function), NodesGraph(function)):
+        gradient = graph.value_and_grad(0.5)[1].a
+        assert type(gradient) is float
+        expected = 6 * -np.exp(-0.25) + np.sum(c)
+        assert gradient == pytest.approx(expected, rel=1e-14)

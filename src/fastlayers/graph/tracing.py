@@ -480,6 +480,8 @@ def _count(builder: Builder, x: Any, axis: Any = None) -> Any:
 
 def _spread(builder: Builder, g: Any, x: Any, axis: Any = None, keepdims: bool = False) -> Value:
     value, like = builder.value_of(g), builder.value_of(x)
+    if value.shape == SCALAR and like.shape == NUMBER:
+        raise Unserved("a number of NumPy's, of which one of Python's is made")
     if value.shape == SCALAR:
         builder.ordered = True
         return Value(value.place, like.shape)
