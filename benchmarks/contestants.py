@@ -426,7 +426,7 @@ CONTESTANTS: dict[str, Contestant] = {
         Plain("plain, out=", "numpy", ("layer",), "#000000"),
         PyTorch("PyTorch", "torch", ("layer", "sums", "graph", "update"), "#0072B2"),
         Jax("JAX", "jax", ("layer", "sums", "graph", "update", *FUNCTIONS), "#009E73"),
-        TorchCompile("torch.compile", "torch", FUNCTIONS, program="cc"),
+        TorchCompile("torch.compile", "torch", FUNCTIONS, "#0072B2", program="cc"),
         Numba("Numba", "numba", ("layer", "graph", "update"), "#CC79A7"),
         Numexpr("numexpr", "numexpr", ("layer", "graph", "update"), "#E69F00"),
         PyTensor("PyTensor", "pytensor", ("graph", "update"), "#56B4E9"),
@@ -435,7 +435,7 @@ CONTESTANTS: dict[str, Contestant] = {
         Fastlayers(
             "by rule", "fastlayers", FUNCTIONS, process_per_size=True, implementation="reference"
         ),
-        Autograd("autograd", "autograd", FUNCTIONS, process_per_size=True),
+        Autograd("autograd", "autograd", FUNCTIONS, "#999999", process_per_size=True),
         Plain("np.sum", "numpy", ("sums",), process_per_size=True),
         Plain("np.einsum", "numpy", ("sums",), process_per_size=True),
     )

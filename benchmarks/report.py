@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterable, Iterator, Mapping
+from functools import partial
 from importlib import import_module
 from pathlib import Path
 from statistics import geometric_mean, median
@@ -337,20 +338,30 @@ def markdown(heads: list[str], rows: list[list[str]]) -> str:
     return "\n".join("| " + " | ".join(line) + " |" for line in lines)
 
 
-# By file: the case that is drawn, what is measured against, and the title.
-CHARTS = {
-    "speedup.svg": ("mul-float64", "plain layers", "One MulLayer step, float64, equal shapes"),
-    "speedup_graph.svg": (
-        "graph-shop",
-        "plain NumPy by hand",
-        "(a*b + c*d)*e, value and five gradients, float64",
-    ),
-}
-
-
 def draw(result: Mapping[str, Any], file: Path) -> bool:
-    """Draw the speed-up over plain NumPy by size; return whether there was one to draw."""
-    case, plain, title = CHARTS[file.name]
+    """Draw a chart; return whether there was anything to draw."""
+    figure = CHARTS[file.name](result)
+    if figure is None:
+        return False
+    figure.savefig(file, dpi=120, facecolor="white", metadata={"Date": None})
+    return True
+
+
+def matplotlibs(*modules: str) -> list[Any]:
+    matplotlib = import_module("matplotlib")
+    matplotlib.use("agg")
+    matplotlib.rcParams["svg.hashsalt"] = "side by side"  # the same file for the same figures
+    return [import_module(f"matplotlib.{name}") for name in modules]
+
+
+def entitle(figure: Any, axes: Any, title: str, result: Mapping[str, Any]) -> None:
+    figure.suptitle(title, weight="bold")
+    about = result["circumstances"]
+    axes.set_title(f"{about['machine']}\n{about['versions']}", fontsize=8, color="0.35", wrap=True)
+
+
+def chart_of_sizes(case: str, plain: str, title: str, result: Mapping[str, Any]) -> Any:
+    """The speed-up over plain NumPy by size."""
     times = medians(result, case)
     lines = {
         name: {SIZES[size]: value for size in SIZES if (value := ratio(times, PLAIN, name, size))}
@@ -358,11 +369,8 @@ def draw(result: Mapping[str, Any], file: Path) -> bool:
         if CONTESTANTS[name].colour and any(ratio(times, PLAIN, name, size) for size in SIZES)
     }
     if not lines:
-        return False
-    matplotlib = import_module("matplotlib")
-    matplotlib.use("agg")
-    matplotlib.rcParams["svg.hashsalt"] = "side by side"  # the same file for the same figures
-    pyplot, ticker = (import_module(f"matplotlib.{name}") for name in ("pyplot", "ticker"))
+        return None
+    pyplot, ticker = matplotlibs("pyplot", "ticker")
     figure, axes = pyplot.subplots(figsize=(9, 5.2), layout="constrained")
     axes.set(xscale="log", yscale="log", xlabel="elements of an operand")
     axes.set_ylabel(f"speed-up: time of {plain} / of the contestant")
@@ -386,8 +394,57 @@ def draw(result: Mapping[str, Any], file: Path) -> bool:
     axes.yaxis.set_major_formatter(lambda value, _: f"{value:g}")
     axes.grid(which="major", color="0.9")
     axes.spines[["top", "right"]].set_visible(False)
-    figure.suptitle(title, weight="bold")
-    about = result["circumstances"]
-    axes.set_title(f"{about['machine']}\n{about['versions']}", fontsize=8, color="0.35")
-    figure.savefig(file, dpi=120, facecolor="white", metadata={"Date": None})
-    return True
+    entitle(figure, axes, title, result)
+    return figure
+
+
+def chart_of_functions(result: Mapping[str, Any]) -> Any:
+    """The speed-up over NumPy by hand by function: the mean over sizes and dtypes, and its span."""
+    gains: dict[str, dict[str, list[float]]] = {}
+    for name in (name for name in CASES if CASES[name].kind in FUNCTIONS):
+        times = medians(result, name)
+        for one in (OURS, COMPILED, "JAX", "torch.compile", "autograd"):
+            found = [g for size in CASES[name].sizes if (g := ratio(times, PLAIN, one, size))]
+            if found:
+                gains.setdefault(CASES[name].title, {}).setdefault(one, []).extend(found)
+    if not any(OURS in known for known in gains.values()):
+        return None
+    pyplot, ticker = matplotlibs("pyplot", "ticker")
+    figure, axes = pyplot.subplots(figsize=(9, 0.62 * len(gains) + 1.8), layout="constrained")
+    labels: dict[str, Any] = {}
+    for row, known in enumerate(gains.values()):
+        for i, (one, values) in enumerate(known.items()):
+            y, colour = row + 0.16 * (i - 2), CONTESTANTS[one].colour
+            axes.plot([min(values), max(values)], [y, y], color=colour, linewidth=1, alpha=0.5)
+            size = 34 if one in (OURS, COMPILED) else 20
+            mean = geometric_mean(values)
+            labels[one] = axes.scatter(mean, y, s=size, color=colour, zorder=3)
+        if row % 2:
+            axes.axhspan(row - 0.5, row + 0.5, color="0.96", zorder=0)
+    axes.axvline(1, color="0.4", linewidth=1)
+    axes.set(xscale="log", ylim=(len(gains) - 0.5, -0.5))
+    axes.set_yticks(range(len(gains)), [*gains])
+    axes.set_xlabel("speed-up: time of NumPy by hand / of the contestant; lines from least to most")
+    axes.xaxis.set_major_locator(ticker.LogLocator(subs=(1, 2, 5)))
+    axes.xaxis.set_major_formatter(lambda value, _: f"{value:g}")
+    axes.xaxis.set_minor_locator(ticker.NullLocator())
+    axes.grid(which="major", axis="x", color="0.9")
+    axes.spines[["top", "right"]].set_visible(False)
+    names = [OURS, *(name for name in labels if name != OURS)]
+    figure.legend([labels[name] for name in names], names, loc="outside lower center", ncols=5)
+    entitle(figure, axes, "Functions and networks: value and gradients", result)
+    return figure
+
+
+CHARTS = {
+    "speedup.svg": partial(
+        chart_of_sizes, "mul-float64", "plain layers", "One MulLayer step, float64, equal shapes"
+    ),
+    "speedup_graph.svg": partial(
+        chart_of_sizes,
+        "graph-shop",
+        "plain NumPy by hand",
+        "(a*b + c*d)*e, value and five gradients, float64",
+    ),
+    "speedup_functions.svg": chart_of_functions,
+}
