@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import gc
 import itertools
+import platform
 
 import numpy as np
 import pytest
@@ -18,6 +19,8 @@ from fastlayers import Graph, core
 
 if fastlayers.IMPLEMENTATION != "native":
     pytest.skip("plain NumPy has no passes", allow_module_level=True)
+if platform.machine() not in ("x86_64", "AMD64"):
+    pytest.skip("nothing is compiled on such a processor", allow_module_level=True)
 
 from fastlayers.graph import compiler
 from fastlayers.graph.compiler import EXACT, Chain, Compiler

@@ -394,8 +394,8 @@ class Compiler:
         llvm.initialize_native_asmprinter()
         llvm.check_jit_execution()
         triple = llvm.get_process_triple()
-        if not triple.startswith(("x86_64", "aarch64", "arm64")):
-            raise OSError(f"nothing is compiled on {triple}")
+        if not triple.startswith("x86_64"):  # LLVM ends a process for which it has no instruction
+            raise OSError(f"on {triple} nothing is compiled: it has not been tried")
         features = llvm.get_host_cpu_features()
         self._target = llvm.Target.from_triple(triple), features.flatten()
         width = 64 if features.get("avx512f") else 32 if features.get("avx") else 16  # bytes
@@ -405,11 +405,13 @@ class Compiler:
 
     def loops(self, chains: Sequence[Chain]) -> list[Any]:
         """The loops of chains, compiled together if there are none."""
-        missing = [one for one in dict.fromkeys(chains) if one not in self._loops]
+        found = {one: self._loops.get(one) for one in chains}
+        missing = [one for one, loop in found.items() if loop is None]
         ways = {name: self.way(name, one.letter) for one in missing for name, _ in one.steps}
-        made = self._compile([(one, ways) for one in missing]) if missing else []
-        self._loops.update(zip(missing, made, strict=True))
-        return [made[missing.index(one)] if one in missing else self._loops[one] for one in chains]
+        if missing:
+            found.update(zip(missing, self._compile([(c, ways) for c in missing]), strict=True))
+        self._loops.update(found)
+        return [found[one] for one in chains]
 
     def _compile(self, chains: Sequence[tuple[Chain, Mapping[str, Any]]]) -> list[Any]:
         parts, declared = [], set()
