@@ -344,7 +344,8 @@ def test_where_no_code_may_be_made():
 
 FORKS = f"""
 {FORK}
-import time
+import warnings
+warnings.simplefilter("ignore", DeprecationWarning)  # of forks where there are threads
 import numpy as np
 import fastlayers
 from fastlayers import Graph, core

@@ -151,12 +151,21 @@ cdef inline Py_ssize_t count_workspace_bytes(const Job *job) noexcept nogil:
         buffers += job.program.results
     if not job.single_row or job.columns:
         buffers += job.first_result
-    return (
+    return whole_lines(
         tiles * step_bytes(job)
-        + buffers * (max(<Py_ssize_t> TILE_BYTES, tile_of(job) * job.item_bytes) + CACHE_LINE)
+        + buffers * buffer_bytes(max(<Py_ssize_t> TILE_BYTES, tile_of(job) * job.item_bytes))
         + 2 * CACHE_LINE  # for two places that begin with a line
         + job.program.totals * <Py_ssize_t> sizeof(Total)
         + (job.program.results * <Py_ssize_t> sizeof(Run) if job.chunks else 0))
+
+
+cdef inline Py_ssize_t whole_lines(Py_ssize_t bytes) noexcept nogil:
+    return (bytes + CACHE_LINE - 1) // CACHE_LINE * CACHE_LINE
+
+
+cdef inline Py_ssize_t buffer_bytes(Py_ssize_t bytes) noexcept nogil:
+    """From a buffer of so many bytes to the next one."""
+    return whole_lines(bytes) + CACHE_LINE
 
 
 cdef inline void prepare(Workspace *workspace, const Job *job, char *memory) noexcept nogil:
@@ -200,7 +209,7 @@ cdef inline void prepare_tiles(
     tiles.most = tile_of(job)
     if streaming and job.program.direct:
         tiles.most = STREAMED_TILE
-    distance = tiles.most * job.item_bytes + CACHE_LINE
+    distance = buffer_bytes(tiles.most * job.item_bytes)
     for slot in range(job.operands + job.program.temporaries):
         result = slot - job.first_result
         tiles.buffers[slot] = NULL
