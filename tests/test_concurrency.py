@@ -262,12 +262,17 @@ def test_graphs_are_recorded_planned_and_called_by_all_threads_at_once(count):
         given = operands(number)
         return [answers((network, waiting), *given) for _ in range(steps)]
 
+    def alone(number):
+        graphs = fastlayers.Graph(softmax_loss), fastlayers.Graph(scaled)
+        return answers(graphs, *operands(number))
+
     sys.setswitchinterval(1e-5)
     with ThreadPoolExecutor(count) as pool:
         found = list(pool.map(work, range(count)))
-    for number, several in enumerate(found):
-        alone = fastlayers.Graph(softmax_loss), fastlayers.Graph(scaled)
-        assert several == [answers(alone, *operands(number))] * steps
+        # By such threads, too: outside of the main one NumPy 2.1.0 promotes numbers otherwise.
+        expected = list(pool.map(alone, range(count)))
+    for several, one in zip(found, expected, strict=True):
+        assert several == [one] * steps
 
 
 def test_blocks_are_given_to_one_thread_at_a_time():
