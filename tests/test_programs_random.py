@@ -23,7 +23,7 @@ from typing import Any
 
 import numpy as np
 import pytest
-from hypothesis import HealthCheck, given, note, reject, settings
+from hypothesis import HealthCheck, given, note, settings
 from hypothesis import strategies as st
 from operands import Literal, Operand
 from outcome import Described, Outcome, described, differences, outcome
@@ -44,10 +44,7 @@ import fastlayers
 def test_a_graph_is_its_function(random):
     program = random_program(random)
     note(reproducer(program))
-    try:
-        check(program)
-    except Refused:
-        reject()
+    check(program)
 
 
 F4, F8 = partial(Operand, "f4"), partial(Operand, "f8")
@@ -123,18 +120,9 @@ def shortened(program: Program) -> Program:
         shorter = without(program, line)
         try:
             check(shorter)
-        except Refused:
-            continue
         except AssertionError:
             program = shorter
     return program
-
-
-class Refused(Exception):
-    """What the documents say that a graph refuses, and how to write it."""
-
-
-REFUSED = "a graph cannot record an assignment to a part of a value of which there are views"
 
 
 def check(program: Program) -> None:
@@ -156,8 +144,6 @@ def check_value(program: Program) -> Outcome:
     errstate = program.errstate
     expected = outcome(lambda: returned(function(*operands)), errstate=errstate)
     actual = outcome(lambda: returned(graph_of(function)(*operands)), errstate=errstate)
-    if not expected.exception and actual.exception and REFUSED in actual.exception[1]:
-        raise Refused(actual.exception[1])
     if expected.exception and actual.exception:  # a graph may notice at once what is wrong
         pair = [replace(one, warnings=()) for one in (actual, expected)]
     else:
@@ -214,8 +200,7 @@ def check_gradients(program: Program, value: Any) -> None:
         graph.forward(*operands)
         back = outcome(graph.backward, dout, errstate=LOUD)
         same(flat(back.value), expected.value, "backward")
-        # Of a signalling NaN a rule tells or does not, by which of its steps read it first.
-        assert told(back) == told(expected) or has_signalling(operands)
+        assert told(back) == told(expected), (told(back), told(expected))
         if program.dout is None:
             names = graph.inputs
             found = graph.grad(*names)(*operands)
@@ -223,19 +208,6 @@ def check_gradients(program: Program, value: Any) -> None:
 
 
 LOUD = {"all": "warn"}
-
-
-def has_signalling(operands: Any) -> bool:
-    """Whether there is a signalling NaN among floats."""
-    if isinstance(operands, dict):
-        operands = list(operands.values())
-    if isinstance(operands, list | tuple):
-        return any(map(has_signalling, operands))
-    if not isinstance(operands, np.ndarray) or operands.dtype.char not in "fd":
-        return False
-    bits = np.array(operands, order="C").view(f"u{operands.itemsize}")
-    quiet = bits & np.asarray(1 << (22 if operands.itemsize == 4 else 51), bits.dtype)
-    return bool(np.any((operands != operands).reshape(-1) & (quiet.reshape(-1) == 0)))
 
 
 def told(one: Outcome) -> set[str]:
@@ -356,8 +328,6 @@ def differs(seed: int) -> bool:
     program = random_program(Random(seed))
     try:
         check(program)
-    except Refused as error:
-        print(f"# seed {seed}, refused: {error}", flush=True)
     except Exception as error:
         print(f"# seed {seed}: {type(error).__name__}: {error!s:.600}")
         print(f"{reproducer(shortened(program))}\n", flush=True)
