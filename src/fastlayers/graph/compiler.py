@@ -32,9 +32,9 @@ CompiledLoop: Any = getattr(core.operations, "CompiledLoop", None)
 UfuncLoops: Any = getattr(core.operations, "UfuncLoops", None)
 NAMES = {} if core.operations is None else {n: x for x, n in core.operations.NUMBERS.items()}
 
-# How long it takes to compile a step, until it is known of this process: functions of 10 to 80 steps
-# took 8 to 60 ms, the first ones, for which operations are held to NumPy's loops, twice as long (AMD
-# EPYC of the Milan family, llvmlite 0.47).
+# How long it takes to compile a step, until it is known of this process: functions of 10 to 80
+# steps took 8 to 60 ms, the first ones, for which operations are held to NumPy's loops, twice as
+# long (AMD EPYC of the Milan family, llvmlite 0.47).
 SECONDS_A_STEP = 3e-3
 
 # The most that a chain reads and writes, as any step.
