@@ -244,20 +244,30 @@ def test_loops_are_shared_and_given_back(llvm):
     assert chain not in llvm._loops
 
 
-BACKGROUND = """
+# A graph that is called until something has become of compiling its pass.
+CALLED = """
 import sys, time
 import numpy as np
-import fastlayers
-from fastlayers import Graph, core
+from fastlayers import Graph, graph_info, show_config
 
-assert "llvmlite" not in sys.modules
 graph = Graph(lambda x: np.where(x > 0, x * x, -x) / (1 + x * x))
 x = np.linspace(-2, 2, 10_000)
 expected = graph(x)
-end = time.monotonic() + 60
-while not fastlayers.graph_info().compiled and time.monotonic() < end:
-    assert np.array_equal(graph(x), expected)
-print(fastlayers.graph_info().compiled, np.array_equal(graph(x), expected))
+
+def told():
+    return show_config(mode="dicts")["compiled"]
+
+def until(done):
+    end = time.monotonic() + 60
+    while not done() and time.monotonic() < end:
+        assert np.array_equal(graph(x), expected)
+"""
+
+BACKGROUND = f"""
+{CALLED}
+assert "llvmlite" not in sys.modules
+until(lambda: graph_info().compiled)
+print(graph_info().compiled, np.array_equal(graph(x), expected))
 """
 
 
@@ -265,13 +275,9 @@ def test_what_takes_long_enough_is_compiled_in_the_background():
     assert lines_of("-c", BACKGROUND, FASTLAYERS_COMPILE="") == ["1 True"]
 
 
-NEVER = """
-import sys
-import numpy as np
-from fastlayers import Graph, graph_info, show_config
-graph = Graph(lambda x: np.where(x > 0, x * x, -x) / (1 + x * x))
-x = np.linspace(-2, 2, 100_000)
-for _ in range(1000):
+NEVER = f"""
+{CALLED}
+for _ in range(5000):
     graph(x)
 print(graph_info().compiled, "llvmlite" in sys.modules)
 """
@@ -281,19 +287,12 @@ def test_nothing_is_compiled_if_that_is_switched_off():
     assert lines_of("-c", NEVER, FASTLAYERS_COMPILE="0") == ["0 False"]
 
 
-MISSING = """
+MISSING = f"""
 import sys
 sys.modules["llvmlite"] = None
-import time
-import numpy as np
-from fastlayers import Graph, graph_info, show_config
-graph = Graph(lambda x: np.where(x > 0, x * x, -x) / (1 + x * x))
-x = np.linspace(-2, 2, 10_000)
-expected = graph(x)
-end = time.monotonic() + 60
-while not show_config(mode="dicts")["compiled"]["reason"] and time.monotonic() < end:
-    assert np.array_equal(graph(x), expected)
-print(show_config(mode="dicts")["compiled"])
+{CALLED}
+until(lambda: told()["reason"])
+print(told())
 """
 
 
@@ -314,23 +313,16 @@ def test_a_mode_that_there_is_not():
     )
 
 
-BROKEN = """
-import time
-import numpy as np
+BROKEN = f"""
 import llvmlite.binding
-from fastlayers import Graph, graph_info, show_config
 
 def refuse():
     raise OSError("no executable memory")
 
 llvmlite.binding.check_jit_execution = refuse
-graph = Graph(lambda x: np.where(x > 0, x * x, -x) / (1 + x * x))
-x = np.linspace(-2, 2, 10_000)
-expected = graph(x)
-end = time.monotonic() + 60
-while not show_config(mode="dicts")["compiled"]["reason"] and time.monotonic() < end:
-    assert np.array_equal(graph(x), expected)
-print(show_config(mode="dicts")["compiled"]["reason"])
+{CALLED}
+until(lambda: told()["reason"])
+print(told()["reason"])
 print(np.array_equal(graph(x), expected), graph_info().compiled)
 """
 

@@ -38,7 +38,7 @@ NAMES = {} if core.operations is None else {n: x for x, n in core.operations.NUM
 SECONDS_A_STEP = 3e-3
 
 # The most that a chain reads and writes, as any step.
-MOST_OPERANDS = 32
+MOST_OPERANDS = getattr(core.operations, "STEP_OPERANDS", 0)
 
 
 # ------------------------------------------------------------------------------- what is compiled

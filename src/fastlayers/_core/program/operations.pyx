@@ -173,6 +173,9 @@ cdef class UfuncLoops:
         self.makes_bools = True in found
 
 
+# The most that a step reads and writes.
+STEP_OPERANDS = <int> STEP_SLOTS
+
 # By the letters that NumPy has for them.
 FLOATS = {"f": FLOAT32, "d": FLOAT64}
 
